@@ -1,0 +1,1 @@
+"""tinyport: SSH access for fleets of small machines."""

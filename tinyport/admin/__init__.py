@@ -1,0 +1,1 @@
+"""tctl and the tinyport command: what operators run."""

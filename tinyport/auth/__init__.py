@@ -1,0 +1,1 @@
+"""The auth server: certificate authority, cluster state, API."""

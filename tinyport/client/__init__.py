@@ -1,0 +1,1 @@
+"""tsh, the user's client."""

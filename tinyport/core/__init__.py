@@ -1,0 +1,1 @@
+"""Decisions: pure functions and values. No clock, randomness, files or network of their own."""

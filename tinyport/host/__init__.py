@@ -1,0 +1,1 @@
+"""This machine: files, keys, clock, users, terminals, login records."""

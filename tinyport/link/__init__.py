@@ -1,0 +1,1 @@
+"""Between our programs: authenticated channels, framing, the auth API's client."""

@@ -1,0 +1,1 @@
+"""The node daemon: monitor, link, keeper, worker and sessions."""

@@ -1,0 +1,1 @@
+"""The proxy: one public port, tunnels, gateway."""
