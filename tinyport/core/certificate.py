@@ -62,9 +62,7 @@ def plain_type(cert_type: str) -> str:
     try:
         return _PLAIN_TYPES[cert_type]
     except KeyError:
-        raise PeerError(
-            "not a certificate of a supported kind", detail=f"key type {cert_type!r:.80}"
-        ) from None
+        raise PeerError("not a certificate of a supported kind", detail=f"key type {cert_type!r:.80}") from None
 
 
 def is_certificate_type(name: str) -> bool:

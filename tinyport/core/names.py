@@ -9,9 +9,7 @@ _WORD = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _HEX = frozenset("0123456789abcdef")
 
 
-def _check(
-    value: object, what: str, first: frozenset[str], rest: frozenset[str], limit: int, rule: str
-) -> str:
+def _check(value: object, what: str, first: frozenset[str], rest: frozenset[str], limit: int, rule: str) -> str:
     if (
         not isinstance(value, str)
         or not 1 <= len(value) <= limit
@@ -91,9 +89,7 @@ def check_label(key: object, value: object) -> tuple[str, str]:
         "letters, digits and '_', '-', '.', '/', ':', at most 64",
     )
     if not isinstance(value, str) or len(value) > 256 or printable(value, 1024) != value:
-        raise PeerError(
-            f"the value of label {name!r} is not allowed", hint="printable text, at most 256 characters"
-        )
+        raise PeerError(f"the value of label {name!r} is not allowed", hint="printable text, at most 256 characters")
     return name, value
 
 

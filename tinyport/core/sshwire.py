@@ -73,9 +73,7 @@ class Reader:
     def string(self, limit: int = MAX_STRING) -> bytes:
         length = self.uint32()
         if length > limit:
-            raise PeerError(
-                f"malformed {self._what}: a string of {length} bytes, at most {limit} are allowed"
-            )
+            raise PeerError(f"malformed {self._what}: a string of {length} bytes, at most {limit} are allowed")
         return self._take(length)
 
     def text(self, limit: int = MAX_STRING) -> str:

@@ -1,0 +1,66 @@
+"""Audit events: their names, their codes, and how one is made.
+
+Codes are the field's: T for tinyport's (and Teleport's) sessions and users, the last letter says how bad it is (I
+information, W warning, E error).
+"""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "user.login": "T1000I",
+    "user.login.failed": "T1000W",
+    "user.create": "T1002I",
+    "user.update": "T1003I",
+    "user.delete": "T1004I",
+    "user.reset": "T1005I",
+    "user.signup": "T1006I",
+    "user.unlock": "T1007I",
+    "user.locked_out": "T1008W",
+    "session.start": "T2000I",
+    "session.join": "T2001I",
+    "session.leave": "T2003I",
+    "session.end": "T2004I",
+    "session.rejected": "T2008W",
+    "session.data_lost": "T2009W",
+    "exec": "T3002I",
+    "exec.failed": "T3002E",
+    "port": "T3003I",
+    "port.failed": "T3003E",
+    "scp.download": "T3004I",
+    "scp.upload": "T3005I",
+    "auth.failed": "T3007W",
+    "sftp": "TS001I",
+    "sftp.end": "TS002I",
+    "access.denied": "T3009W",
+    "node.join": "TJ002I",
+    "node.join.failed": "TJ002W",
+    "proxy.join": "TJ003I",
+    "node.return": "TJ004I",
+    "node.renew": "TJ005I",
+    "node.renew.failed": "TJ005W",
+    "node.update": "TJ006I",
+    "node.delete": "TJ007I",
+    "node.quarantined": "TJ008W",
+    "node.online": "TJ009I",
+    "node.offline": "TJ010I",
+    "token.create": "TT001I",
+    "token.delete": "TT002I",
+    "role.create": "T9000I",
+    "role.delete": "T9001I",
+    "role.update": "T9002I",
+    "lock.create": "TLK00I",
+    "lock.delete": "TLK01I",
+    "config.update": "TCC01I",
+    "certificate.issue": "TC000I",
+    "events.lost": "TE001W",
+}
+
+
+def event(name: str, *, time: float, **fields: object) -> dict[str, object]:
+    """One audit event: ``{"event", "code", "time", ...}``. ``time`` is in Unix seconds; ValueError for an unknown name."""
+    code = CODES.get(name)
+    if code is None:
+        raise ValueError(f"{name!r} is not an audit event")
+    made: dict[str, object] = {"event": name, "code": code, "time": round(time, 3)}
+    made.update((key, value) for key, value in fields.items() if value is not None)
+    return made
