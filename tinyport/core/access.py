@@ -1,7 +1,7 @@
 """The access decision: is this certificate good, and may its user be that login on that node?
 
-Two ladders of named refusals, the last rung of each is no. Node and proxy climb the same ones. ``Grant`` is the proof that
-becoming somebody needs; only ``decide`` makes one.
+Two ladders of named refusals, the last rung of each is no. Node and proxy climb the same ones. ``Grant`` is
+the proof that becoming somebody needs; only ``decide`` makes one.
 
 Who is told what: somebody whose roles could see the node is told the truth; anybody else reads "access denied".
 """
@@ -59,10 +59,13 @@ class Grant:
 
 
 def judge_certificate(cert: Certificate, *, policy: Policy, now: float, source: str | None) -> Subject:
-    """Is this a good user certificate of the cluster, at ``now`` (Unix seconds), used from ``source`` (an IP address, None unknown)?
+    """Is this a good user certificate of the cluster, at ``now`` (Unix seconds), used from ``source`` (an IP
+    address, None when it is not known)?
 
-    Checks the CA's signature, kind, cluster, life, principals, critical options, revocation and locks on the user and roles. It does
-    not prove that the peer has the private key. AccessDenied with ``code`` foreign, kind, clock, expired, principals, option,
+    Checks the CA's signature, kind, cluster, life, principals, critical options, revocation and locks on user and
+    roles.
+    It does not prove that the peer has the private key. AccessDenied with ``code`` foreign, kind, clock, expired,
+    principals, option,
     source, revoked, role or locked.
     """
     _check_signer(cert, policy)
@@ -88,7 +91,7 @@ def judge_certificate(cert: Certificate, *, policy: Policy, now: float, source: 
 
 
 def decide(subject: Subject, *, login: str, node: NodeDocument, policy: Policy, now: float) -> Grant:
-    """May ``subject`` be ``login`` on ``node``? Returns the proof, or raises AccessDenied with the truth or "access denied"."""
+    """May ``subject`` be ``login`` on ``node``? The proof, or AccessDenied with the truth or "access denied"."""
     seen = can_see(subject.roles, subject.user, subject.traits, node.labels)
 
     def refuse(truth: str, detail: str, code: str = "denied", hint: str = "") -> AccessDenied:

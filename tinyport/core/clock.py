@@ -1,6 +1,7 @@
 """The time a device believes in: what auth said, never earlier than what was once true.
 
-Small boards have no clock of their own; at boot they think it is 1970 or the day of their image. Certificates are judged
+Small boards have no clock of their own; at boot they think it is 1970 or the day of their image. Certificates are
+judged
 by this clock, never by ``time.time()``.
 """
 

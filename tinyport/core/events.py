@@ -57,7 +57,7 @@ CODES: dict[str, str] = {
 
 
 def event(name: str, *, time: float, **fields: object) -> dict[str, object]:
-    """One audit event: ``{"event", "code", "time", ...}``. ``time`` is in Unix seconds; ValueError for an unknown name."""
+    """One audit event, ``{"event", "code", "time", ...}``; ``time`` in Unix seconds. ValueError: no such event."""
     code = CODES.get(name)
     if code is None:
         raise ValueError(f"{name!r} is not an audit event")

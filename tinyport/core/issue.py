@@ -49,7 +49,8 @@ def issue_user_certificate(
     """A user certificate blob.
 
     ``public_key``: plain SSH key blob of the user; ``nonce``: 32 random bytes; ``now`` and ``ttl``: seconds.
-    OperatorError when there is no login: OpenSSH and tinyport refuse such a certificate, asyncssh would let it in anywhere.
+    OperatorError when there is no login: OpenSSH and tinyport refuse such a certificate, asyncssh would let it in
+    anywhere.
     """
     if not logins:
         raise OperatorError(

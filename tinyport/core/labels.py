@@ -58,7 +58,9 @@ def matches(selector: Mapping[str, Sequence[str]], labels: Mapping[str, str]) ->
 
 
 def parse_pairs(words: Sequence[str]) -> dict[str, str]:
-    """``["site=berlin", "model=pi4"]`` → a map. PeerError for a word that is not ``key=value`` or a key that repeats."""
+    """``["site=berlin", "model=pi4"]`` → a map. PeerError for a word that is not ``key=value`` or a key that
+    repeats.
+    """
     pairs: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")

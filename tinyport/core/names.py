@@ -102,8 +102,9 @@ def is_uuid(value: str) -> bool:
 def printable(text: str, limit: int = 200) -> str:
     """``text`` made safe for one line of a terminal, a log or a page.
 
-    Control characters, line ends, bidirectional overrides, private and unassigned characters become ``\\xNN`` or ``\\uNNNN``
-    (str.isprintable covers all of them but ordinary space); what is longer than ``limit`` characters is cut with an ellipsis.
+    Control characters, line ends, bidirectional overrides, private and unassigned characters become ``\\xNN`` or
+    ``\\uNNNN`` (all that str.isprintable calls so, but for the ordinary space); what is longer than ``limit``
+    characters is cut with an ellipsis.
     """
     if len(text) > limit:
         text = text[: max(limit - 1, 0)] + "…"

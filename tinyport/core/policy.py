@@ -32,8 +32,10 @@ def sign_document(key: Ed25519Key, body: Mapping[str, object]) -> dict[str, str]
 def open_document(signed: object, policy_key: bytes, kind: str, cluster: str) -> dict[str, object]:
     """Check a signed document and return its body.
 
-    ``policy_key``: the SSH blob of the policy key. PeerError unless the signature is right and the body is of this kind and
-    cluster: a time statement can never serve as a policy, another cluster's never here. Nothing is parsed before the check.
+    ``policy_key``: the SSH blob of the policy key. PeerError unless the signature is right and the body is of this
+    kind and
+    cluster: a time statement can never serve as a policy, another cluster's never here. Nothing is parsed before
+    the check.
     """
     text = signed.get("document") if isinstance(signed, dict) else None
     encoded = signed.get("signature") if isinstance(signed, dict) else None

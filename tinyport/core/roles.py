@@ -15,7 +15,21 @@ from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.names import check_login, check_role, printable
 
-RESOURCES = frozenset("users roles tokens nodes locks audit sessions cluster_config certificates cas status".split())
+RESOURCES = frozenset(
+    (
+        "audit",
+        "cas",
+        "certificates",
+        "cluster_config",
+        "locks",
+        "nodes",
+        "roles",
+        "sessions",
+        "status",
+        "tokens",
+        "users",
+    )
+)
 VERBS = frozenset(("read", "create", "update", "delete", "sign", "join"))
 
 #: option of a role → permit of a grant
@@ -279,7 +293,8 @@ def _expand(values: Iterable[str], user: str, traits: Mapping[str, Sequence[str]
 def allowed_logins(roles: Iterable[Role], user: str, traits: Mapping[str, Sequence[str]]) -> list[str]:
     """Every login that some role allows and none denies on all nodes; what goes into a certificate as principals.
 
-    A role's ``*`` stands for "any login" in a decision on a node, but a certificate must name its logins: the wildcard is left out.
+    A role's ``*`` stands for "any login" in a decision on a node, but a certificate must name its logins: the
+    wildcard is left out.
     """
     roles = list(roles)
     allowed: set[str] = set()

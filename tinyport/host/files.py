@@ -48,7 +48,9 @@ def sync_folder(path: Name) -> None:
 
 
 def write_private(path: Name, data: bytes) -> None:
-    """Replace ``path`` by ``data`` at once and for good, readable by its owner alone (0600). OSError when it cannot be."""
+    """Replace ``path`` by ``data`` at once and for good, readable by its owner alone (0600). OSError when it
+    cannot be.
+    """
     _write(path, data, 0o600)
 
 
@@ -58,7 +60,9 @@ def write_public(path: Name, data: bytes) -> None:
 
 
 def private_folder(path: Name) -> None:
-    """Make ``path`` a folder of 0700 that is ours; OperatorError when it belongs to somebody else or others can write."""
+    """Make ``path`` a folder of 0700 that is ours; OperatorError when it belongs to somebody else or others can
+    write.
+    """
     os.makedirs(path, mode=0o700, exist_ok=True)
     state = os.stat(path)
     if state.st_uid != os.geteuid():
@@ -70,7 +74,9 @@ def private_folder(path: Name) -> None:
 
 
 def read_limited(path: Name, limit: int) -> bytes:
-    """The whole of a file of at most ``limit`` bytes. OperatorError when it is larger, OSError when it cannot be read."""
+    """The whole of a file of at most ``limit`` bytes. OperatorError when it is larger, OSError when it cannot be
+    read.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = []

@@ -18,7 +18,7 @@ VERSION = 1
 MAX_FILE = 256 * 1024
 
 #: key → type of its value; every key must be there
-FIELDS = {
+FIELDS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "kind": str,
     "cluster": str,
@@ -40,7 +40,9 @@ FIELDS = {
 
 
 def load(path: str | Path) -> dict[str, object]:
-    """Read an identity. FileNotFoundError when there is none; OperatorError when it is damaged or of a newer version."""
+    """Read an identity. FileNotFoundError when there is none; OperatorError when it is damaged or of a newer
+    version.
+    """
     try:
         found = json.loads(read_limited(path, MAX_FILE))
     except (ValueError, RecursionError):

@@ -1,4 +1,6 @@
-"""One line for each thing worth knowing, to standard error. Without ``logging``, which costs 1.5 MB in a small process."""
+"""One line for each thing worth knowing, to standard error. Without ``logging``, which costs 1.5 MB in a small
+process.
+"""
 
 from __future__ import annotations
 
