@@ -33,13 +33,8 @@ def split(token: str) -> tuple[str, str]:
     """
     text = token.strip() if isinstance(token, str) else ""
     id, dot, secret = text.partition(".")
-    if (
-        not dot
-        or not 1 <= len(id) <= 128
-        or not 16 <= len(secret) <= 128
-        or not text.isascii()
-        or not text.isprintable()
-    ):
+    word = text.isascii() and text.isprintable() and " " not in text
+    if not word or not dot or not 1 <= len(id) <= 128 or not 16 <= len(secret) <= 128:
         raise PeerError("this is not a token", hint="a token looks like abcdefghij.klmnop...; copy it whole")
     return id, secret
 
