@@ -27,8 +27,8 @@ class NodeSettings:
     """Everything about one node. Durations are seconds, sizes bytes.
 
     ``user`` is the account that link and workers become; None when the node runs unprivileged and serves its own user
-    alone. ``memory_limit`` is an absolute number of bytes, None for no limit of our own. ``listen`` may be empty: then the node serves
-    through its tunnel alone.
+    alone. ``memory_limit`` is an absolute number of bytes, None for no limit of our own. ``listen`` may be empty: then
+    the node serves through its tunnel alone.
     """
 
     data_dir: Path

@@ -1,0 +1,393 @@
+"""How a node or proxy becomes one: joining with a token, renewing, and coming back after its certificate expired.
+
+Keys are made here and never leave this machine. Nothing secret is sent before the server's TLS CA matched a pin. Runs
+in a process of its own, because ``cryptography`` is never given back once it was loaded.
+
+Files, all beside ``identity.json``: ``identity.pending.json`` keeps the keys of a join whose answer has not come, so
+that asking again after a lost answer is the same device asking; ``policy.json`` and ``node.json`` are the signed
+documents.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tinyport.core import tokens
+from tinyport.core.certificate import (
+    EXT_CLUSTER,
+    EXT_HOST_UUID,
+    EXT_ROLE,
+    HOST,
+    Certificate,
+    parse_public_line,
+    public_line,
+)
+from tinyport.core.clock import SKEW_WORTH_SAYING
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError
+from tinyport.core.identity import Identity, parse_uri
+from tinyport.core.names import format_address, is_uuid, parse_address
+from tinyport.core.policy import Policy, newer, open_document
+from tinyport.core.signatures import Ed25519Key
+from tinyport.host import identity_file
+from tinyport.host.files import private_folder, read_limited, write_private
+from tinyport.host.logging_line import Log
+from tinyport.link.api import AuthClient, check_pins, fetch_hello, pin_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.x509 import CertificateSigningRequest
+
+VERSION = "0.1.0"
+JOIN_PREFIX = b"tinyport-join-v1\0"
+RETURN_PREFIX = b"tinyport-return-v1\0"
+MAX_DOCUMENT_FILE = 4 * 1024 * 1024
+MAX_ANSWER = 8 * 1024 * 1024
+
+
+class _TlsKey:
+    """An Ed25519 key for X.509, and the request to certify it."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+
+    @classmethod
+    def generate(cls) -> _TlsKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_pem(cls, pem: str) -> _TlsKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        private = load_pem_private_key(pem.encode(), None)
+        if not isinstance(private, Ed25519PrivateKey):
+            raise OperatorError("the TLS key is not an Ed25519 key")
+        return cls(private)
+
+    def pem(self) -> str:
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
+
+    def request(self) -> CertificateSigningRequest:
+        from cryptography.x509 import CertificateSigningRequestBuilder, Name
+
+        # The name is empty: auth decides what we are called.
+        return CertificateSigningRequestBuilder().subject_name(Name([])).sign(self._private, None)
+
+
+def _csr_pem(request: CertificateSigningRequest) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return request.public_bytes(Encoding.PEM).decode("ascii")
+
+
+def _proof(prefix: bytes, challenge: str, request: CertificateSigningRequest, key: Ed25519Key) -> str:
+    """docs/protocol/api.md, join: binds the TLS key to the SSH host key, and both to this challenge."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    digest = hashlib.sha256(request.public_bytes(Encoding.DER)).digest()
+    return base64.b64encode(key.sign_raw(prefix + challenge.encode() + b"\0" + digest)).decode("ascii")
+
+
+def join(
+    server: tuple[str, int],
+    token: str,
+    ca_pins: Sequence[str],
+    insecure: bool,
+    kind: str,
+    nodename: str,
+    addresses: Sequence[str],
+    identity_path: Path,
+    *,
+    log: Log | None = None,
+) -> dict[str, object]:
+    """Join a cluster: prove a token, get certificates, write ``identity.json`` and the signed documents.
+
+    ``server``: a proxy, or auth. ``insecure``: without a pin, believe whoever answers. ``kind``: "node" or "proxy".
+    ``addresses``: a proxy's public ones. Returns the identity as written. Raises OperatorError (pin, files, name),
+    AccessDenied (token), Unavailable (nobody answers: try again), PeerError.
+    """
+    if not ca_pins and not insecure:
+        raise OperatorError(
+            "there is no CA pin: without one, anybody on the way could pose as the cluster and take the token",
+            hint='set ca_pin (tctl status prints it), or accept the risk with "--insecure-no-ca-pin"',
+            code="ca_pin",
+        )
+    tokens.split(token)
+    word = "proxy" if kind == "node" else "auth"
+    offered = _texts(fetch_hello(server, server=word), "tls_cas")
+    cas = check_pins(offered, ca_pins) if ca_pins else offered
+    private_folder(identity_path.parent)
+    ssh_key, tls_key = _pending_keys(_pending_path(identity_path))
+    with AuthClient(server, tls_cas=cas, server=word) as auth:
+        # Once more, from the server that the pin vouches for: the first answer could have been anybody's.
+        hello = auth.request("GET", "/v1/hello")
+        _mention_skew(hello, log)
+        request = tls_key.request()
+        challenge = _text(hello, "challenge")
+        answer = auth.request(
+            "POST",
+            "/v1/join",
+            {
+                "token": token.strip(),
+                "kind": kind,
+                "nodename": nodename,
+                "ssh_public_key": public_line(ssh_key.public_blob),
+                "tls_csr": _csr_pem(request),
+                "challenge": challenge,
+                "proof": _proof(JOIN_PREFIX, challenge, request, ssh_key),
+                "version": VERSION,
+                "addresses": list(addresses),
+            },
+            limit=MAX_ANSWER,
+        )
+    pins = [pin.strip().lower() for pin in ca_pins] or [pin_of(pem) for pem in cas]
+    identity = _identity(
+        answer, kind=kind, cluster=_text(hello, "cluster"), ssh_key=ssh_key, tls_key=tls_key, server=server, pins=pins
+    )
+    _keep_documents(identity_path.parent, answer, identity)
+    identity_file.save(identity_path, identity)
+    _pending_path(identity_path).unlink(missing_ok=True)
+    return identity
+
+
+def renew(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
+    """New certificates for an identity that is still good, with a new TLS key. Writes and returns the identity.
+
+    AccessDenied with code "expired" when it is too late for that: ``return_home`` then.
+    """
+    held = identity_file.load(identity_path)
+    request_key = _TlsKey.generate()
+    ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
+    body = {
+        "generation": held["generation"],
+        "ssh_public_key": public_line(ssh_key.public_blob),
+        "tls_csr": _csr_pem(request_key.request()),
+    }
+    with _known_auth(held, identity_path.parent, certified=True) as auth:
+        _mention_skew(auth.request("GET", "/v1/hello"), log)
+        answer = auth.request("POST", "/v1/renew", body, limit=MAX_ANSWER)
+    return _replace(identity_path, held, answer, ssh_key, request_key)
+
+
+def return_home(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
+    """New certificates for an identity whose own have expired: proves the registered SSH host key."""
+    held = identity_file.load(identity_path)
+    request_key = _TlsKey.generate()
+    ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
+    request = request_key.request()
+    with _known_auth(held, identity_path.parent, certified=False) as auth:
+        hello = auth.request("GET", "/v1/hello")
+        _mention_skew(hello, log)
+        challenge = _text(hello, "challenge")
+        body = {
+            "uuid": held["uuid"],
+            "ssh_public_key": public_line(ssh_key.public_blob),
+            "tls_csr": _csr_pem(request),
+            "challenge": challenge,
+            "proof": _proof(RETURN_PREFIX, challenge, request, ssh_key),
+        }
+        answer = auth.request("POST", "/v1/return", body, limit=MAX_ANSWER)
+    return _replace(identity_path, held, answer, ssh_key, request_key)
+
+
+def renew_or_return(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
+    """Renew, or return when auth says that the certificate has expired."""
+    try:
+        return renew(identity_path, log=log)
+    except AccessDenied as error:
+        if error.code not in ("expired", "login_required"):
+            raise
+    return return_home(identity_path, log=log)
+
+
+def trusted_cas(identity: Mapping[str, object], folder: Path) -> list[str]:
+    """The TLS CAs to trust: those of the join, and those that the signed policy beside it has brought since."""
+    cas = _texts(identity, "tls_cas")
+    try:
+        policy_key = parse_public_line(_text(identity, "policy_key"))
+        signed = json.loads(read_limited(folder / "policy.json", MAX_DOCUMENT_FILE))
+        policy = Policy.parse(open_document(signed, policy_key, "policy", _text(identity, "cluster")))
+    except (OSError, ValueError, TinyportError):
+        # Absent or damaged: then only what the join brought counts. The keeper complains about damage.
+        return cas
+    return [*cas, *(pem for pem in policy.tls_cas if pem not in cas)]
+
+
+def _known_auth(held: Mapping[str, object], folder: Path, *, certified: bool) -> AuthClient:
+    kind = held["kind"]
+    return AuthClient(
+        parse_address(_text(held, "server")),
+        tls_cas=trusted_cas(held, folder),
+        cert_pem=_text(held, "tls_certificate") if certified else None,
+        key_pem=_text(held, "tls_key") if certified else None,
+        cluster=_text(held, "cluster"),
+        server="proxy" if kind == "node" else "auth",
+    )
+
+
+def _replace(
+    identity_path: Path,
+    held: Mapping[str, object],
+    answer: Mapping[str, object],
+    ssh_key: Ed25519Key,
+    tls_key: _TlsKey,
+) -> dict[str, object]:
+    identity = _identity(
+        answer,
+        kind=_text(held, "kind"),
+        cluster=_text(held, "cluster"),
+        ssh_key=ssh_key,
+        tls_key=tls_key,
+        server=parse_address(_text(held, "server")),
+        pins=_texts(held, "ca_pins"),
+    )
+    if identity["uuid"] != held["uuid"] or identity["policy_key"] != held["policy_key"]:
+        # Inside TLS that ends at auth, so it is auth itself that is another one now.
+        raise PeerError(
+            "auth answered for another device or another cluster of the same name",
+            hint="if the cluster was made anew, move the identity away and join again",
+        )
+    _keep_documents(identity_path.parent, answer, identity)
+    identity_file.save(identity_path, identity)
+    return identity
+
+
+def _pending_path(identity_path: Path) -> Path:
+    return identity_path.with_name("identity.pending.json")
+
+
+def _pending_keys(path: Path) -> tuple[Ed25519Key, _TlsKey]:
+    """The keys of an earlier try, or new ones that are on the disk before anybody hears of them."""
+    try:
+        found = json.loads(read_limited(path, 64 * 1024))
+        return Ed25519Key.from_openssh(found["ssh_key"].encode()), _TlsKey.from_pem(found["tls_key"])
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OperatorError):
+        # Damaged: whatever it was, nobody can have joined with it from here any more.
+        os.replace(path, path.with_suffix(".damaged"))
+    ssh_key, tls_key = Ed25519Key.generate(), _TlsKey.generate()
+    keys = {"ssh_key": ssh_key.to_openssh().decode("ascii"), "tls_key": tls_key.pem()}
+    write_private(path, json.dumps(keys).encode())
+    return ssh_key, tls_key
+
+
+def _identity(
+    answer: Mapping[str, object],
+    *,
+    kind: str,
+    cluster: str,
+    ssh_key: Ed25519Key,
+    tls_key: _TlsKey,
+    server: tuple[str, int],
+    pins: Sequence[str],
+) -> dict[str, object]:
+    """An identity answer, checked against what we asked for → what identity.json holds."""
+    uuid = _text(answer, "uuid")
+    if not is_uuid(uuid) or answer.get("kind") != kind or answer.get("cluster") != cluster:
+        raise PeerError("auth's answer is for somebody else", detail=f"{answer.get('kind')} {uuid}")
+    _check_ssh_certificate(_text(answer, "ssh_certificate"), ssh_key, kind, cluster, uuid)
+    _check_tls_certificate(_text(answer, "tls_certificate"), tls_key, Identity(kind, cluster, uuid))
+    parse_public_line(_text(answer, "policy_key"))
+    return {
+        "version": identity_file.VERSION,
+        "kind": kind,
+        "cluster": cluster,
+        "uuid": uuid,
+        "name": _text(answer, "name"),
+        "generation": _number(answer, "generation"),
+        "ssh_key": ssh_key.to_openssh().decode("ascii"),
+        "ssh_certificate": _text(answer, "ssh_certificate"),
+        "tls_key": tls_key.pem(),
+        "tls_certificate": _text(answer, "tls_certificate"),
+        "tls_cas": _texts(answer, "tls_cas"),
+        "policy_key": _text(answer, "policy_key"),
+        "server": format_address(*server),
+        "proxies": _texts(answer, "proxies"),
+        "ca_pins": list(pins),
+        "valid_after": _number(answer, "valid_after"),
+        "valid_before": _number(answer, "valid_before"),
+    }
+
+
+def _check_ssh_certificate(line: str, key: Ed25519Key, kind: str, cluster: str, uuid: str) -> None:
+    certificate = Certificate.decode(parse_public_line(line))
+    said = tuple(certificate.text_extension(name) for name in (EXT_ROLE, EXT_CLUSTER, EXT_HOST_UUID))
+    if certificate.cert_type != HOST or certificate.public_key != key.public_blob or said != (kind, cluster, uuid):
+        raise PeerError("auth's host certificate is not for this device", detail=f"it says {said}")
+
+
+def _check_tls_certificate(pem: str, key: _TlsKey, identity: Identity) -> None:
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode("utf-8", "replace"))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (ValueError, x509.ExtensionNotFound):
+        raise PeerError("auth's TLS certificate cannot be read") from None
+    ours = key.request().public_key()
+    if certificate.public_key() != ours or len(uris) != 1 or parse_uri(uris[0]) != identity:
+        raise PeerError("auth's TLS certificate is not for this device")
+
+
+def _keep_documents(folder: Path, answer: Mapping[str, object], identity: Mapping[str, object]) -> None:
+    policy_key = parse_public_line(_text(identity, "policy_key"))
+    cluster = _text(identity, "cluster")
+    for kind in ("policy", "node"):
+        signed = answer.get(kind)
+        if signed is None:
+            continue
+        body = open_document(signed, policy_key, kind, cluster)
+        path = folder / f"{kind}.json"
+        if newer(body, _held_document(path, policy_key, kind, cluster)):
+            write_private(path, json.dumps(signed).encode())
+
+
+def _held_document(path: Path, policy_key: bytes, kind: str, cluster: str) -> dict[str, object] | None:
+    try:
+        return open_document(json.loads(read_limited(path, MAX_DOCUMENT_FILE)), policy_key, kind, cluster)
+    except (OSError, ValueError, TinyportError):
+        # Absent, damaged, or of a cluster that this machine was in before.
+        return None
+
+
+def _mention_skew(hello: Mapping[str, object], log: Log | None) -> None:
+    said = hello.get("time")
+    if log is None or not isinstance(said, (int, float)) or isinstance(said, bool):
+        return
+    skew = time.time() - said
+    if abs(skew) > SKEW_WORTH_SAYING:
+        log.warning("this machine's clock differs from the cluster's", ahead_by=f"{skew:.0f}s")
+
+
+def _text(found: Mapping[str, object], name: str) -> str:
+    value = found.get(name)
+    if not isinstance(value, str):
+        raise PeerError(f"malformed answer of auth: {name}")
+    return value
+
+
+def _texts(found: Mapping[str, object], name: str) -> list[str]:
+    value = found.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise PeerError(f"malformed answer of auth: {name}")
+    return list(value)
+
+
+def _number(found: Mapping[str, object], name: str) -> int:
+    value = found.get(name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise PeerError(f"malformed answer of auth: {name}")
+    return int(value)
