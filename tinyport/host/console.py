@@ -1,0 +1,343 @@
+"""The frame that tsh, tctl and tinyport share: parsing, errors in words, exit statuses, text or JSON.
+
+A program builds a ``CommandLine``, adds commands whose ``run`` takes the parsed arguments, and hands it to ``main``.
+Commands raise ``core.errors``; what they return is the exit status (None is 0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO, Any, NoReturn
+
+from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.core.names import printable
+
+#: The exit statuses, the same for the three programs.
+DONE, FAILED, USAGE, NOT_LOGGED_IN, DENIED, NOT_FOUND, OFFLINE = range(7)
+#: As a shell reports a process that SIGINT or SIGPIPE ended.
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+STATUSES = {
+    DONE: "done",
+    FAILED: "failed",
+    USAGE: "wrong usage",
+    NOT_LOGGED_IN: "not logged in, or the login has expired",
+    DENIED: "denied",
+    NOT_FOUND: "not found",
+    OFFLINE: "offline: the node, or the part of the cluster that was needed",
+}
+
+_CODE_STATUSES = {
+    "usage": USAGE,
+    "login_required": NOT_LOGGED_IN,
+    "bad_credentials": NOT_LOGGED_IN,
+    "expired": NOT_LOGGED_IN,
+    "not_found": NOT_FOUND,
+    "no_such_node": NOT_FOUND,
+    "offline": OFFLINE,
+    "slow_down": FAILED,
+}
+
+_MAX_MESSAGE = 2000
+
+Run = Callable[[argparse.Namespace], "int | None"]
+
+
+class UsageError(OperatorError):
+    """The command line itself is wrong."""
+
+    default_code = "usage"
+
+
+def exit_status(error: TinyportError) -> int:
+    """The exit status that an error ends a command with."""
+    known = _CODE_STATUSES.get(error.code)
+    if known is not None:
+        return known
+    if isinstance(error, AccessDenied):
+        return DENIED
+    return OFFLINE if isinstance(error, Unavailable) else FAILED
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser with the house's habits: no abbreviations, examples in the help, errors as exceptions.
+
+    ``examples``: lines as one would type them, the first being the most useful.
+    """
+
+    def __init__(
+        self,
+        prog: str | None = None,
+        *,
+        description: str | None = None,
+        examples: Sequence[str] = (),
+        usage: str | None = None,
+        add_help: bool = True,
+        parents: Sequence[argparse.ArgumentParser] = (),
+    ) -> None:
+        epilog = "\n".join(("examples:" if len(examples) > 1 else "example:", *(f"  {line}" for line in examples)))
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=add_help,
+            parents=list(parents),
+        )
+        self.examples = tuple(examples)
+        self._commands: argparse._SubParsersAction[CommandLine] | None = None
+
+    def command(
+        self,
+        name: str,
+        run: Run | None = None,
+        *,
+        help: str | None,
+        description: str | None = None,
+        examples: Sequence[str] = (),
+        parents: Sequence[Any] = (),
+        parser_class: type[CommandLine] | None = None,
+    ) -> CommandLine:
+        """Add a command; without ``run`` it is a group that has commands of its own. ``help=None`` hides it.
+
+        Its parser is returned for the command's arguments.
+        """
+        if self._commands is None:
+            self._commands = self.add_subparsers(metavar="COMMAND", title="commands", parser_class=CommandLine)
+        # The parser class goes by the action; what a parser was made with is not changed by the next one.
+        self._commands._parser_class = parser_class or CommandLine
+        made = functools.partial(
+            self._commands.add_parser, name, description=description or help, examples=examples, parents=list(parents)
+        )
+        # argparse leaves a command out of the listing only when the keyword is absent, not when it is None.
+        added: CommandLine = made() if help is None else made(help=help)
+        if run is not None:
+            added.set_defaults(run=run)
+        else:
+            added.set_defaults(run=lambda _: added.error("a command is missing"))
+        return added
+
+    def commands(self) -> dict[str, CommandLine]:
+        """The listed commands by name, in the order they were added."""
+        if self._commands is None:
+            return {}
+        listed = {action.dest for action in self._commands._choices_actions}
+        return {name: parser for name, parser in self._commands.choices.items() if name in listed}
+
+    def summaries(self) -> dict[str, str]:
+        """The one-line help of each listed command."""
+        actions = self._commands._choices_actions if self._commands is not None else []
+        return {action.dest: action.help or "" for action in actions}
+
+    def error(self, message: str) -> NoReturn:
+        # argparse quotes what was typed; it may hold anything.
+        raise UsageError(printable(message, 500), hint=f'run "{self.prog} --help"')
+
+
+def output_options(*, default: str = "text") -> argparse.ArgumentParser:
+    """A parent parser with ``--format text|json``, which every listing takes."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--format", choices=("text", "json"), default=default, help="text for people, json for programs"
+    )
+    return parent
+
+
+def main(program: str, build_parser: Callable[[], CommandLine], argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv`` (default: the process's), run the command, and return the exit status. Never raises.
+
+    A command that is given ``-d`` (dest ``debug``) shows the traceback and the error's detail as well.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    debug = False
+    try:
+        _prepare_streams()
+        try:
+            parser = build_parser()
+            args = parser.parse_args(words)
+            debug = bool(getattr(args, "debug", False))
+            run: Run | None = getattr(args, "run", None)
+            if run is None:
+                parser.error("a command is missing")
+            status = run(args)
+            sys.stdout.flush()
+            return DONE if status is None else status
+        except SystemExit as stop:
+            # argparse's way to say that --help was shown.
+            sys.stdout.flush()
+            return stop.code if isinstance(stop.code, int) else DONE
+    except BrokenPipeError:
+        _abandon_output()
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            _show_traceback()
+        return report(program, error)
+
+
+def report(program: str, error: Exception) -> int:
+    """Say on standard error what went wrong and what to do; return the exit status."""
+    mine = _as_ours(error)
+    if isinstance(mine, ConfigError):
+        for problem in mine.problems:
+            _complain(program, "error", problem)
+    else:
+        _complain(program, "error", mine.message)
+    for line in _particulars(mine):
+        print_error(f"  {line}")
+    if mine.hint:
+        _complain(program, "hint", mine.hint)
+    return exit_status(mine)
+
+
+def _as_ours(error: Exception) -> TinyportError:
+    if isinstance(error, TinyportError):
+        return error
+    if isinstance(error, OSError) and error.strerror is not None:
+        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return OperatorError(f"{name}{error.strerror.lower()}")
+    hint = "this is a defect of tinyport: run it again with -d and report what it shows"
+    return PeerError(f"unexpected {type(error).__name__}: {error}", hint=hint, code="internal")
+
+
+def _particulars(error: TinyportError) -> list[str]:
+    """Candidates for an ambiguous name, one a line."""
+    candidates = error.extra.get("candidates")
+    lines: list[str] = []
+    for one in candidates if isinstance(candidates, list) else ():
+        if isinstance(one, dict):
+            labels = one.get("labels")
+            pairs = " ".join(f"{key}={value}" for key, value in labels.items()) if isinstance(labels, dict) else ""
+            lines.append(printable(f"{one.get('name', '')}  {one.get('uuid', '')}  {pairs}".rstrip(), 400))
+    return lines
+
+
+def _complain(program: str, kind: str, text: str) -> None:
+    word = paint(f"{kind}:", "red" if kind == "error" else "cyan", sys.stderr)
+    print_error(f"{program}: {word} {printable(text, _MAX_MESSAGE)}")
+
+
+def print_error(line: str) -> None:
+    """One line on standard error; nobody listening is no reason to fail."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
+
+
+def _prepare_streams() -> None:
+    # A terminal that says it knows only ASCII gets escapes, not a UnicodeEncodeError.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _abandon_output() -> None:
+    # Python flushes standard output once more when it exits, and would complain a second time.
+    try:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+    except (OSError, ValueError):
+        return
+
+
+def _show_traceback() -> None:
+    import traceback
+
+    for line in traceback.format_exc().splitlines():
+        print_error(printable(line, 1000))
+
+
+# --- text for people ---------------------------------------------------------------------------------------------
+
+_COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def colours(stream: IO[str]) -> bool:
+    """May colours go to ``stream``? Only to a terminal, and never with NO_COLOR (no-color.org) or TERM=dumb."""
+    try:
+        terminal = stream.isatty()
+    except ValueError:
+        return False
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str, stream: IO[str] | None = None) -> str:
+    """``text`` in a colour ("bold", "dim", "red", ...), if ``stream`` (default: standard output) shows colours."""
+    if not colours(stream or sys.stdout):
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def emit(args: argparse.Namespace, data: object, render: Callable[[], Iterable[str]]) -> None:
+    """Print ``data`` as ``--format json`` asks, or the lines of ``render()`` for people."""
+    if getattr(args, "format", "text") == "json":
+        print(to_json(data))
+        return
+    for line in render():
+        print(line)
+
+
+def to_json(data: object) -> str:
+    """JSON that is safe on a terminal: ASCII, with DEL escaped as well."""
+    import json
+
+    return json.dumps(data, indent=2, sort_keys=False).replace("\x7f", "\\u007f")
+
+
+def width(text: str) -> int:
+    """How many columns a terminal gives ``text``: two for wide characters, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    columns = 0
+    for char in text:
+        if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+            continue
+        columns += 2 if unicodedata.east_asian_width(char) in "WF" else 1
+    return columns
+
+
+def table(
+    rows: Iterable[Sequence[object]],
+    headers: Sequence[str],
+    *,
+    paint_cell: Callable[[str, str], str] | None = None,
+) -> list[str]:
+    """Rows as lines with columns that line up, under a line of headers. Cells are hostile text and are escaped.
+
+    ``paint_cell(header, text)`` may wrap a cell in colour; what it adds is not counted.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [
+        max(width(header), *(width(row[column]) for row in cells), 0) if cells else width(header)
+        for column, header in enumerate(headers)
+    ]
+    lines = [_line(list(headers), widths, list(headers), None)]
+    lines += [_line(row, widths, headers, paint_cell) for row in cells]
+    return lines
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else printable(str(value), 300)
+
+
+def _line(
+    cells: Sequence[str], widths: Sequence[int], headers: Sequence[str], paint_cell: Callable[[str, str], str] | None
+) -> str:
+    pieces = []
+    for column, text in enumerate(cells):
+        gap = " " * (widths[column] - width(text) + 2) if column < len(cells) - 1 else ""
+        pieces.append((paint_cell(headers[column], text) if paint_cell else text) + gap)
+    return "".join(pieces).rstrip()
