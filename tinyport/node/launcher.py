@@ -1,0 +1,155 @@
+"""From settings to a running monitor: checks, joins when there is no identity, and becomes the monitor by ``exec``.
+
+Configuration, ``cryptography`` and everything else that is needed once is used here, so that the monitor, which stays
+for years, begins with an empty head.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from tinyport.core.errors import OperatorError, TinyportError, Unavailable
+from tinyport.core.names import format_address
+from tinyport.host import identity_file
+from tinyport.host.files import private_folder
+from tinyport.host.logging_line import Log
+from tinyport.link.enrolment import VERSION
+from tinyport.node import enrol, identity_view
+from tinyport.node.python_process import arguments, light_arguments, search_path, spawn
+from tinyport.node.settings import NodeSettings
+
+# Between tries to join while the server cannot be reached: a device may boot long before its network is there.
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 60.0
+
+
+def run(settings: NodeSettings) -> NoReturn:
+    """Become the node's monitor. Raises TinyportError when that cannot be (configuration, refused token, pin, port)."""
+    settings.check()
+    log = Log("node.launcher", settings.log_level, settings.log_format)
+    folder = settings.data_dir / "node"
+    private_folder(folder)
+    view = identity_view.create()
+    identity = _identity(settings, folder / "identity.json", view, log)
+    identity_view.fill(view, identity)
+    configuration = monitor_configuration(settings, folder, view, log)
+    descriptor = os.memfd_create("tinyport-configuration", 0)
+    os.pwrite(descriptor, json.dumps(configuration).encode(), 0)
+    for inherited in (*view, *([] if settings.ready_fd is None else [settings.ready_fd])):
+        os.set_inheritable(inherited, True)
+    argv = light_arguments("tinyport.node.monitor", call=f"main({descriptor})")
+    os.execv(argv[0], argv)
+
+
+def _identity(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> dict[str, object]:
+    """The identity on the disk, after joining when there is none."""
+    try:
+        identity = identity_file.load(path)
+    except FileNotFoundError:
+        if settings.token is None:
+            raise OperatorError(
+                "this node has not joined a cluster, and there is no token to join with",
+                hint='on the auth host, "tctl tokens add --type node" prints the line to run here',
+            ) from None
+        _join(settings, path, view, log)
+        identity = identity_file.load(path)
+    if identity["kind"] != "node":
+        raise OperatorError(f"{path} is not a node's identity but a {identity['kind']}'s")
+    return identity
+
+
+def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> None:
+    task = {
+        "mode": "join",
+        "identity": str(path),
+        "server": list(settings.server),
+        "token": settings.token,
+        "ca_pins": list(settings.ca_pins),
+        "insecure": settings.insecure_no_ca_pin,
+        "nodename": settings.nodename,
+        "log": {"level": settings.log_level, "format": settings.log_format},
+    }
+    wait = FIRST_WAIT
+    while True:
+        error = run_enrolment(task, view)
+        if error is None:
+            return
+        if not isinstance(error, Unavailable):
+            # A wrong token stays wrong; asking again would only lock us out sooner.
+            raise error
+        pause = random.uniform(wait / 2, wait)  # noqa: S311 - spreads a fleet, guards nothing
+        log.warning("cannot join yet", server=format_address(*settings.server), reason=error, next_try=f"{pause:.0f}s")
+        time.sleep(pause)
+        wait = min(wait * 2, LONGEST_WAIT)
+
+
+def run_enrolment(task: Mapping[str, object], view: tuple[int, int]) -> TinyportError | None:
+    """Run ``enrol`` in a process of its own, whose memory goes away with it. Returns its refusal, or None."""
+    answer = os.memfd_create("tinyport-answer", os.MFD_CLOEXEC)
+    question = os.memfd_create("tinyport-task", os.MFD_CLOEXEC)
+    try:
+        os.write(question, json.dumps(task).encode())
+        os.lseek(question, 0, os.SEEK_SET)
+        pid = spawn(arguments("tinyport.node.enrol", search_path()), [answer, question, *view])
+        os.waitpid(pid, 0)
+        try:
+            return enrol.raised(json.loads(os.pread(answer, enrol.MAX_ANSWER, 0)))
+        except ValueError:
+            return enrol.raised(None)
+    finally:
+        os.close(question)
+        os.close(answer)
+
+
+def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int, int], log: Log) -> dict[str, object]:
+    """Everything that the monitor is told (JSON), see ``monitor.main``."""
+    return {
+        "version": VERSION,
+        "folder": str(folder),
+        "view": list(view),
+        "search_path": search_path(),
+        "server": list(settings.server),
+        "listen": [list(address) for address in settings.listen],
+        "advertise": list(settings.advertise),
+        "labels": dict(settings.labels),
+        "commands": [[command.name, list(command.argv), command.period] for command in settings.commands],
+        "worker_idle": settings.worker_idle,
+        "keeper_idle": settings.keeper_idle,
+        "connections_per_worker": settings.connections_per_worker,
+        "memory_limit": settings.memory_limit,
+        "banner": settings.banner,
+        "user": _service_user(settings.user, log),
+        "log": {"level": settings.log_level, "format": settings.log_format},
+        "ready_file": None if settings.ready_file is None else str(settings.ready_file),
+        "ready_fd": settings.ready_fd,
+    }
+
+
+def _service_user(name: str | None, log: Log) -> dict[str, int] | None:
+    """The account of link and workers. None when we are not root: then every process is what we are."""
+    if os.geteuid() != 0:
+        return None
+    if name is None:
+        raise OperatorError(
+            "a node that runs as root needs an account for what faces the network", hint='create the user "tinyport"'
+        )
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        try:
+            entry = pwd.getpwnam("nobody")
+        except KeyError:
+            raise OperatorError(
+                f"there is no user {name!r} on this machine", hint="useradd --system tinyport"
+            ) from None
+        log.warning("there is no user of that name; nobody is used instead", user=name)
+    if entry.pw_uid == 0:
+        raise OperatorError(f"the user {entry.pw_name!r} is root", hint="what faces the network must not be root")
+    return {"uid": entry.pw_uid, "gid": entry.pw_gid}
