@@ -220,7 +220,7 @@ def test_splice_delivers_what_was_said_before_a_break() -> None:
         await loop.sock_sendall(left, b"before the end")
         await loop.sock_sendall(right, b"unread")
         arrived = loop.create_future()
-        loop.add_reader(left, lambda: arrived.done() or arrived.set_result(None))
+        loop.add_reader(left, arrived.set_result, None)
         await arrived
         loop.remove_reader(left)
         # Closed with unread bytes: the splice sees a reset.

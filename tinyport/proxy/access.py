@@ -1,0 +1,219 @@
+"""May this user reach that node? Asked before a node is touched: auth's word, and ours when auth is down.
+
+Every open session stays on a list with the proof it was opened by, and is judged again when the policy or its
+node's document changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tinyport.core.access import Subject, decide, judge_certificate
+from tinyport.core.certificate import Certificate
+from tinyport.core.durations import format_duration
+from tinyport.core.errors import AccessDenied, OperatorError, Unavailable
+from tinyport.core.policy import NodeDocument
+from tinyport.core.roles import can_see
+from tinyport.host.logging_line import Log
+from tinyport.proxy.authlink import AuthLink
+from tinyport.proxy.knowledge import Knowledge
+from tinyport.proxy.tunnels import Tunnels, refuse_locked
+
+REVOKED = "access revoked"
+
+# Refusals that say nothing about a person of ours: anybody can cause them by the thousand.
+_STRANGERS = frozenset(("foreign", "kind"))
+
+
+class Admitted:
+    """A user, by a good certificate, for one node.
+
+    What a dial-back needs. Made by ``Gatekeeper.admit`` alone.
+    """
+
+    __slots__ = ("login", "name", "subject", "uuid")
+
+    def __init__(self, subject: Subject, uuid: str, name: str, login: str | None) -> None:
+        self.subject = subject
+        #: the node's UUID and name
+        self.uuid = uuid
+        self.name = name
+        #: None: the client has not said (OpenSSH's -J); the node decides
+        self.login = login
+
+
+class _Open:
+    """A session that flows, or an SSH connection to the gateway (``node`` None) on which one may be
+    opened."""
+
+    __slots__ = ("cut", "login", "node", "source", "subject")
+
+    def __init__(
+        self, subject: Subject, node: str | None, login: str | None, source: str, cut: Callable[[str], None]
+    ) -> None:
+        self.subject = subject
+        self.node = node
+        self.login = login
+        self.source = source
+        self.cut = cut
+
+
+class Gatekeeper:
+    """Judges by ``core.access``; gathers what it needs from auth, from our own copy and from the tunnels."""
+
+    def __init__(self, knowledge: Knowledge, authlink: AuthLink, tunnels: Tunnels, log: Log) -> None:
+        self._knowledge = knowledge
+        self._auth = authlink
+        self._tunnels = tunnels
+        self._log = log
+        self._open: set[_Open] = set()
+        knowledge.on_change.append(self._changed)
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    # ------------------------------------------------------------------ judging
+
+    def subject(self, certificate: Certificate, source: str) -> Subject:
+        """Whose certificate this is, by our copy of the policy.
+
+        AccessDenied when it is not good; posts the audit event.
+        """
+        try:
+            return judge_certificate(certificate, policy=self._knowledge.policy, now=time.time(), source=source)
+        except AccessDenied as error:
+            self._refused(certificate, error, source)
+            raise
+
+    async def admit(self, certificate: Certificate, target: str, login: str | None, source: str) -> Admitted:
+        """May the certificate's user reach ``target`` now, is it here?
+
+        ``target``: name, name.cluster, UUID or k=v. AccessDenied with the truth (or "access denied");
+        Unavailable when neither auth nor a copy of its policy is there.
+        """
+        subject = self.subject(certificate, source)
+        try:
+            uuid, name = await self._ask(subject, certificate, target, login, source)
+        except AccessDenied as error:
+            self._log.info("refused", user=subject.user, target=target, code=error.code, reason=error)
+            raise
+        if self._tunnels.get(uuid) is None:
+            # Auth knew it as online a moment ago, or at another proxy.
+            raise self._offline(uuid, name)
+        return Admitted(subject, uuid, name, login)
+
+    async def _ask(
+        self, subject: Subject, certificate: Certificate, target: str, login: str | None, source: str
+    ) -> tuple[str, str]:
+        target = target.strip().removesuffix("." + self._knowledge.cluster)
+        try:
+            return await self._auth.check(certificate.blob, target, login, source)
+        except (Unavailable, OperatorError) as error:
+            self._log.debug("judging by our own copy", reason=error)
+        except AccessDenied as error:
+            if error.code != "offline":
+                raise
+            # Presence takes a moment to reach auth. The node may be back here already, and that is the better
+            # word.
+            try:
+                node = self._judge(subject, target, login)
+            except AccessDenied:
+                raise error from None
+            if self._tunnels.get(node.uuid) is None:
+                raise
+            return node.uuid, node.name
+        try:
+            node = self._judge(subject, target, login)
+            if self._tunnels.get(node.uuid) is None:
+                raise self._offline(node.uuid, node.name)
+        except AccessDenied as error:
+            self._refused(certificate, error, source, target)
+            raise
+        return node.uuid, node.name
+
+    def _judge(self, subject: Subject, target: str, login: str | None) -> NodeDocument:
+        """Our own answer, from the signed documents."""
+
+        def visible(node: NodeDocument) -> bool:
+            return can_see(subject.roles, subject.user, subject.traits, node.labels)
+
+        node = self._knowledge.locate(target, visible)
+        self._judge_node(subject, node, login)
+        return node
+
+    def _judge_node(self, subject: Subject, node: NodeDocument, login: str | None) -> None:
+        policy = self._knowledge.policy
+        if login is not None:
+            decide(subject, login=login, node=node, policy=policy, now=time.time())
+            return
+        # OpenSSH's -J names a host and no login: here it is enough to see the node, the node then decides the
+        # login.
+        if not can_see(subject.roles, subject.user, subject.traits, node.labels):
+            raise AccessDenied("access denied", detail=f"{node.name} is not theirs to see")
+        refuse_locked(self._knowledge, node.uuid)
+        if node.state != "active":
+            raise AccessDenied(f"node {node.name} is {node.state}", code="quarantined")
+
+    def _offline(self, uuid: str, name: str) -> AccessDenied:
+        since = self._tunnels.last_seen.get(uuid)
+        when = f", last seen {format_duration(time.time() - since)} ago" if since is not None else ""
+        error = AccessDenied(
+            f"node {name} is offline{when}", code="offline", hint='"tsh ls" shows when it was last seen'
+        )
+        if since is not None:
+            error.extra["since"] = since
+        return error
+
+    def _refused(self, certificate: Certificate, error: AccessDenied, source: str, target: str | None = None) -> None:
+        """A refusal that auth does not know of yet."""
+        name = "auth.failed" if error.code in _STRANGERS else "access.denied"
+        self._log.info("refused", key_id=certificate.key_id, source=source, code=error.code, reason=error)
+        self._auth.post(
+            name, user=certificate.key_id[:64], source=source, target=target, reason=error.message, detail=error.detail
+        )
+
+    # ------------------------------------------------------------------ what is open
+
+    @contextmanager
+    def watched(
+        self, subject: Subject, *, node: str | None, login: str | None, source: str, cut: Callable[[str], None]
+    ) -> Iterator[None]:
+        """While inside, ``cut(reason)`` is called as soon as the policy does not allow this any more."""
+        entry = _Open(subject, node, login, source, cut)
+        self._open.add(entry)
+        try:
+            yield
+        finally:
+            self._open.discard(entry)
+
+    def _changed(self, uuid: str | None) -> None:
+        for entry in list(self._open):
+            if uuid is not None and entry.node != uuid:
+                continue
+            try:
+                self._judge_again(entry, node_changed=uuid is not None)
+            except AccessDenied as error:
+                self._log.info("session cut", user=entry.subject.user, node=entry.node, reason=error)
+                self._auth.post(
+                    "access.denied", user=entry.subject.user, node=entry.node, reason=f"{REVOKED}: {error.message}"
+                )
+                entry.cut(f"{REVOKED}: {error.message}")
+
+    def _judge_again(self, entry: _Open, *, node_changed: bool) -> None:
+        certificate = entry.subject.certificate
+        # A certificate's end does not end what began before it: only a decision does.
+        now = min(time.time(), certificate.valid_before - 1)
+        policy = self._knowledge.policy
+        subject = judge_certificate(certificate, policy=policy, now=now, source=entry.source)
+        if entry.node is None:
+            return
+        known = self._knowledge.node(entry.node)
+        if known is None:
+            if node_changed:
+                raise AccessDenied("the node was removed")
+            # Auth let them in before its document reached us.
+            return
+        self._judge_node(subject, known.document, entry.login)

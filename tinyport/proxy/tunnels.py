@@ -1,0 +1,362 @@
+"""The nodes' tunnels: one quiet connection each, kept in one registry (docs/protocol/tunnel.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from tinyport.core.errors import AccessDenied, PeerError, Unavailable
+from tinyport.core.names import check_label, format_address, printable
+from tinyport.core.policy import Policy
+from tinyport.host.logging_line import Log
+from tinyport.link import websocket as ws
+from tinyport.link.httphead import MAX_HEAD, parse_head
+from tinyport.proxy.dial import Dials
+from tinyport.proxy.knowledge import Knowledge, Signed
+from tinyport.proxy.stream import Stream
+
+PATH = "/v1/tunnel"
+
+# docs/protocol/tunnel.md
+BEAT = 50.0
+BEATS_TO_DEATH = 2.5
+GREETING_LIMIT = 10.0
+
+# What a node says: its addresses and labels. Documents of a megabyte only go the other way.
+MAX_FROM_NODE = 64 * 1024
+# Two of the largest documents. A node that takes less for that long has no use for more.
+MAX_QUEUED = 3 * 1024 * 1024
+MAX_ADDRESSES = 16
+MAX_LABELS = 64
+# Policies go to so many tunnels before others get a turn.
+_SENDS_PER_TURN = 50
+
+Version = tuple[int, int]
+
+
+class Hello:
+    """What a node says of itself. Shown and searchable; nothing of it decides anything."""
+
+    __slots__ = ("addresses", "labels", "node", "policy", "version")
+
+    def __init__(self, message: Mapping[str, object], uuid: str) -> None:
+        """PeerError when it is malformed, or speaks for another node than ``uuid``."""
+        if message.get("op") != "hello" or message.get("uuid") != uuid:
+            raise PeerError("the tunnel's first message is not this node's hello")
+        version = message.get("version")
+        if not isinstance(version, str) or len(version) > 64:
+            raise PeerError("malformed hello: version")
+        self.version = printable(version, 64)
+        self.policy = _version(message.get("policy"))
+        self.node = _version(message.get("node"))
+        self.addresses: list[str] = []
+        self.labels: dict[str, str] = {}
+        self.update(message)
+
+    def update(self, message: Mapping[str, object]) -> None:
+        """Take the addresses and labels of a hello or status message."""
+        addresses, labels = message.get("addresses", []), message.get("labels", {})
+        if not isinstance(addresses, list) or len(addresses) > MAX_ADDRESSES:
+            raise PeerError("malformed message: addresses")
+        if not all(isinstance(address, str) and len(address) <= 128 for address in addresses):
+            raise PeerError("malformed message: addresses")
+        if not isinstance(labels, dict) or len(labels) > MAX_LABELS:
+            raise PeerError("malformed message: labels")
+        self.labels = dict(check_label(key, value) for key, value in labels.items())
+        self.addresses = [printable(address, 128) for address in addresses]
+
+
+def _version(value: object) -> Version:
+    if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 <= n < 2**63 for n in value):
+        return value[0], value[1]
+    raise PeerError("malformed hello: a document's version is [epoch, serial]")
+
+
+class Tunnel:
+    """One node's tunnel. Made by ``Tunnels.serve``, which owns its stream and ends with it."""
+
+    __slots__ = ("_beat", "_loop", "_timer", "connected", "hello", "last_heard", "stream", "uuid")
+
+    def __init__(self, stream: Stream, hello: Hello, uuid: str, beat: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._beat = beat
+        self.stream = stream
+        self.hello = hello
+        self.uuid = uuid
+        self.connected = time.time()
+        self.last_heard = self._loop.time()
+        self._timer = self._loop.call_later(beat * BEATS_TO_DEATH, self._watch)
+
+    def heard(self) -> None:
+        self.last_heard = self._loop.time()
+
+    def _watch(self) -> None:
+        left = self.last_heard + self._beat * BEATS_TO_DEATH - self._loop.time()
+        if left <= 0:
+            self.stream.abort()
+        else:
+            self._timer = self._loop.call_later(left, self._watch)
+
+    def offer(self, frame: bytes) -> None:
+        """Queue one frame; a node that lets them pile up loses its tunnel."""
+        if self.stream.queued + len(frame) > MAX_QUEUED:
+            self.stream.abort()
+        elif not self.stream.closed:
+            self.stream.offer(frame)
+
+    def end(self, code: int, reason: str) -> None:
+        """Tell the node why, if it takes that at once, and close."""
+        self.offer(ws.encode_close(code, reason))
+        self.stream.abort()
+
+    def stop_watching(self) -> None:
+        self._timer.cancel()
+
+    def presence(self) -> dict[str, object]:
+        """The entry of this node in a presence report (docs/protocol/api.md)."""
+        return {
+            "uuid": self.uuid,
+            "online": True,
+            "addresses": self.hello.addresses,
+            "labels": self.hello.labels,
+            "peer": format_address(*self.stream.peer),
+            "version": self.hello.version,
+        }
+
+
+class Tunnels:
+    """UUID → the tunnel of that node.
+
+    ``on_change(uuid)`` is called when a node came, went, or said something new.
+    """
+
+    def __init__(self, knowledge: Knowledge, dials: Dials, proxy_uuid: str, log: Log, *, beat: float = BEAT) -> None:
+        self._knowledge = knowledge
+        self._dials = dials
+        self._proxy_uuid = proxy_uuid
+        self._log = log
+        self._beat = beat
+        self._tunnels: dict[str, Tunnel] = {}
+        #: Unix time at which a node's tunnel ended here
+        self.last_seen: dict[str, float] = {}
+        self.on_change: Callable[[str], None] = lambda uuid: None
+        self._spreading: asyncio.Task[None] | None = None
+        knowledge.on_change.append(self._document_changed)
+
+    def get(self, uuid: str) -> Tunnel | None:
+        return self._tunnels.get(uuid)
+
+    def __len__(self) -> int:
+        return len(self._tunnels)
+
+    def presence(self) -> Iterable[dict[str, object]]:
+        return [tunnel.presence() for tunnel in self._tunnels.values()]
+
+    # ------------------------------------------------------------------ a tunnel's life
+
+    async def serve(self, stream: Stream, uuid: str) -> None:
+        """Greet a node whose TLS certificate named ``uuid``, and serve its tunnel until it ends."""
+        try:
+            hello, decoder = await asyncio.wait_for(self._greet(stream, uuid), GREETING_LIMIT)
+            refuse_locked(self._knowledge, uuid)
+        except asyncio.TimeoutError:
+            self._log.info("a tunnel said no hello in time", node=uuid, peer=format_address(*stream.peer))
+            return
+        except AccessDenied as error:
+            self._log.info("tunnel refused", node=uuid, reason=error)
+            stream.offer(ws.encode_close(ws.CLOSE_POLICY, error.message))
+            await stream.close()
+            return
+        tunnel = Tunnel(stream, hello, uuid, self._beat)
+        self._enter(tunnel)
+        try:
+            while data := await stream.receive():
+                tunnel.heard()
+                for opcode, payload in decoder.feed(data):
+                    self._message(tunnel, opcode, payload)
+        except PeerError as error:
+            self._log.warning("tunnel closed", node=uuid, reason=error)
+            code = ws.CLOSE_TOO_BIG if error.code == "too_large" else ws.CLOSE_PROTOCOL_ERROR
+            tunnel.end(code, error.message)
+        finally:
+            tunnel.stop_watching()
+            self._leave(tunnel)
+
+    async def _greet(self, stream: Stream, uuid: str) -> tuple[Hello, ws.Decoder]:
+        data = await stream.receive_until(b"\r\n\r\n", MAX_HEAD)
+        head = parse_head(data) if data is not None else None
+        if head is None:
+            raise PeerError("not the request of a tunnel")
+        stream.offer(ws.server_handshake(ws.check_request(head, PATH)))
+        decoder = ws.Decoder("server", MAX_FROM_NODE)
+        try:
+            while True:
+                # One message, and nothing after it: a node waits for its welcome before it says more.
+                messages = decoder.feed(await self._some(stream))
+                if messages:
+                    break
+            opcode, payload = messages[0]
+            if opcode != ws.OP_TEXT or len(messages) > 1:
+                raise PeerError("the tunnel's first message is not a hello")
+            return Hello(_json_object(payload), uuid), decoder
+        except PeerError as error:
+            stream.offer(ws.encode_close(ws.CLOSE_PROTOCOL_ERROR, error.message))
+            raise
+
+    @staticmethod
+    async def _some(stream: Stream) -> bytes:
+        data = await stream.receive()
+        if not data:
+            raise ConnectionAbortedError("the tunnel ended before its hello")
+        return data
+
+    def _enter(self, tunnel: Tunnel) -> None:
+        old = self._tunnels.get(tunnel.uuid)
+        self._tunnels[tunnel.uuid] = tunnel
+        if old is not None:
+            old.end(ws.CLOSE_GOING_AWAY, "replaced by a newer tunnel of this node")
+        self._log.info(
+            "tunnel up", node=tunnel.uuid, peer=format_address(*tunnel.stream.peer), replaced=old is not None
+        )
+        tunnel.offer(_frame({"op": "welcome", "beat": self._beat, "proxy": self._proxy_uuid}))
+        knowledge = self._knowledge
+        if knowledge.signed_policy is not None and knowledge.policy_version > tunnel.hello.policy:
+            tunnel.offer(_document(knowledge.signed_policy))
+        self._bring_node_document(tunnel)
+        self.on_change(tunnel.uuid)
+
+    def _leave(self, tunnel: Tunnel) -> None:
+        tunnel.stream.abort()
+        self.last_seen[tunnel.uuid] = time.time()
+        if self._tunnels.get(tunnel.uuid) is not tunnel:
+            # A newer one took its place: the node did not go away.
+            return
+        del self._tunnels[tunnel.uuid]
+        self._dials.fail_node(tunnel.uuid, "the node's connection broke")
+        self._log.info("tunnel down", node=tunnel.uuid, seconds=round(time.time() - tunnel.connected))
+        self.on_change(tunnel.uuid)
+
+    def _message(self, tunnel: Tunnel, opcode: int, payload: bytes) -> None:
+        if opcode == ws.OP_PING:
+            tunnel.offer(ws.encode(ws.OP_PONG, payload))
+        elif opcode == ws.OP_CLOSE:
+            # RFC 6455 section 5.5.1: a close is answered with one, then the server closes the connection
+            # first.
+            tunnel.end(ws.CLOSE_NORMAL, "")
+        elif opcode == ws.OP_TEXT:
+            self._said(tunnel, _json_object(payload))
+        elif opcode != ws.OP_PONG:
+            raise PeerError("binary messages have no meaning here")
+
+    def _said(self, tunnel: Tunnel, message: Mapping[str, object]) -> None:
+        op = message.get("op")
+        if op == "status":
+            tunnel.hello.update(message)
+            self.on_change(tunnel.uuid)
+        elif op == "dialed":
+            error = message.get("error")
+            if error:
+                text = f"the node could not dial back: {printable(str(error), 120)}"
+                self._dials.failed(tunnel.uuid, str(message.get("ticket_id")), text)
+        elif op == "hello":
+            raise PeerError("hello is said once")
+        # RFC 6455 leaves meaning to us, and we to the next minor version: an op that is not known is not an
+        # error.
+
+    # ------------------------------------------------------------------ what the proxy says
+
+    async def dial(self, uuid: str, client: tuple[str, int], login: str) -> Stream:
+        """Have the node dial back for a session. ``client`` is whom its log and source-address check see.
+
+        ``login``: who the client wants to be, "" when not known. Unavailable (``offline``) when it is not
+        here or does not come.
+        """
+
+        def notify(ticket: str) -> None:
+            tunnel = self._tunnels.get(uuid)
+            if tunnel is None:
+                raise Unavailable("the node is not connected to this proxy", code="offline")
+            address = format_address(*client)
+            tunnel.offer(_frame({"op": "dial", "ticket": ticket, "client": address, "target_user": login}))
+
+        return await self._dials.dial(uuid, notify)
+
+    def _document_changed(self, uuid: str | None) -> None:
+        if uuid is not None:
+            tunnel = self._tunnels.get(uuid)
+            if tunnel is not None:
+                self._bring_node_document(tunnel)
+            return
+        if self._spreading is not None:
+            self._spreading.cancel()
+            self._spreading = None
+        if self._tunnels:
+            self._spreading = asyncio.ensure_future(self._spread_policy())
+
+    async def _spread_policy(self) -> None:
+        """Bring a new policy to every tunnel, and end those of nodes that it locks."""
+        signed = self._knowledge.signed_policy
+        if signed is None:
+            return
+        # One frame, encoded once: what a thousand slow nodes have not taken yet is one object in memory.
+        frame = _document(signed)
+        for count, tunnel in enumerate(list(self._tunnels.values())):
+            tunnel.offer(frame)
+            try:
+                refuse_locked(self._knowledge, tunnel.uuid)
+            except AccessDenied as error:
+                self._log.info("tunnel ended", node=tunnel.uuid, reason=error)
+                tunnel.end(ws.CLOSE_POLICY, error.message)
+            if count % _SENDS_PER_TURN == _SENDS_PER_TURN - 1:
+                await asyncio.sleep(0)
+
+    def _bring_node_document(self, tunnel: Tunnel) -> None:
+        known = self._knowledge.node(tunnel.uuid)
+        if known is None:
+            return
+        held = (known.document.epoch, known.document.serial)
+        if held > tunnel.hello.node:
+            tunnel.hello.node = held
+            tunnel.offer(_document(known.signed))
+
+    def close(self) -> None:
+        """The proxy stops: nodes look for their way back."""
+        if self._spreading is not None:
+            self._spreading.cancel()
+        for tunnel in list(self._tunnels.values()):
+            tunnel.end(ws.CLOSE_GOING_AWAY, "the proxy is going down")
+
+
+def refuse_locked(knowledge: Knowledge, uuid: str) -> None:
+    """AccessDenied (``locked``) when the policy locks this node, by UUID or by the name that auth gave it."""
+    if not knowledge.has_policy:
+        return
+    known = knowledge.node(uuid)
+    names = {uuid} if known is None else {uuid, known.document.name}
+    policy: Policy = knowledge.policy
+    now = time.time()
+    for lock in policy.locks:
+        if lock.active(now) and lock.target.get("node") in names:
+            name = uuid if known is None else known.document.name
+            why = f": {printable(lock.message)}" if lock.message else ""
+            raise AccessDenied(f"node {name} is locked{why}", detail=f"lock {lock.id}", code="locked")
+
+
+def _frame(message: Mapping[str, object]) -> bytes:
+    return ws.encode(ws.OP_TEXT, json.dumps(message, separators=(",", ":")).encode())
+
+
+def _document(signed: Signed) -> bytes:
+    return _frame({"op": "document", "signed": signed})
+
+
+def _json_object(payload: bytes) -> dict[str, object]:
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise PeerError("a message that is not JSON") from None
+    if not isinstance(message, dict):
+        raise PeerError("a message that is not a JSON object")
+    return message
