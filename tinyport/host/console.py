@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, NoReturn
 
-from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError
 from tinyport.core.names import printable
 
 #: The exit statuses, the same for the three programs.
@@ -28,7 +28,7 @@ STATUSES = {
     NOT_LOGGED_IN: "not logged in, or the login has expired",
     DENIED: "denied",
     NOT_FOUND: "not found",
-    OFFLINE: "offline: the node, or the part of the cluster that was needed",
+    OFFLINE: "the node is offline",
 }
 
 _CODE_STATUSES = {
@@ -39,7 +39,6 @@ _CODE_STATUSES = {
     "not_found": NOT_FOUND,
     "no_such_node": NOT_FOUND,
     "offline": OFFLINE,
-    "slow_down": FAILED,
 }
 
 _MAX_MESSAGE = 2000
@@ -58,9 +57,7 @@ def exit_status(error: TinyportError) -> int:
     known = _CODE_STATUSES.get(error.code)
     if known is not None:
         return known
-    if isinstance(error, AccessDenied):
-        return DENIED
-    return OFFLINE if isinstance(error, Unavailable) else FAILED
+    return DENIED if isinstance(error, AccessDenied) else FAILED
 
 
 class CommandLine(argparse.ArgumentParser):

@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.core.errors import OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.identity import from_peer_certificate
-from tinyport.core.names import format_address, printable
+from tinyport.core.names import format_address
 from tinyport.host.tls import client_context, unverified_context
+from tinyport.link.refusal import cannot_reach, error_of
 
 ALPN = "tinyport-auth"
 
@@ -32,34 +33,6 @@ TIMEOUT = 10.0
 #: aiohttp closes idle connections after 75 s, load balancers after 60 s. A request sent into a closing connection is
 #: lost, so a connection that rested for longer than this is not used again.
 MAX_REST = 20.0
-
-#: status → whose fault. Anything else in 4xx is the request's, in 5xx the server's.
-_FAULTS: dict[int, type[TinyportError]] = {
-    401: AccessDenied,
-    403: AccessDenied,
-    429: Unavailable,
-}
-#: code → whose fault, where the status says too little
-_CODE_FAULTS: dict[str, type[TinyportError]] = {"offline": Unavailable, "unavailable": Unavailable}
-
-
-def error_of(status: int, answer: object) -> TinyportError:
-    """The API's error object as the exception it stands for: ``message``, ``code``, ``hint``, the rest in
-    ``extra``.
-    """
-    found = answer.get("error") if isinstance(answer, Mapping) else None
-    fields: dict[str, object] = dict(found) if isinstance(found, Mapping) else {}
-    code = _word(fields.pop("code", ""))
-    message = _word(fields.pop("message", "")) or f"auth answered with status {status}"
-    hint = _word(fields.pop("hint", ""))
-    fault = _CODE_FAULTS.get(code) or _FAULTS.get(status) or (Unavailable if status >= 500 else OperatorError)
-    error = fault(message, hint=hint, code=code)
-    error.extra = fields
-    return error
-
-
-def _word(value: object) -> str:
-    return printable(value, 2000) if isinstance(value, str) else ""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -289,16 +262,6 @@ class _UncheckedClient(AuthClient):
 
     def _check_server(self, secure: ssl.SSLSocket) -> None:
         return
-
-
-def cannot_reach(where: str, error: OSError) -> Unavailable:
-    """Unavailable for a connection that could not be opened, saying why in words."""
-    if isinstance(error, socket.gaierror):
-        return Unavailable(f"cannot reach {where}: no such host", detail=str(error))
-    if isinstance(error, TimeoutError):
-        return Unavailable(f"cannot reach {where}: no answer")
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
-    return Unavailable(f"cannot reach {where}: {reason}")
 
 
 def _context(tls_cas: Sequence[str], cert_pem: str | None, key_pem: str | None) -> ssl.SSLContext:
