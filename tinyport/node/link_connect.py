@@ -85,7 +85,8 @@ class Connect:
         except OSError as error:
             os.close(reading)
             os.close(writing)
-            self._loop.after(0, lambda: self._fail(Unavailable(f"cannot look up {host}", detail=str(error))))
+            problem = Unavailable(f"cannot look up {host}", detail=str(error))
+            self._loop.after(0, lambda: self._fail(problem))
             return
         if pid == 0:
             _look_up(host, port, writing)
@@ -221,8 +222,7 @@ class Connect:
     def _clear(self) -> None:
         self._timer.cancel()
         if self._answer >= 0:
-            # Still running, as its end of the pipe is open: the number is still that child's.
-            os.kill(self._child, signal.SIGKILL)
+            self._loop.kill(self._child, signal.SIGKILL)
         self._close_answer()
         self._drop_socket()
 
@@ -239,13 +239,14 @@ def _is_numeric(host: str) -> bool:
 
 def _look_up(host: str, port: int, writing: int) -> None:
     """In the child: write what is found, and end."""
+    answer: object = "the look-up failed"
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))
-        answer: object = addresses[:MAX_TARGETS]
-    except OSError as error:
-        answer = str(error)
-    try:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer = list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_TARGETS]
+        except (OSError, UnicodeError) as error:
+            answer = str(error)
         os.write(writing, json.dumps(answer).encode())
     finally:
+        # Whatever happens: a copy of link must not go on running.
         os._exit(0)

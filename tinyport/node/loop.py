@@ -69,6 +69,17 @@ class Loop:
         # It may have ended before it was known here.
         self.after(0, self._reap)
 
+    def kill(self, pid: int, number: int) -> None:
+        """Send a signal to a child of ours, or to its group when ``pid`` is negative; nothing when it has ended, as its
+        number may be another's by now.
+        """
+        if abs(pid) in self._children:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                # A group that it has not made yet: the child alone, then.
+                os.kill(abs(pid), number)
+
     def stop(self) -> None:
         self._running = False
 
