@@ -206,7 +206,10 @@ def _as_ours(error: Exception) -> TinyportError:
 
 
 def _particulars(error: TinyportError) -> list[str]:
-    """Candidates for an ambiguous name, one a line."""
+    """Candidates for an ambiguous name, one a line; since when an offline node is away."""
+    since = error.extra.get("since")
+    if error.code == "offline" and isinstance(since, (int, float)) and "since" not in error.message:
+        return [f"offline since {format_time(since)}"]
     candidates = error.extra.get("candidates")
     lines: list[str] = []
     for one in candidates if isinstance(candidates, list) else ():
@@ -215,6 +218,16 @@ def _particulars(error: TinyportError) -> list[str]:
             pairs = " ".join(f"{key}={value}" for key, value in labels.items()) if isinstance(labels, dict) else ""
             lines.append(printable(f"{one.get('name', '')}  {one.get('uuid', '')}  {pairs}".rstrip(), 400))
     return lines
+
+
+def format_time(seconds: float) -> str:
+    """Unix seconds as ``2026-01-31 12:00:00 UTC``."""
+    import time
+
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "a time beyond the calendar"
 
 
 def _complain(program: str, kind: str, text: str) -> None:

@@ -1,0 +1,153 @@
+"""The way to a node: TLS to the proxy, one line of question, one line of answer, then SSH (docs/protocol/tunnel.md).
+
+Blocking and light, so that ``tsh proxy ssh`` needs nothing else and ``tsh ssh`` can do it while its SSH engine loads.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+from dataclasses import dataclass
+
+from tinyport.core.certificate import parse_public_line
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.core.identity import from_peer_certificate
+from tinyport.core.names import is_uuid, parse_address, printable
+from tinyport.host.tls import client_context
+from tinyport.host.user_identity import UserIdentity
+from tinyport.link.refusal import cannot_reach, error_of
+
+ALPN = "tinyport-ssh"
+MAX_LINE = 64 * 1024
+CONNECT_TIMEOUT = 10.0
+# The proxy asks auth (5 s at most), and a ticket of a dial-back is good for 10 s.
+ANSWER_TIMEOUT = 30.0
+
+#: the API's statuses for codes of a refusal; all others are "proven and refused"
+_STATUSES = {
+    "no_such_node": 404,
+    "ambiguous": 409,
+    "offline": 409,
+    "bad_request": 400,
+    "login_required": 401,
+    "expired": 401,
+    "slow_down": 429,
+    "unavailable": 503,
+}
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """An open way to a node. ``early`` is what the node has already said."""
+
+    socket: ssl.SSLSocket
+    uuid: str
+    name: str
+    early: bytes
+
+
+def dial(identity: UserIdentity, target: str, login: str) -> Dialled:
+    """Reach ``target`` (name, name.cluster, UUID, or k=v) for ``login``.
+
+    What the proxy refuses is raised as it says it (AccessDenied, Unavailable, OperatorError with the API's codes);
+    Unavailable when it cannot be reached, PeerError when it is not a proxy of the identity's cluster.
+    """
+    secure = connect(identity)
+    try:
+        question = {
+            "version": 1,
+            "certificate": base64.b64encode(parse_public_line(identity.ssh_certificate)).decode("ascii"),
+            "target": target,
+            "login": login,
+        }
+        secure.settimeout(ANSWER_TIMEOUT)
+        secure.sendall(json.dumps(question).encode() + b"\n")
+        line, early = _read_line(secure)
+        uuid, name = _answer(line)
+    except TinyportError:
+        secure.close()
+        raise
+    except TimeoutError:
+        secure.close()
+        raise Unavailable(f"the proxy at {identity.proxy} does not answer", hint="try again in a moment") from None
+    except ssl.SSLError as error:
+        secure.close()
+        # In TLS 1.3 a client hears that its certificate was refused with its first read.
+        raise AccessDenied(
+            f"the proxy at {identity.proxy} refused this login's certificate",
+            detail=str(error),
+            code="login_required",
+            hint='run "tsh login"',
+        ) from None
+    except OSError as error:
+        secure.close()
+        raise Unavailable(f"the proxy at {identity.proxy} closed the connection", detail=str(error)) from None
+    return Dialled(secure, uuid, name, early)
+
+
+def connect(identity: UserIdentity) -> ssl.SSLSocket:
+    """TLS to the identity's proxy, which is checked to be one of its cluster."""
+    where = f"the proxy at {identity.proxy}"
+    try:
+        context = client_context(
+            list(identity.tls_cas), alpn=[ALPN], cert_pem=identity.tls_certificate, key_pem=identity.tls_key
+        )
+    except (ssl.SSLError, ValueError) as error:
+        raise OperatorError("the login's TLS files are damaged", detail=str(error), hint='run "tsh login"') from None
+    try:
+        plain = socket.create_connection(parse_address(identity.proxy), CONNECT_TIMEOUT)
+    except OSError as error:
+        raise cannot_reach(where, error) from None
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        secure = context.wrap_socket(plain)
+    except ssl.SSLCertVerificationError as error:
+        plain.close()
+        raise PeerError(
+            f"{where} is not the one that this cluster's CA vouches for",
+            detail=error.verify_message,
+            hint='was the cluster made anew? then log in again with its "--ca-pin"',
+        ) from None
+    except OSError as error:
+        plain.close()
+        raise Unavailable(f"{where} does not complete TLS", detail=str(error)) from None
+    found = from_peer_certificate(secure.getpeercert())
+    if found.kind != "proxy" or found.cluster != identity.cluster:
+        secure.close()
+        raise PeerError(f"{where} is not a proxy of {identity.cluster}", detail=f"it is {found.uri}")
+    return secure
+
+
+def _read_line(secure: ssl.SSLSocket) -> tuple[bytes, bytes]:
+    held = b""
+    while b"\n" not in held:
+        if len(held) > MAX_LINE:
+            raise PeerError("the proxy's answer is too long")
+        piece = secure.recv(16384)
+        if not piece:
+            raise Unavailable("the proxy closed the connection without an answer", hint="try again in a moment")
+        held += piece
+    line, _, early = held.partition(b"\n")
+    return line, early
+
+
+def _answer(line: bytes) -> tuple[str, str]:
+    """The proxy's line → (node's UUID, its name), or the refusal as an error."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise PeerError("the proxy's answer is not one", detail=printable(line[:200].decode("utf-8", "replace")))
+    if found.get("ok") is not True:
+        error = found.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        raise error_of(_STATUSES.get(code, 403) if isinstance(code, str) else 403, found)
+    node = found.get("node")
+    uuid = node.get("uuid") if isinstance(node, dict) else None
+    name = node.get("name") if isinstance(node, dict) else None
+    if not isinstance(uuid, str) or not is_uuid(uuid) or not isinstance(name, str):
+        raise PeerError("the proxy's answer names no node")
+    return uuid, name
