@@ -85,7 +85,7 @@ class Credentials:
 
     def trust(self, tls_cas: Sequence[str]) -> bool:
         """The policy names the cluster's TLS CAs; says whether they changed."""
-        if not tls_cas or tuple(tls_cas) == self._tls_cas:
+        if not tls_cas or list(tls_cas) == self._cas():
             return False
         self._tls_cas = tuple(tls_cas)
         self._rebuild()

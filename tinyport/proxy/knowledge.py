@@ -91,13 +91,20 @@ class Knowledge:
             return False
         policy = Policy.parse(body)
         kept = _signed(signed)
-        # On disk first: after a crash the proxy must not judge by less than it has judged by before.
-        write_private(self._folder / "policy.json", json.dumps(kept).encode())
+        if keep:
+            self._keep(kept)
         self._policy = policy
         self.signed_policy = kept
         self.policy_version = (policy.epoch, policy.serial)
         self._changed(None)
         return True
+
+    def _keep(self, signed: Signed) -> None:
+        try:
+            write_private(self._folder / "policy.json", json.dumps(signed).encode())
+        except OSError as error:
+            # A full or read-only disk must not keep an old lock or role alive here.
+            self._log.error("the policy cannot be kept on disk", reason=error)
 
     def take_node(self, signed: object) -> str:
         """Keep a signed node document if it is newer; its UUID. PeerError when it is not ours to believe."""
@@ -162,7 +169,7 @@ class Knowledge:
         What is damaged or not signed is left behind with a warning: auth sends it anew.
         """
         try:
-            self.take_policy(json.loads(read_limited(self._folder / "policy.json", MAX_POLICY_FILE)))
+            self.take_policy(json.loads(read_limited(self._folder / "policy.json", MAX_POLICY_FILE)), keep=False)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TinyportError) as error:

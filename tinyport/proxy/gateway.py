@@ -1,0 +1,249 @@
+"""The public port.
+
+Who is it, by the first bytes, and to whom does the connection go (docs/protocol/tunnel.md).
+
+Nothing is read from a socket before its owner is chosen: the first bytes are peeked at, and stay for whoever
+speaks TLS or SSH with the client. Strangers are counted, in all and by source; whoever has proved who they
+are is not one any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.identity import Identity, from_peer_certificate
+from tinyport.core.names import format_address
+from tinyport.host.logging_line import Log
+from tinyport.link.clienthello import ClientHello
+from tinyport.proxy.credentials import ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL, Credentials
+from tinyport.proxy.dial import TICKET_LINE, Dials
+from tinyport.proxy.peek import first_words
+from tinyport.proxy.settings import ProxySettings
+from tinyport.proxy.sockets import connect, tune
+from tinyport.proxy.splice import Splice
+from tinyport.proxy.strangers import Settle, Strangers
+from tinyport.proxy.stream import Stream
+
+# docs/protocol/tunnel.md
+HANDSHAKE_LIMIT = 10.0
+TICKET_LIMIT = 5.0
+AUTH_CONNECT_LIMIT = 2.0
+# auth closes idle connections itself, much earlier, but for a follower of a quiet audit log.
+AUTH_IDLE = 2 * 3600.0
+
+# Accepted in one turn of the event loop, so that a storm does not stop everybody else.
+_ACCEPTS_PER_TURN = 64
+_NO_FILES_PAUSE = 0.5
+
+# RFC 8446 section 6: a fatal internal_error alert, in the clear as before any handshake. The client at least
+# learns that it was understood and that the fault is on this side.
+_TLS_ALERT_INTERNAL = b"\x15\x03\x03\x00\x02\x02\x50"
+
+Peer = tuple[str, int]
+
+
+def peer_identity(tls: ssl.SSLSocket, kind: str, cluster: str, now: float) -> Identity:
+    """Who a TLS client is.
+
+    By its verified certificate. PeerError unless it is a ``kind`` of ``cluster``, now.
+
+    The cluster's contexts judge no time (host.tls); this does.
+    """
+    peercert = tls.getpeercert()
+    identity = from_peer_certificate(peercert)
+    if identity.kind != kind or identity.cluster != cluster:
+        raise PeerError(f"the certificate is not a {kind}'s of {cluster}", detail=identity.uri)
+    if not isinstance(peercert, dict) or not _in_life(peercert, now):
+        raise PeerError("the certificate has expired", detail=identity.uri, code="expired")
+    return identity
+
+
+def _in_life(peercert: object, now: float) -> bool:
+    if not isinstance(peercert, dict):
+        return False
+    after, before = str(peercert["notBefore"]), str(peercert["notAfter"])
+    return ssl.cert_time_to_seconds(after) <= now < ssl.cert_time_to_seconds(before)
+
+
+class Gateway:
+    """Accepts, classifies, hands over. ``run`` lasts until cancelled and ends every connection with it."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        credentials: Credentials,
+        dials: Dials,
+        log: Log,
+        *,
+        tunnel: Callable[[Stream, str], Awaitable[None]],
+        tsh: Callable[[Stream, Identity], Awaitable[None]],
+        ssh: Callable[[socket.socket, Peer, Settle], Awaitable[None]],
+        web: Callable[[socket.socket], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._dials = dials
+        self._log = log
+        self._tunnel = tunnel
+        self._tsh = tsh
+        self._ssh = ssh
+        self._web = web
+        self.strangers = Strangers(settings.max_strangers, settings.max_strangers_per_source)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._said_full = 0.0
+
+    @property
+    def open_count(self) -> int:
+        return len(self._connections)
+
+    # ------------------------------------------------------------------ accepting
+
+    async def run(self, listeners: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            loop.add_reader(listener, self._accept, listener)
+        try:
+            await loop.create_future()
+        finally:
+            for listener in listeners:
+                loop.remove_reader(listener)
+                listener.close()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                self._log.error("no more connections can be accepted", reason=error)
+                loop.remove_reader(listener)
+                loop.call_later(_NO_FILES_PAUSE, self._accept_again, listener)
+                return
+            peer = (str(address[0]), int(address[1]))
+            settle = self._admit(peer)
+            if settle is None:
+                sock.close()
+                continue
+            task = loop.create_task(self._connection(sock, peer, settle))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _admit(self, peer: Peer) -> Settle | None:
+        settle = None
+        if len(self._connections) < self._settings.max_connections:
+            settle = self.strangers.enter(peer[0])
+        now = time.monotonic()
+        if settle is None and now - self._said_full > 10:
+            # Once in a while, not once for each: a flood must not fill the log.
+            self._said_full = now
+            self._log.warning(
+                "too many connections: some are turned away", latest=peer[0], strangers=len(self.strangers)
+            )
+        return settle
+
+    # ------------------------------------------------------------------ one connection
+
+    async def _connection(self, sock: socket.socket, peer: Peer, settle: Settle) -> None:
+        try:
+            sock.setblocking(False)
+            tune(sock)
+            await self._route(sock, peer, settle)
+        except (PeerError, asyncio.TimeoutError) as error:
+            self._log.debug("connection refused", peer=format_address(*peer), reason=error or "time is up")
+        except OSError as error:
+            self._log.debug("connection broke", peer=format_address(*peer), reason=error)
+        except TinyportError as error:
+            self._log.warning("connection failed", peer=format_address(*peer), reason=error)
+        except Exception as error:
+            # A fault of ours in one connection is not the others' fault.
+            self._log.error("connection failed", peer=format_address(*peer), error=repr(error))
+        finally:
+            settle()
+            sock.close()
+
+    async def _route(self, sock: socket.socket, peer: Peer, settle: Settle) -> None:
+        hello = await first_words(sock)
+        if hello is None:
+            await self._ssh(sock, peer, settle)
+        elif isinstance(hello, bytes):
+            stream = Stream(asyncio.get_running_loop(), sock, peer)
+            stream.offer(hello)
+            await stream.close()
+        else:
+            await self._route_tls(sock, peer, settle, hello)
+
+    async def _route_tls(self, sock: socket.socket, peer: Peer, settle: Settle, hello: ClientHello) -> None:
+        contexts = self._credentials.contexts
+        # The client's order decides when it offers several of ours; the context negotiates exactly this one
+        # again.
+        alpn = next((name for name in hello.alpn if name == ALPN_AUTH or name in contexts), None)
+        if alpn is None:
+            settle()
+            await self._web(sock)
+            return
+        stream = Stream(asyncio.get_running_loop(), sock, peer)
+        given = False
+        try:
+            if alpn == ALPN_AUTH:
+                await self._join_auth(stream)
+                return
+            tls = await asyncio.wait_for(stream.secure(contexts[alpn]), HANDSHAKE_LIMIT)
+            if tls.selected_alpn_protocol() != alpn:
+                raise PeerError("TLS settled on another protocol than was asked for")
+            if alpn == ALPN_DIAL:
+                given = await self._dialled(stream)
+                return
+            kind = "node" if alpn == ALPN_TUNNEL else "user"
+            identity = peer_identity(tls, kind, self._credentials.cluster, time.time())
+            settle()
+            if alpn == ALPN_TUNNEL:
+                await self._tunnel(stream, identity.id)
+            else:
+                await self._tsh(stream, identity)
+        finally:
+            if not given:
+                stream.abort()
+
+    async def _join_auth(self, stream: Stream) -> None:
+        """Join bytes with auth. The TLS inside ends there, and is none of our business."""
+        loop = asyncio.get_running_loop()
+        host, port = self._settings.auth_address
+        try:
+            sock = await asyncio.wait_for(connect(host, port), AUTH_CONNECT_LIMIT)
+        except (OSError, asyncio.TimeoutError) as error:
+            self._log.warning("auth does not answer", peer=format_address(*stream.peer), reason=error or "time is up")
+            stream.offer(_TLS_ALERT_INTERNAL)
+            await stream.close()
+            return
+        await Splice(stream, Stream(loop, sock, (host, port)), idle=AUTH_IDLE).run()
+
+    async def _dialled(self, stream: Stream) -> bool:
+        """A node dialled back: give the stream to the session that waits for it. Says whether there was one.
+
+        The ticket is all that the node says to us; what follows belongs to the session.
+        """
+        line = await asyncio.wait_for(stream.receive_exactly(TICKET_LINE), TICKET_LIMIT)
+        try:
+            node = self._dials.claim(line, stream)
+        except PeerError as error:
+            self._log.info("dial-back refused", peer=format_address(*stream.peer), reason=error)
+            return False
+        self._log.debug("node dialled back", node=node)
+        return True

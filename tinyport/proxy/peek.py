@@ -1,0 +1,81 @@
+"""What a client says first, read without taking it away.
+
+It stays for whoever will speak SSH or TLS with the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from tinyport.core.errors import PeerError
+from tinyport.link.clienthello import MAX_PEEK, ClientHello, parse
+
+# docs/protocol/tunnel.md. OpenSSH's client speaks first; some others wait for the server.
+SILENCE_MEANS_SSH = 1.0
+PEEK_LIMIT = 5.0
+
+_TLS_HANDSHAKE = 22
+_METHODS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI")
+_PLAIN_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 41\r\n\r\n"
+    b"This port speaks HTTPS and SSH, not HTTP\n"
+)
+
+
+async def first_words(sock: socket.socket) -> ClientHello | bytes | None:
+    """Peek at what a client says first.
+
+    Its ClientHello, None for SSH, or the answer for a client that is wrong here.
+
+    PeerError for what is neither; asyncio.TimeoutError when a ClientHello does not become whole within
+    ``PEEK_LIMIT`` seconds.
+    """
+    if not await _readable(sock, SILENCE_MEANS_SSH):
+        return None
+    first = sock.recv(4, socket.MSG_PEEK)
+    if not first:
+        raise PeerError("closed before it said anything")
+    if first[0] == _TLS_HANDSHAKE:
+        return await asyncio.wait_for(_client_hello(sock), PEEK_LIMIT)
+    if b"SSH-".startswith(first):
+        return None
+    if first in _METHODS:
+        return _PLAIN_HTTP
+    raise PeerError("neither SSH nor TLS", detail=repr(first))
+
+
+async def _client_hello(sock: socket.socket) -> ClientHello:
+    seen = 0
+    while True:
+        data = sock.recv(MAX_PEEK, socket.MSG_PEEK)
+        found = parse(data)
+        if isinstance(found, ClientHello):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return found
+        if seen and len(data) == seen:
+            raise PeerError("closed in the middle of its ClientHello")
+        seen = len(data)
+        # What was peeked at stays readable. Only more than that shall wake us, or a client that sends a byte
+        # a second would keep us spinning.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+        await _readable(sock, None)
+
+
+async def _readable(sock: socket.socket, seconds: float | None) -> bool:
+    """Wait until there is something to read; False when ``seconds`` passed without."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[bool] = loop.create_future()
+
+    def settle(result: bool) -> None:
+        if not waiter.done():
+            waiter.set_result(result)
+
+    timer = None if seconds is None else loop.call_later(seconds, settle, False)
+    loop.add_reader(sock, settle, True)
+    try:
+        return await waiter
+    finally:
+        loop.remove_reader(sock)
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,223 @@
+"""The proxy as a whole: what is made of what, what runs while it runs, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.names import format_address, parse_address
+from tinyport.host.files import write_private
+from tinyport.host.logging_line import Log
+from tinyport.link.enrolment import VERSION
+from tinyport.proxy.access import Gatekeeper
+from tinyport.proxy.authlink import AuthLink
+from tinyport.proxy.credentials import Credentials, keep_renewed, obtain
+from tinyport.proxy.dial import Dials
+from tinyport.proxy.gateway import Gateway
+from tinyport.proxy.knowledge import Knowledge
+from tinyport.proxy.settings import ProxySettings
+from tinyport.proxy.sockets import listen
+from tinyport.proxy.ssh_gateway import SshGateway
+from tinyport.proxy.tsh_gateway import TshGateway
+from tinyport.proxy.tunnels import Tunnels
+from tinyport.proxy.web import Web, web_context
+
+# A copy for the day when auth is down; a minute old is good enough, and flash wears.
+SAVE_NODES_EVERY = 60.0
+
+Ready = Callable[[tuple[str, int]], None]
+
+
+class Proxy:
+    """One proxy, put together. ``run`` is its life; everything it starts ends with it.
+
+    Order: identity (``obtain``, before), listening sockets, the copy from disk, then the line to auth and the
+    gateway at once: people whom the copy lets in need not wait for auth.
+    """
+
+    def __init__(self, settings: ProxySettings, credentials: Credentials, web: ssl.SSLContext) -> None:
+        self.settings = settings
+        self.credentials = credentials
+
+        def log(name: str) -> Log:
+            return Log(f"proxy.{name}", settings.log_level, settings.log_format)
+
+        self._log = log("server")
+        public = settings.public_addr[0] if settings.public_addr else format_address(*settings.listen)
+        self.knowledge = Knowledge(settings.folder, credentials.cluster, credentials.policy_key, log("policy"))
+        self.dials = Dials(secrets.token_bytes)
+        self.tunnels = Tunnels(self.knowledge, self.dials, credentials.uuid, log("tunnels"), beat=settings.beat)
+        self.authlink = AuthLink(
+            settings.auth_address,
+            credentials.auth_context,
+            self.knowledge,
+            self.tunnels.presence,
+            self._node_presence,
+            log("auth"),
+        )
+        self.gatekeeper = Gatekeeper(self.knowledge, self.authlink, self.tunnels, log("access"))
+        self.ssh = SshGateway(
+            self.gatekeeper,
+            self.tunnels.dial,
+            log("ssh"),
+            cluster=credentials.cluster,
+            host=public,
+            ssh_key=credentials.ssh_key,
+            ssh_certificate=credentials.ssh_certificate,
+        )
+        self.tsh = TshGateway(self.gatekeeper, self.tunnels.dial, log("tsh"))
+        self.web = Web(
+            web,
+            log("web"),
+            host=public,
+            cluster=credentials.cluster,
+            ping=self._ping,
+            ready=lambda: self.knowledge.has_policy,
+        )
+        self.gateway = Gateway(
+            settings,
+            credentials,
+            self.dials,
+            log("gateway"),
+            tunnel=self.tunnels.serve,
+            tsh=self.tsh.serve,
+            ssh=self.ssh.serve,
+            web=self.web.serve,
+        )
+        self._policy_came = asyncio.Event()
+        self.tunnels.on_change = self.authlink.report
+        self.knowledge.on_change.append(self._knowledge_changed)
+
+    def _node_presence(self, uuid: str) -> dict[str, object] | None:
+        tunnel = self.tunnels.get(uuid)
+        return None if tunnel is None else tunnel.presence()
+
+    def _ping(self) -> dict[str, object]:
+        return {"cluster": self.credentials.cluster, "version": VERSION, "ca_pins": self.credentials.ca_pins}
+
+    def _knowledge_changed(self, uuid: str | None) -> None:
+        if uuid is not None:
+            return
+        self._policy_came.set()
+        if self.credentials.trust(self.knowledge.policy.tls_cas):
+            self.authlink.renew_context()
+
+    def _renewed(self) -> None:
+        self.ssh.use(self.credentials.ssh_key, self.credentials.ssh_certificate)
+        self.authlink.renew_context()
+
+    async def run(self, ready: Ready, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set.
+
+        ``ready(address)`` is called once the port is open and a policy is known.
+
+        OperatorError when the port cannot be had.
+        """
+        host, port = self.settings.listen
+        try:
+            listeners = listen(host, port)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen on {format_address(host, port)}: {os.strerror(error.errno or 0)}",
+                hint="is another proxy running, or does the port need a privilege?",
+                detail=str(error),
+            ) from None
+        address = listeners[0].getsockname()[:2]
+        self.knowledge.load()
+        await self.web.start()
+        self._log.info("listening", address=format_address(*address), cluster=self.credentials.cluster)
+        parts = [
+            self._part(self.gateway.run(listeners)),
+            self._part(self.authlink.run()),
+            self._part(self._save_nodes()),
+            self._part(
+                keep_renewed(self.credentials, self.settings.identity_path, self._renewed, Log("proxy.identity"))
+            ),
+            self._part(self._say_ready(ready, address)),
+        ]
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopping, *parts], return_when=asyncio.FIRST_COMPLETED)
+            while stopping not in done:
+                for part in done:
+                    part.result()
+                parts = [part for part in parts if part not in done]
+                done, _ = await asyncio.wait([stopping, *parts], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._log.info("stopping")
+            self.tunnels.close()
+            for part in (stopping, *parts):
+                part.cancel()
+            await asyncio.gather(stopping, *parts, return_exceptions=True)
+            await self.web.stop()
+            self._write_nodes()
+
+    @staticmethod
+    def _part(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.ensure_future(work)
+
+    async def _say_ready(self, ready: Ready, address: tuple[str, int]) -> None:
+        if not self.knowledge.has_policy:
+            await self._policy_came.wait()
+        ready(address)
+
+    async def _save_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_NODES_EVERY)
+            await asyncio.to_thread(self._write_nodes)
+
+    def _write_nodes(self) -> None:
+        data = self.knowledge.unsaved_nodes()
+        if data is None:
+            return
+        try:
+            write_private(self.knowledge.nodes_file, data)
+        except OSError as error:
+            self._log.warning("the node documents cannot be kept", reason=error)
+
+
+async def serve(settings: ProxySettings, *, ready: Ready, stop: asyncio.Event) -> None:
+    """A proxy's whole life: join if need be, serve until ``stop`` is set. OperatorError when it cannot."""
+    log = Log("proxy", settings.log_level, settings.log_format)
+    for address in settings.public_addr:
+        parse_address(address, 443)
+    obtaining = asyncio.ensure_future(obtain(settings, log))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([obtaining, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not obtaining.done():
+            return
+        credentials = obtaining.result()
+    finally:
+        for task in (obtaining, stopping):
+            task.cancel()
+        await asyncio.gather(obtaining, stopping, return_exceptions=True)
+    await Proxy(settings, credentials, web_context(settings, log)).run(ready, stop)
+
+
+def run(settings: ProxySettings, ready: Ready | None = None) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    The exit status. What keeps it from serving is said on standard error.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await serve(settings, ready=ready or (lambda address: None), stop=stop)
+
+    try:
+        asyncio.run(main())
+    except TinyportError as error:
+        log = Log("proxy", settings.log_level, settings.log_format)
+        log.error(error.message, detail=error.detail or "-", hint=error.hint or "-")
+        return 1
+    return 0

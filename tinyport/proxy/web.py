@@ -1,0 +1,237 @@
+"""HTTPS for browsers and probes, on the same public port.
+
+Small, static, nothing of it asks for a credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import html
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.names import parse_address
+from tinyport.host.files import read_limited, write_private
+from tinyport.host.logging_line import Log
+from tinyport.proxy.settings import ProxySettings
+
+#: connections at once; a flood of browsers must not take what nodes and sessions need
+MAX_WEB = 1000
+# A page takes milliseconds. Nobody needs a connection for longer than this.
+WEB_LIFE = 120.0
+KEEPALIVE = 15.0
+HANDSHAKE_LIMIT = 10.0
+MAX_BODY = 64 * 1024
+
+# RFC 5280 allows more; browsers refuse what they did not import by hand either way.
+SELF_MADE_LIFE = datetime.timedelta(days=825)
+REMAKE_BEFORE = datetime.timedelta(days=30)
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Strict-Transport-Security": "max-age=31536000",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Server": "tinyport",
+}
+
+# The invitation stands after "#": browsers do not send that part, so neither this server nor its log ever
+# sees it. Without a script the page cannot show it either; the address bar does.
+INVITE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Invitation to {cluster}</title><link rel="stylesheet" href="/style.css"></head>
+<body><main>
+<h1>You are invited to {cluster}</h1>
+<p>Open a terminal, and give <code>tsh</code> the whole address of this page, in quotes:</p>
+<pre>tsh signup "https://{host}/invite#..."</pre>
+<p>It asks you for a password. After that, log in and look around:</p>
+<pre>tsh login --proxy {host} --user YOUR-NAME
+tsh ls</pre>
+<p>The part of the address after <code>#</code> is the invitation itself. It is good once; pass it to
+nobody.</p> </main></body></html>
+"""
+STYLE = """body{font:1.1em/1.5 system-ui,sans-serif;margin:0;color:#222;background:#f6f6f3}
+main{max-width:42em;margin:10vh auto;padding:0 1.5em}
+pre{background:#fff;border:1px solid #ccc;padding:.8em;overflow:auto}
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#222;border-color:#444}}
+"""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Web:
+    """The pages.
+
+    ``serve`` takes a socket whose client has sent a ClientHello that is not one of our own protocols'.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        log: Log,
+        *,
+        host: str,
+        ping: Callable[[], Mapping[str, object]],
+        ready: Callable[[], bool],
+        cluster: str,
+    ) -> None:
+        self._context = context
+        self._log = log
+        self._ping = ping
+        self._ready = ready
+        self._page = INVITE.format(cluster=html.escape(cluster), host=html.escape(host))
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[_strict])
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/webapi/ping", self._webapi_ping)
+        application.router.add_get("/invite", self._invite)
+        application.router.add_get("/style.css", self._style)
+        self._runner = web.AppRunner(
+            application, access_log=None, keepalive_timeout=KEEPALIVE, handle_signals=False, shutdown_timeout=1.0
+        )
+
+    async def start(self) -> None:
+        await self._runner.setup()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Hand one connection to aiohttp."""
+        server = self._runner.server
+        if server is None or len(server.connections) >= MAX_WEB:
+            return
+        loop = asyncio.get_running_loop()
+        own = socket.socket(fileno=sock.detach())
+        own.setblocking(False)
+        transport, _ = await loop.connect_accepted_socket(
+            server, own, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_LIMIT
+        )
+        loop.call_later(WEB_LIFE, transport.close)
+
+    # ------------------------------------------------------------------ pages
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        ready = self._ready()
+        return web.json_response({"status": "ok" if ready else "no policy yet"}, status=200 if ready else 503)
+
+    async def _webapi_ping(self, request: web.Request) -> web.Response:
+        return web.json_response(dict(self._ping()))
+
+    async def _invite(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._page, content_type="text/html")
+
+    async def _style(self, request: web.Request) -> web.Response:
+        return web.Response(text=STYLE, content_type="text/css")
+
+
+@web.middleware
+async def _strict(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        response = web.json_response({"error": {"code": "not_found", "message": error.reason}}, status=error.status)
+    response.headers.update(HEADERS)
+    return response
+
+
+def web_context(settings: ProxySettings, log: Log) -> ssl.SSLContext:
+    """The context for browsers.
+
+    The operator's certificate, or a self-made one that is kept in the proxy's folder.
+
+    OperatorError when the operator's files cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.web_cert is not None and settings.web_key is not None:
+        try:
+            context.load_cert_chain(settings.web_cert, settings.web_key)
+        except (OSError, ssl.SSLError) as error:
+            raise OperatorError(
+                f"the certificate for browsers cannot be used: {settings.web_cert}, {settings.web_key}",
+                detail=str(error),
+                hint="both are PEM files; the key belongs to the first certificate and has no passphrase",
+            ) from None
+        return context
+    path = settings.folder / "web.pem"
+    if not _still_good(path, _hosts(settings.public_addr)):
+        write_private(path, _self_made(_hosts(settings.public_addr)).encode())
+        log.info("made a certificate for browsers", hosts=",".join(_hosts(settings.public_addr)))
+    context.load_cert_chain(path)
+    return context
+
+
+def _hosts(addresses: Sequence[str]) -> list[str]:
+    found = []
+    for address in addresses:
+        try:
+            found.append(parse_address(address, 443)[0])
+        except PeerError as error:
+            raise OperatorError(f"public_addr: {error.message}", hint=error.hint) from None
+    return list(dict.fromkeys([*found, "localhost"]))
+
+
+def _still_good(path: Path, hosts: Sequence[str]) -> bool:
+    """Is the certificate made earlier for these hosts, and good for a while yet?"""
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(read_limited(path, 64 * 1024))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, OperatorError, x509.ExtensionNotFound):
+        return False
+    said = {str(name.value) for name in names}
+    # The aware form is younger than the oldest library we run on, the naive one deprecated in the newest.
+    ends = getattr(certificate, "not_valid_after_utc", None)
+    if ends is None:
+        ends = certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+    return said.issuperset(hosts) and ends - datetime.datetime.now(datetime.timezone.utc) > REMAKE_BEFORE
+
+
+def _self_made(hosts: Sequence[str]) -> str:
+    """Certificate and key (PEM) for hosts and addresses. P-256, because browsers know no Ed25519."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    names: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + SELF_MADE_LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return (certificate.public_bytes(Encoding.PEM) + private).decode("ascii")
