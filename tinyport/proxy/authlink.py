@@ -234,8 +234,7 @@ class AuthLink:
                 if self._heard is not None:
                     self._heard.add(uuid)
             elif "removed" in line:
-                gone = line["removed"]
-                self._knowledge.forget_nodes(lambda uuid: uuid != gone)
+                self._knowledge.remove_node(str(line["removed"]))
             elif "keepalive" in line:
                 self._all_heard()
         except PeerError as error:

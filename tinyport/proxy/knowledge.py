@@ -55,6 +55,8 @@ class Knowledge:
         self._names: dict[str, str] = {}
         self._nodes_changed = False
         self.on_change: list[Callable[[str | None], None]] = []
+        #: called with the UUID of a node that an administrator removed
+        self.on_removed: list[Callable[[str], None]] = []
 
     # ------------------------------------------------------------------ what is known
 
@@ -78,10 +80,10 @@ class Knowledge:
 
     # ------------------------------------------------------------------ taking documents
 
-    def take_policy(self, signed: object) -> bool:
-        """Keep a signed policy if it is newer.
+    def take_policy(self, signed: object, *, keep: bool = True) -> bool:
+        """Take a signed policy if it is newer; says whether it was. PeerError when it is not ours to believe.
 
-        Says whether it was. PeerError when it is not ours to believe.
+        ``keep``: on disk, too, and there first: after a crash the proxy must not judge by less than before.
         """
         if signed == self.signed_policy:
             return False
@@ -138,6 +140,12 @@ class Knowledge:
             return None
         held = self._nodes.get(uuid) if isinstance(uuid, str) else None
         return held.document.uuid if held is not None and held.signed == signed else None
+
+    def remove_node(self, uuid: str) -> None:
+        """Auth says that the node was removed."""
+        self.forget_nodes(lambda known: known != uuid)
+        for tell in self.on_removed:
+            tell(uuid)
 
     def forget_nodes(self, keep: Callable[[str], bool]) -> None:
         """Auth has told all nodes it has: those that are not to be kept are gone."""

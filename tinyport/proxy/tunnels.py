@@ -144,6 +144,7 @@ class Tunnels:
         self.on_change: Callable[[str], None] = lambda uuid: None
         self._spreading: asyncio.Task[None] | None = None
         knowledge.on_change.append(self._document_changed)
+        knowledge.on_removed.append(self._removed)
 
     def get(self, uuid: str) -> Tunnel | None:
         return self._tunnels.get(uuid)
@@ -320,6 +321,11 @@ class Tunnels:
         if held > tunnel.hello.node:
             tunnel.hello.node = held
             tunnel.offer(_document(known.signed))
+
+    def _removed(self, uuid: str) -> None:
+        tunnel = self._tunnels.get(uuid)
+        if tunnel is not None:
+            tunnel.end(ws.CLOSE_POLICY, "this node was removed from the cluster")
 
     def close(self) -> None:
         """The proxy stops: nodes look for their way back."""
