@@ -36,16 +36,12 @@ CIPHERS = (
 )
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
 SIGNATURES = (
-    "ssh-ed25519-cert-v01@openssh.com",
-    "sk-ssh-ed25519-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp256-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp384-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp521-cert-v01@openssh.com",
-    "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com",
-    "rsa-sha2-512-cert-v01@openssh.com",
-    "rsa-sha2-256-cert-v01@openssh.com",
     "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
     "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
@@ -63,6 +59,7 @@ def make_options(
     from asyncssh.encryption import get_encryption_algs
     from asyncssh.kex import get_kex_algs
     from asyncssh.mac import get_mac_algs
+    from asyncssh.public_key import get_public_key_algs
 
     try:
         key = asyncssh.import_private_key(ssh_key)
@@ -76,7 +73,7 @@ def make_options(
         kex_algs=_on_offer(KEX, get_kex_algs()),
         encryption_algs=_on_offer(CIPHERS, get_encryption_algs()),
         mac_algs=_on_offer(MACS, get_mac_algs()),
-        signature_algs=list(SIGNATURES),
+        signature_algs=_on_offer(SIGNATURES, get_public_key_algs()),
         compression_algs=["none"],
         server_version="tinyport",
         login_timeout=LOGIN_GRACE,
