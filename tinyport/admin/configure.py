@@ -20,20 +20,18 @@ def _line(key: str, value: object | None, example: str, comment: str) -> str:
 
 
 def _general(args: argparse.Namespace) -> str:
-    token = args.token
-    if token and "/" in token:
-        token_line = f"token = {{ path = {json.dumps(token)} }}"
-    elif token:
-        token_line = f"token = {json.dumps(token)}"
-    else:
-        token_line = '# token = { path = "/etc/tinyport/token" }'
+    joining = '# token = { path = "/etc/tinyport/token" }'
+    if args.token:
+        joining = "token = " + (
+            f"{{ path = {json.dumps(args.token)} }}" if "/" in args.token else json.dumps(args.token)
+        )
     return "\n".join(
         (
             "[tinyport]",
             _line("nodename", args.nodename, '"pi-{serial}"', "default: the host's name"),
             '# data_dir = "/var/lib/tinyport"',
             _line("server", args.server, '"port.example.com:443"', "where this machine finds its cluster"),
-            f"{token_line:<44}  # from tctl tokens add; not needed once joined",
+            f"{joining:<44}  # from tctl tokens add; not needed once joined",
             _line("ca_pin", args.ca_pin, '"sha256:..."', "whom to trust with the token"),
             '# log = { level = "info", format = "text" }   # format: text or json',
             "",

@@ -1,0 +1,71 @@
+"""Reading the auth API's answers, which are JSON from a server that may be newer than we are; and shared pieces of
+tables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinyport.core.durations import format_duration, parse_duration
+from tinyport.core.errors import OperatorError, PeerError, TinyportError
+from tinyport.core.labels import parse_pairs
+
+
+def rows(answer: Mapping[str, object], key: str) -> list[dict[str, Any]]:
+    """The list of objects under ``key``. PeerError when there is none."""
+    found = answer.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise PeerError(f"auth's answer has no {key}", hint="is auth of another version?")
+    return found
+
+
+def table_of(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def labels_text(labels: object) -> str:
+    """``{"a": "b"}`` → ``a=b``, sorted."""
+    return " ".join(f"{key}={value}" for key, value in sorted(table_of(labels).items()))
+
+
+def ago(seconds: object) -> str:
+    """Unix seconds in the past as "3m 5s ago"; "in 2h" for the future; "-" for none."""
+    if not isinstance(seconds, (int, float)) or seconds <= 0:
+        return "-"
+    distance = time.time() - seconds
+    return f"{format_duration(distance)} ago" if distance >= 0 else f"in {format_duration(distance)}"
+
+
+def words(value: object) -> str:
+    """A list as ``a,b``."""
+    return ",".join(str(item) for item in value) if isinstance(value, list) else ""
+
+
+def duration(text: str | None) -> int | None:
+    """``--ttl``'s value in seconds. OperatorError (usage) when it is none."""
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except TinyportError as error:
+        raise OperatorError(error.message, hint=error.hint, code="usage") from None
+
+
+def pairs(given: list[str]) -> dict[str, str]:
+    """``k=v`` words. OperatorError (usage) when one is not."""
+    try:
+        return parse_pairs(given)
+    except TinyportError as error:
+        raise OperatorError(error.message, hint=error.hint, code="usage") from None
+
+
+def names(text: str | None) -> list[str]:
+    """``a,b`` → ["a", "b"]."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def body(**fields: object) -> dict[str, object]:
+    """A request's body without what was not given."""
+    return {key: value for key, value in fields.items() if value is not None}

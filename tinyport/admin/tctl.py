@@ -1,0 +1,83 @@
+"""``tctl``: the administrator's client. Commands live in ``tctl_*``; this module puts them together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from tinyport.admin import tctl_access, tctl_audit, tctl_auth, tctl_nodes, tctl_resources, tctl_tokens, tctl_users
+from tinyport.admin.answers import ago, table_of, words
+from tinyport.admin.connection import connect
+from tinyport.host.console import CommandLine, emit, output_options, paint
+from tinyport.host.console import main as run_command_line
+
+
+def build_parser() -> CommandLine:
+    parser = CommandLine(
+        "tctl",
+        description="Administer a cluster: users, roles, tokens, nodes, locks, audit.",
+        examples=[
+            "tctl status",
+            "tctl users add alice --logins pi --roles access",
+            "tctl tokens add --type node --labels site=berlin",
+            "tctl -i admin.identity --proxy port.example.com:443 nodes ls",
+        ],
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="auth's tinyport.toml, on the auth host")
+    parser.add_argument("-i", "--identity", metavar="FILE", help="an identity file, from anywhere")
+    parser.add_argument("--proxy", metavar="H:P", help="the cluster's proxy (default: the login's)")
+    parser.add_argument("-d", "--debug", action="store_true", help="show tracebacks")
+    parser.command("status", _status, help="the cluster at a glance", parents=[output_options()])
+    tctl_users.add_commands(parser)
+    tctl_tokens.add_commands(parser)
+    tctl_nodes.add_commands(parser)
+    tctl_resources.add_commands(parser)
+    tctl_access.add_commands(parser)
+    tctl_audit.add_commands(parser)
+    tctl_auth.add_commands(parser)
+    parser.command("version", _version, help="show the version", parents=[output_options()])
+    completion = parser.command(
+        "completion", _completion, help="print a completion script", examples=["source <(tctl completion bash)"]
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    return parser
+
+
+def _status(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        found = client.request("GET", "/v1/status")
+    nodes = table_of(found.get("nodes"))
+    proxies = found.get("proxies")
+    lines = [
+        ("cluster", found.get("cluster")),
+        ("version", found.get("version")),
+        ("CA pin", words(found.get("ca_pins"))),
+        ("nodes", f"{paint(str(nodes.get('online', 0)), 'green')} online, {nodes.get('offline', 0)} offline"),
+        ("users", found.get("users")),
+        ("policy", f"serial {found.get('policy_serial')}"),
+    ]
+    for proxy in proxies if isinstance(proxies, list) else []:
+        item = table_of(proxy)
+        state = "online" if item.get("online") else f"offline, last seen {ago(item.get('last_seen'))}"
+        lines.append(("proxy", f"{item.get('name')} {state}"))
+    emit(args, found, lambda: [f"{name + ':':<10}{value}" for name, value in lines])
+    return 0
+
+
+def _version(args: argparse.Namespace) -> int:
+    from tinyport.link.enrolment import VERSION
+
+    emit(args, {"version": VERSION}, lambda: [f"tctl {VERSION}"])
+    return 0
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from tinyport.host.console_completion import completion_script
+
+    print(completion_script(build_parser(), args.shell), end="")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program. Returns its exit status."""
+    return run_command_line("tctl", build_parser, argv)

@@ -1,0 +1,105 @@
+"""``tctl auth``: the cluster's authorities, and certificates signed by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tinyport.admin.answers import body, duration, rows
+from tinyport.admin.connection import connect, proxy_of
+from tinyport.core.certificate import public_line
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.names import check_node, check_user, printable
+from tinyport.core.signatures import Ed25519Key
+from tinyport.host import user_identity
+from tinyport.host.console import CommandLine, emit, output_options
+from tinyport.host.files import write_private, write_public
+from tinyport.link.login_keys import LoginKeys
+
+
+def add_commands(parser: CommandLine) -> None:
+    auth = parser.command("auth", help="authorities and certificates", examples=["tctl auth export --type host"])
+    export = auth.command(
+        "export",
+        _export,
+        help="print an authority's public keys",
+        description="user and host: lines for TrustedUserCAKeys and @cert-authority; tls: PEM; policy: the policy key.",
+        examples=["tctl auth export --type user > user_ca.pub", "tctl auth export --type tls --fingerprint"],
+        parents=[output_options()],
+    )
+    export.add_argument("--type", choices=("user", "host", "tls", "policy"), required=True)
+    export.add_argument("--fingerprint", action="store_true", help="fingerprints (tls: CA pins) only")
+    sign = auth.command(
+        "sign",
+        _sign,
+        help="make an identity file or a host certificate",
+        examples=[
+            "tctl auth sign --user backup -o backup.identity --ttl 12h",
+            "tctl auth sign --user backup --format openssh -o backup",
+            "tctl auth sign --host switch -o switch --ttl 30d",
+        ],
+        parents=[],
+    )
+    who = sign.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", metavar="U", help="an identity of this user")
+    who.add_argument("--host", metavar="H", help="a host key and certificate for another sshd")
+    sign.add_argument("-o", "--output", required=True, metavar="FILE")
+    sign.add_argument("--format", choices=("file", "openssh"), default="file", help="file: for tsh -i (default)")
+    sign.add_argument("--ttl", default="12h", metavar="12h")
+
+
+def _export(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("GET", f"/v1/ca?type={args.type}")
+    keys = rows(answer, "keys")
+    emit(args, answer, lambda: [_exported(key, fingerprint=args.fingerprint) for key in keys])
+    return 0
+
+
+def _exported(key: dict[str, Any], *, fingerprint: bool) -> str:
+    if fingerprint:
+        return str(key.get("pin") or key.get("fingerprint"))
+    text = str(key.get("line") or key.get("pem")).strip()
+    # What goes into a file must be exactly a key: anything else in it is refused rather than escaped.
+    if not all(line.isprintable() for line in text.splitlines()):
+        raise PeerError("auth's answer is not a key")
+    return text
+
+
+def _sign(args: argparse.Namespace) -> int:
+    ttl = duration(args.ttl)
+    output = Path(args.output)
+    if args.host is not None:
+        return _sign_host(args, output, ttl)
+    keys = LoginKeys(check_user(args.user))
+    request = body(user=args.user, ssh_public_key=public_line(keys.ssh_public_blob), tls_csr=keys.tls_csr, ttl=ttl)
+    with connect(args) as client:
+        answer = client.request("POST", "/v1/sign", request)
+        proxy = proxy_of(client)
+    if args.format == "openssh":
+        _write_openssh(output, keys.ssh_key, keys.ssh_public_blob, str(answer.get("ssh_certificate")))
+        return 0
+    if proxy.startswith("PROXY"):
+        raise OperatorError("the cluster has no proxy that an identity file could name", hint="start a proxy first")
+    identity = user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key)
+    user_identity.save(output, identity)
+    print(f"{output}: identity of {printable(args.user)}; use it with tsh -i {output}")
+    return 0
+
+
+def _sign_host(args: argparse.Namespace, output: Path, ttl: int | None) -> int:
+    key = Ed25519Key.generate()
+    request = body(host=check_node(args.host), ssh_public_key=public_line(key.public_blob), ttl=ttl)
+    with connect(args) as client:
+        answer = client.request("POST", "/v1/sign", request)
+    _write_openssh(output, key.to_openssh().decode(), key.public_blob, str(answer.get("ssh_certificate")))
+    return 0
+
+
+def _write_openssh(output: Path, key: str, blob: bytes, certificate: str) -> None:
+    """A key pair and certificate under the names that ssh-keygen uses."""
+    write_private(output, key.encode())
+    write_public(output.with_name(output.name + ".pub"), public_line(blob).encode() + b"\n")
+    write_public(output.with_name(output.name + "-cert.pub"), certificate.strip().encode() + b"\n")
+    print(f"{output}, {output}.pub, {output}-cert.pub")

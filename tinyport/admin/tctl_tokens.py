@@ -1,0 +1,85 @@
+"""``tctl tokens``: what a machine joins with."""
+
+from __future__ import annotations
+
+import argparse
+
+from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, rows, table_of
+from tinyport.admin.connection import connect, proxy_of
+from tinyport.core.names import printable
+from tinyport.host.console import CommandLine, emit, output_options, table
+
+
+def add_commands(parser: CommandLine) -> None:
+    tokens = parser.command("tokens", help="join tokens", examples=["tctl tokens ls"])
+    add = tokens.command(
+        "add",
+        _add,
+        help="make a token and print the line to run on the machine",
+        examples=[
+            "tctl tokens add --type node --ttl 30m --labels site=berlin",
+            "tctl tokens add --type node --uses 500 --ttl 7d --name-template 'pi-{serial}' --pending",
+        ],
+        parents=[output_options()],
+    )
+    add.add_argument("--type", choices=("node", "proxy"), default="node", help="what may join by it")
+    add.add_argument("--ttl", metavar="30m", help="how long it is good")
+    add.add_argument("--uses", type=int, metavar="1", help="how many machines may join by it")
+    add.add_argument("--labels", metavar="k=v,...", help="labels of what joins; they decide access")
+    add.add_argument("--name-template", metavar="'pi-{uuid8}'", help="the name that machines get")
+    add.add_argument("--cidr", metavar="C,...", help="networks it may be used from")
+    add.add_argument("--pending", action="store_true", help="an administrator has to accept each machine")
+    tokens.command("ls", _list, help="list tokens", parents=[output_options()], examples=["tctl tokens ls"])
+    remove = tokens.command(
+        "rm", _remove, help="revoke a token", parents=[output_options()], examples=["tctl tokens rm abcdefghij"]
+    )
+    remove.add_argument("id", metavar="ID")
+
+
+def _add(args: argparse.Namespace) -> int:
+    request = body(
+        type=args.type,
+        ttl=duration(args.ttl),
+        uses=args.uses,
+        labels=pairs(names(args.labels)) if args.labels else None,
+        name_template=args.name_template,
+        cidr=names(args.cidr) or None,
+        pending=args.pending or None,
+    )
+    with connect(args) as client:
+        answer = client.request("POST", "/v1/tokens", request)
+        proxy = proxy_of(client)
+    lines = [
+        f"token {answer.get('id')} for a {args.type}, good for {answer.get('uses')} use(s), ends {ago(answer.get('expires'))}.",
+        "On the machine, as root:",
+        f"  {join_line(args.type, proxy, answer)}",
+    ]
+    emit(args, answer, lambda: lines)
+    return 0
+
+
+def join_line(kind: str, server: str, answer: dict[str, object]) -> str:
+    """The command by which a machine joins with the token in ``answer``."""
+    pins = answer.get("ca_pins")
+    pin = f" --ca-pin {pins[0]}" if isinstance(pins, list) and pins else ""
+    return f"tinyport start --roles={kind} --server {server} --token {answer.get('token')}{pin}"
+
+
+def _list(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("GET", "/v1/tokens")
+    lines = []
+    for token in rows(answer, "tokens"):
+        uses = token.get("uses")
+        used = f"{token.get('used', 0)} of {'any' if uses is None else uses}"
+        labels = labels_text(table_of(token.get("labels")))
+        lines.append((token.get("id"), token.get("type"), used, ago(token.get("expires")), labels))
+    emit(args, answer, lambda: table(lines, ("ID", "TYPE", "USED", "ENDS", "LABELS")))
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("DELETE", f"/v1/tokens/{args.id}")
+    emit(args, answer, lambda: [f"token {printable(args.id)} was revoked"])
+    return 0
