@@ -83,6 +83,12 @@ class Loop:
     def stop(self) -> None:
         self._running = False
 
+    def close(self) -> None:
+        """Give the descriptors back; in a forked child, too, where the parent's loop goes on."""
+        self._selector.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
     def run(self) -> None:
         while self._running:
             self._due()

@@ -1,0 +1,391 @@
+"""Link: the node's only process that is always there and faces the network. No privileges, no secret but its TLS key.
+
+Forked from the monitor, so that they share memory; ``ssl`` is imported after the fork. It listens, keeps the tunnel,
+passes connections and signed documents to the keeper, and carries audit events to auth. It judges nothing: what opens
+a session is decided by the keeper, from what it checks itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import time
+
+from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.names import check_label, format_address, parse_address, printable
+from tinyport.host.logging_line import Log
+from tinyport.host.tls import client_context
+from tinyport.node.ipc import Channel
+from tinyport.node.labels import LabelCommands
+from tinyport.node.link_dial import Dials
+from tinyport.node.link_documents import Documents
+from tinyport.node.link_events import AuthLine, EventSender
+from tinyport.node.link_keeper import KeeperLine
+from tinyport.node.link_listen import Doorway
+from tinyport.node.link_tunnel import Tunnel, addresses
+from tinyport.node.loop import READ, WRITE, Loop
+from tinyport.node.python_process import name_process
+from tinyport.node.spool import Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Version = tuple[int, int]
+
+# The proxy's limits, proxy/tunnels.py
+MAX_ADDRESSES = 16
+# How long the first attempts of the tunnel have before the policy is fetched in another way.
+POLICY_AFTER = 15.0
+# A drifting board loses a second a day; a signed statement an hour old is as good as a new one.
+TIME_EVERY = 3600.0
+
+
+class Inherited:
+    """What link has from the monitor: open descriptors and values, taken before privileges went.
+
+    ``secret``: memory file with TLS key and certificate. ``spool``: descriptor of the spool's folder. ``versions``:
+    kind → (epoch, serial) of the documents on the disk.
+    """
+
+    __slots__ = ("channel", "listeners", "secret", "spool", "versions")
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        listeners: list[socket.socket],
+        secret: int,
+        spool: int,
+        versions: dict[str, Version],
+    ) -> None:
+        self.channel = channel
+        self.listeners = listeners
+        self.secret = secret
+        self.spool = spool
+        self.versions = versions
+
+
+class Contexts:
+    """SSL contexts for our protocols: one for all, as each costs memory. ALPN is read when a connection begins."""
+
+    def __init__(self, tls_cas: Sequence[str], secret: int) -> None:
+        self._context = client_context(list(tls_cas), alpn=["tinyport-tunnel"])
+        # OpenSSL reads the key itself; it never is a Python object.
+        self._context.load_cert_chain(f"/proc/self/fd/{secret}")
+        # Renegotiation and tickets are of no use to connections that stay for days.
+        self._context.options |= ssl.OP_NO_TICKET
+
+    def __call__(self, protocol: str) -> ssl.SSLContext:
+        self._context.set_alpn_protocols([protocol])
+        return self._context
+
+
+class Link:
+    """Puts the parts together, and passes messages between them."""
+
+    def __init__(self, config: dict[str, object], identity: dict[str, object], given: Inherited, log: Log) -> None:
+        self._config = config
+        self._identity = identity
+        self._log = log
+        self._monitor = Channel(given.channel, queue_limit=32)
+        self.loop = loop = Loop()
+        contexts = Contexts(_texts(identity["tls_cas"]), given.secret)
+        cluster = str(identity["cluster"])
+        self._keeper = KeeperLine(loop, self._want_keeper, self._keeper_said, self._keeper_opened, log)
+        self._documents = Documents(loop, given.versions, self._keeper.send, log)
+        self._commands = LabelCommands(loop, _commands(config["commands"]), self._labels_changed, log)
+        self._doorway = Doorway(loop, given.listeners, self._direct, log)
+        self._tunnel = Tunnel(
+            loop, self, addresses(_address(config["server"]), _list(identity["proxies"])), contexts, cluster, log
+        )
+        self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._tunnel.send, log)
+        self._auth = AuthLine(loop, self._auth_address, contexts, cluster, log)
+        self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
+        self._since = time.time()
+        #: the last statement of auth about the time: (signed, monotonic time when it came)
+        self._time: tuple[dict[str, object], float] | None = None
+        #: cluster time less monotonic time, as auth stated it inside its TLS
+        self._offset: float | None = None
+        self._asked_time = -TIME_EVERY
+        self._ports = [listener.getsockname()[1] for listener in given.listeners]
+
+    def run(self) -> None:
+        """Serve until the monitor says stop, or ends."""
+        self.loop.watch_children()
+        signal.signal(signal.SIGTERM, lambda number, frame: self.loop.after(0, self._stop))
+        self.loop.add(self._monitor.fileno(), READ, self._hear_monitor)
+        self._doorway.open()
+        self._commands.start()
+        self._tunnel.start()
+        self._events.soon()
+        self.loop.after(POLICY_AFTER, self._policy_otherwise)
+        self._report(None)
+        self.loop.run()
+
+    def _stop(self) -> None:
+        self._commands.stop()
+        self._tunnel.stop()
+        self._dials.cancel()
+        self._doorway.close()
+        self._auth.close()
+        self._keeper.close()
+        self.loop.stop()
+
+    def _now(self) -> float:
+        return time.time() if self._offset is None else time.monotonic() + self._offset
+
+    # ------------------------------------------------------------------ monitor
+
+    def _hear_monitor(self, events: int) -> None:
+        if events & WRITE:
+            self._monitor.flush()
+            if not self._monitor.wants_write:
+                self.loop.add(self._monitor.fileno(), READ, self._hear_monitor)
+        try:
+            received = self._monitor.receive()
+        except BlockingIOError:
+            return
+        except (TinyportError, OSError) as error:
+            self._log.error("the monitor's line broke", reason=error)
+            received = None
+        if received is None:
+            # Without a monitor nobody starts keepers or restarts us; its successor brings its own link.
+            self._stop()
+            return
+        message, descriptors = received
+        if message.get("op") == "keeper" and len(descriptors) == 1:
+            self._keeper.given(socket.socket(fileno=descriptors[0]))
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message.get("op") == "stop":
+            self._stop()
+        elif message.get("op") == "reload":
+            self._tunnel.retry()
+
+    def _tell_monitor(self, message: dict[str, object]) -> None:
+        try:
+            self._monitor.send(message)
+        except OSError as error:
+            # Its end of file is on the way and ends us.
+            self._log.debug("the monitor does not listen", reason=error)
+        if self._monitor.wants_write:
+            self.loop.add(self._monitor.fileno(), READ | WRITE, self._hear_monitor)
+
+    def _want_keeper(self) -> None:
+        self._tell_monitor({"op": "keeper"})
+
+    def _report(self, reason: TinyportError | None) -> None:
+        self._tell_monitor(
+            {
+                "op": "state",
+                "tunnel": "up" if self._tunnel.up else "down",
+                "since": self._since,
+                "server": format_address(*self._tunnel.server) if self._tunnel.up else "",
+                "proxy": self._tunnel.proxy if self._tunnel.up else "",
+                "reason": "" if reason is None else reason.message,
+                "offset": self._offset,
+            }
+        )
+
+    # ------------------------------------------------------------------ tunnel
+
+    def hello(self) -> dict[str, object]:
+        """What the node says of itself (docs/protocol/tunnel.md)."""
+        return {
+            "version": str(self._config["version"]),
+            "uuid": str(self._identity["uuid"]),
+            "policy": list(self._documents.versions["policy"]),
+            "node": list(self._documents.versions["node"]),
+            "addresses": self._addresses(),
+            "labels": self._labels(),
+        }
+
+    def _addresses(self) -> list[str]:
+        """Where this node says it can be reached directly: as configured, else the address that the tunnel goes out
+        from, with our own ports.
+        """
+        advertised = _texts(self._config["advertise"])
+        if advertised or not self._ports:
+            return advertised[:MAX_ADDRESSES]
+        source = self._tunnel.local
+        return [format_address(source, port) for port in self._ports] if source else []
+
+    def _labels(self) -> dict[str, str]:
+        static = self._config["labels"]
+        labels = dict(static) if isinstance(static, dict) else {}
+        for name, value in self._commands.values.items():
+            try:
+                check_label(name, value)
+            except PeerError:
+                continue
+            labels[name] = value
+        return labels
+
+    def _labels_changed(self) -> None:
+        self._tunnel.status()
+
+    def tunnel_changed(self, up: bool, reason: TinyportError | None) -> None:
+        if up:
+            self._events.hurry()
+            if time.monotonic() - self._asked_time >= TIME_EVERY:
+                self._ask_time()
+        else:
+            self._dials.cancel()
+            if reason is not None and reason.code == "expired":
+                self._tell_monitor({"op": "renew"})
+        self._since = time.time()
+        self._report(reason)
+
+    def tunnel_said(self, message: dict[str, object]) -> None:
+        op = message.get("op")
+        if op == "document":
+            self._documents.arrived(message.get("signed"))
+        elif op == "dial":
+            self._dials.notice(message, self._tunnel.server, self._tunnel.peer, self._tunnel.proxy)
+        else:
+            # A newer proxy may know more than we do; tunnel.md reserves words.
+            self._log.debug("the proxy said something unknown", op=printable(str(op), 40))
+
+    # ------------------------------------------------------------------ keeper
+
+    def _direct(self, stream: socket.socket) -> None:
+        try:
+            peer, local = stream.getpeername()[:2], stream.getsockname()[:2]
+        except OSError:
+            stream.close()
+            return
+        self._keeper.send({"op": "conn", "kind": "direct", "peer": _plain(peer), "local": _plain(local)}, stream)
+
+    def _keeper_opened(self) -> None:
+        if self._time is not None:
+            signed, when = self._time
+            self._keeper.send_first({"op": "time", "signed": signed, "monotonic": when})
+        if time.monotonic() - self._asked_time >= TIME_EVERY:
+            self._ask_time()
+
+    def _keeper_said(self, message: dict[str, object]) -> None:
+        op = message.get("op")
+        if op == "event" and isinstance(message.get("event"), dict):
+            event = message["event"]
+            assert isinstance(event, dict)
+            self._events.add(event)
+        elif op == "have":
+            self._documents.have(message)
+
+    # ------------------------------------------------------------------ auth
+
+    def _auth_address(self) -> tuple[str, int]:
+        # Where the tunnel stands now: there is a proxy, and it joins us to auth.
+        return self._tunnel.server if self._tunnel.up else _address(self._config["server"])
+
+    def _ask_time(self) -> None:
+        self._asked_time = time.monotonic()
+        self._auth.request("GET", f"/v1/time?nonce={os.urandom(16).hex()}", None, self._told_time)
+
+    def _told_time(self, answer: dict[str, object] | None, error: TinyportError | None) -> None:
+        if answer is None:
+            self._asked_time = -TIME_EVERY
+            self._log.debug("auth did not tell the time", reason=error)
+            return
+        now = time.monotonic()
+        self._time = answer, now
+        self._keeper.send_now({"op": "time", "signed": answer, "monotonic": now})
+        stated = _stated_time(answer)
+        if stated is not None:
+            self._offset = stated - now
+            self._report(None)
+
+    def _policy_otherwise(self) -> None:
+        """The tunnel did not come up so far: ask auth itself, which may be reached where no proxy is."""
+        if not self._tunnel.up:
+            self._auth.request("GET", "/v1/policy", None, self._told_policy)
+
+    def _told_policy(self, answer: dict[str, object] | None, error: TinyportError | None) -> None:
+        if answer is not None:
+            self._documents.arrived(answer)
+        else:
+            self._log.debug("auth did not tell its policy", reason=error)
+
+
+def run(config: dict[str, object], identity: dict[str, object], given: Inherited, log: Log) -> None:
+    """Be link: called by the monitor in a fresh fork, as root if it is root. Returns when told to stop."""
+    name_process("tinyport-link")
+    link = Link(config, identity, given, log)
+    os.close(given.secret)
+    _no_core_dumps()
+    user = config["user"]
+    if isinstance(user, dict):
+        _become(int(user["uid"]), int(user["gid"]))
+    link.run()
+
+
+def _become(uid: int, gid: int) -> None:
+    """Give up everything, for good."""
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return
+    raise SystemExit("link could not give up its privileges")
+
+
+def _no_core_dumps() -> None:
+    # They would hold the TLS key. A changed user id forbids them already; an unprivileged node changes none.
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _stated_time(signed: dict[str, object]) -> float | None:
+    # Unchecked here, but it came in TLS that ended at auth. It moves renewals and the events' times, nothing else;
+    # the keeper checks the signature before it judges by it.
+    try:
+        body = json.loads(str(signed.get("document")))
+        stated = body["time"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return float(stated) if isinstance(stated, (int, float)) and not isinstance(stated, bool) else None
+
+
+def _new_id() -> str:
+    """A random UUID (RFC 9562 section 5.4), without the ``uuid`` module."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _plain(address: tuple[str, int]) -> list[object]:
+    """IPv4 in IPv6 as IPv4, which is what people and rules write."""
+    host, port = address
+    return [host[7:] if host.startswith("::ffff:") and "." in host else host, port]
+
+
+def _address(value: object) -> tuple[str, int]:
+    if isinstance(value, str):
+        return parse_address(value)
+    host, port = _list(value)
+    return str(host), int(str(port))
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in _list(value)]
+
+
+def _commands(value: object) -> list[tuple[str, list[str], float]]:
+    found = []
+    for entry in _list(value):
+        name, argv, period = _list(entry)
+        found.append((str(name), _texts(argv), float(str(period))))
+    return found

@@ -1,0 +1,174 @@
+"""Dial-backs: a notice from the tunnel becomes a connection that the keeper is given (docs/protocol/tunnel.md).
+
+Light: link loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from tinyport.core.errors import PeerError, TinyportError, Unavailable
+from tinyport.core.names import format_address, parse_address
+from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.node.loop import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from tinyport.host.logging_line import Log
+
+    Address = tuple[str, int]
+
+TICKET_DIGITS = 64
+TICKET_LIFE = 10.0
+# A taken-over proxy must not exhaust the node. People come one by one, ``tsh run`` once per node, Ansible with a few
+# forks: a burst of 64 and 10 a second for ever are far above that.
+MAX_IN_FLIGHT = 32
+BURST = 64.0
+PER_SECOND = 10.0
+
+
+class Bucket:
+    """A token bucket: ``take`` says whether one more is allowed now."""
+
+    __slots__ = ("_left", "_most", "_rate", "_when")
+
+    def __init__(self, most: float, rate: float, now: float) -> None:
+        self._most = self._left = most
+        self._rate = rate
+        self._when = now
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._most, self._left + (now - self._when) * self._rate)
+        self._when = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Notice:
+    """A dial notice, checked. ``client``: the address that the proxy says the user comes from."""
+
+    __slots__ = ("client", "ticket")
+
+    def __init__(self, message: dict[str, object]) -> None:
+        ticket, client = message.get("ticket"), message.get("client")
+        if not isinstance(ticket, str) or len(ticket) != TICKET_DIGITS or not _HEX.issuperset(ticket):
+            raise PeerError("malformed dial notice: ticket")
+        if not isinstance(client, str):
+            raise PeerError("malformed dial notice: client")
+        self.ticket = ticket
+        self.client = parse_address(client)
+
+    @property
+    def id(self) -> str:
+        """The name under which the ticket may be spoken of; as the proxy's ``dial.ticket_id``."""
+        return hashlib.sha256(self.ticket.encode("ascii")).hexdigest()[:16]
+
+
+_HEX = frozenset("0123456789abcdef")
+
+
+class Dials:
+    """``warm``: a worker is about to be needed. ``give(message, socket)``: a connection for the keeper.
+    ``refuse(message)`` tells the proxy.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        warm: Callable[[], None],
+        give: Callable[[dict[str, object], socket.socket], None],
+        refuse: Callable[[dict[str, object]], None],
+        log: Log,
+    ) -> None:
+        self._loop = loop
+        self._warm = warm
+        self._give = give
+        self._refuse = refuse
+        self._log = log
+        self._bucket = Bucket(BURST, PER_SECOND, time.monotonic())
+        self._in_flight: set[_Dial] = set()
+
+    def notice(self, message: dict[str, object], server: Address, peer: Address, proxy: str) -> None:
+        """``server``: the address that the tunnel was asked to go to; ``peer``: where it really goes; ``proxy``: the
+        UUID in its certificate. PeerError when the notice is malformed.
+        """
+        notice = Notice(message)
+        if len(self._in_flight) >= MAX_IN_FLIGHT or not self._bucket.take(time.monotonic()):
+            self._log.warning("too many dial notices; one is refused", client=format_address(*notice.client))
+            self._refuse({"op": "dialed", "ticket_id": notice.id, "error": "the node is busy"})
+            return
+        self._warm()
+        self._in_flight.add(_Dial(self, notice, server, peer, proxy))
+
+    def arrived(self, dial: _Dial, stream: socket.socket) -> None:
+        self._in_flight.discard(dial)
+        try:
+            local, peer = stream.getsockname()[:2], dial.notice.client
+        except OSError as error:
+            stream.close()
+            self.failed(dial, Unavailable("the connection broke", detail=str(error)))
+            return
+        message: dict[str, object] = {
+            "op": "conn",
+            "kind": "dial",
+            "peer": list(peer),
+            "local": list(local),
+            "ticket": dial.notice.ticket,
+            "proxy": dial.proxy,
+            "server": format_address(*dial.server),
+        }
+        self._give(message, stream)
+
+    def failed(self, dial: _Dial, error: TinyportError) -> None:
+        self._in_flight.discard(dial)
+        self._log.warning("dial-back failed", server=format_address(*dial.server), reason=error)
+        self._refuse({"op": "dialed", "ticket_id": dial.notice.id, "error": error.message})
+
+    def cancel(self) -> None:
+        """The tunnel is gone, and its tickets with it."""
+        for dial in self._in_flight:
+            dial.cancel()
+        self._in_flight.clear()
+
+    @property
+    def loop(self) -> Loop:
+        return self._loop
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+
+class _Dial:
+    __slots__ = ("_connect", "_timer", "notice", "owner", "proxy", "server")
+
+    def __init__(self, owner: Dials, notice: Notice, server: Address, peer: Address, proxy: str) -> None:
+        self.owner = owner
+        self.notice = notice
+        self.server = server
+        self.proxy = proxy
+        via = proxy_for(server[0])
+        # The tunnel's own address, not its name: another address behind the name may be another proxy.
+        target = peer if via is None else server
+        self._timer = owner.loop.after(TICKET_LIFE, self._expired)
+        self._connect = Connect(owner.loop, target, self._connected, via=via)
+
+    def _connected(self, stream: socket.socket | None, error: TinyportError | None) -> None:
+        self._timer.cancel()
+        if stream is None:
+            self.owner.failed(self, error or Unavailable("cannot connect"))
+        else:
+            self.owner.arrived(self, stream)
+
+    def _expired(self) -> None:
+        self.cancel()
+        self.owner.failed(self, Unavailable("no connection within the life of the ticket"))
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        self._connect.cancel()

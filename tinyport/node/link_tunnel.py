@@ -1,0 +1,369 @@
+"""The node's tunnel to its proxy: one quiet connection, made again whenever it breaks (docs/protocol/tunnel.md).
+
+Light: link loads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+
+from tinyport.core.errors import PeerError, TinyportError, Unavailable
+from tinyport.core.names import format_address, is_uuid, parse_address, printable
+from tinyport.link import websocket
+from tinyport.link.httphead import parse_head
+from tinyport.link.tlsstream import TlsStream
+from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.node.loop import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from tinyport.host.logging_line import Log
+    from tinyport.node.loop import Timer
+
+    Address = tuple[str, int]
+
+    class TunnelOwner(Protocol):
+        """What the tunnel asks of link."""
+
+        def hello(self) -> dict[str, object]:
+            """The fields of the hello; ``addresses`` and ``labels`` are also those of status messages."""
+
+        def tunnel_changed(self, up: bool, reason: TinyportError | None) -> None: ...
+
+        def tunnel_said(self, message: dict[str, object]) -> None: ...
+
+
+ALPN = "tinyport-tunnel"
+PATH = "/v1/tunnel"
+# docs/protocol/tunnel.md: a document of 1 MiB, escaped, and its frame.
+MAX_MESSAGE = 1024 * 1024 + 64 * 1024
+# From the open connection to the welcome.
+GREETING_LIMIT = 15.0
+BEAT_BOUNDS = (5.0, 3600.0)
+# A dead way out is found by asking when nothing was heard for two beats, and no answer came within this.
+PONG_LIMIT = 15.0
+FIRST_WAIT = (0.2, 1.0)
+LONGEST_WAIT = 30.0
+# A tunnel that stood for so long was a good one: the next attempt starts from the beginning.
+GOOD_AFTER = 60.0
+
+WAITING, CONNECTING, GREETING, UP, STOPPED = "waiting", "connecting", "greeting", "up", "stopped"
+
+#: (state, event) → state
+TRANSITIONS = {
+    (WAITING, "due"): CONNECTING,
+    (CONNECTING, "connected"): GREETING,
+    (GREETING, "welcome"): UP,
+    (CONNECTING, "broken"): WAITING,
+    (GREETING, "broken"): WAITING,
+    (UP, "broken"): WAITING,
+    (WAITING, "stop"): STOPPED,
+    (CONNECTING, "stop"): STOPPED,
+    (GREETING, "stop"): STOPPED,
+    (UP, "stop"): STOPPED,
+}
+
+
+class Tunnel:
+    """Order: ``start``; then it connects, greets, stands, breaks, waits and connects again until ``stop``.
+
+    ``addresses``: where proxies are, tried in turn. ``contexts`` gives an SSL context whose ALPN is set to a protocol.
+    ``cluster``: whose proxies are believed.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        owner: TunnelOwner,
+        addresses: list[Address],
+        contexts: Callable[[str], ssl.SSLContext],
+        cluster: str,
+        log: Log,
+    ) -> None:
+        self._loop = loop
+        self._owner = owner
+        self._addresses = addresses
+        self._contexts = contexts
+        self._cluster = cluster
+        self._log = log
+        self._state = WAITING
+        self._attempt = 0
+        self._failures = 0
+        self._connect: Connect | None = None
+        self._stream: TlsStream | None = None
+        self._decoder: websocket.Decoder | None = None
+        self._key = ""
+        self._head = bytearray()
+        self._beat = 50.0
+        self._last_heard = 0.0
+        self._timer: Timer | None = None
+        self._said: dict[str, object] = {}
+        #: UUID of the proxy, the address that its connection goes to, and the one that was asked for; while it is up
+        self.proxy = ""
+        self.peer: Address = ("", 0)
+        self.server: Address = ("", 0)
+        self.since = 0.0
+
+    @property
+    def up(self) -> bool:
+        return self._state == UP
+
+    @property
+    def local(self) -> str:
+        """The address of ours that the connection goes out from; "" without one."""
+        return self._stream.local_address()[0] if self._stream is not None else ""
+
+    def _to(self, event: str) -> None:
+        self._state = TRANSITIONS[self._state, event]
+
+    def start(self) -> None:
+        self._timer = self._loop.after(0, self._begin)
+
+    def stop(self) -> None:
+        """Say goodbye and end for good."""
+        if self._state == STOPPED:
+            return
+        if self._stream is not None and self._decoder is not None:
+            try:
+                self._stream.send(websocket.encode_close(websocket.CLOSE_GOING_AWAY, "", os.urandom(4)))
+            except TinyportError:
+                pass
+        self._clear()
+        self._to("stop")
+
+    def retry(self) -> None:
+        """Connect now instead of waiting, and anew when it is up."""
+        if self._state in (CONNECTING, GREETING, UP):
+            self._broken(Unavailable("told to connect again"))
+        if self._state == WAITING:
+            self._failures = 0
+            self._again(0.0)
+
+    def send(self, message: dict[str, object]) -> None:
+        """Send a message if the tunnel is up; nothing otherwise."""
+        if self._state == UP:
+            try:
+                self._write(websocket.OP_TEXT, json.dumps(message).encode())
+            except TinyportError as error:
+                self._broken(error)
+
+    def status(self) -> None:
+        """Tell the proxy what changed since the last hello or status."""
+        if self._state == UP:
+            said = self._owner.hello()
+            changed = {name: said[name] for name in ("addresses", "labels")}
+            if changed != self._said:
+                self._said = changed
+                self.send({"op": "status", **changed})
+
+    # ------------------------------------------------------------------ connecting
+
+    def _begin(self) -> None:
+        self._to("due")
+        self.server = self._addresses[self._attempt % len(self._addresses)]
+        self._connect = Connect(self._loop, self.server, self._opened, via=proxy_for(self.server[0]))
+
+    def _opened(self, stream: socket.socket | None, error: TinyportError | None) -> None:
+        self._connect = None
+        if stream is None:
+            self._broken(error or Unavailable("cannot connect"))
+            return
+        self._to("connected")
+        try:
+            self.peer = stream.getpeername()[:2]
+            self._stream = TlsStream(stream, self._contexts(ALPN), send_limit=MAX_MESSAGE)
+        except OSError as problem:
+            stream.close()
+            self._broken(Unavailable("the connection broke", detail=str(problem)))
+            return
+        self._set_timer(GREETING_LIMIT, self._too_slow)
+        self._turn()
+
+    def _too_slow(self) -> None:
+        self._broken(
+            Unavailable(f"the proxy at {format_address(*self.server)} accepts connections but does not answer")
+        )
+
+    def _turn(self, events: int = 0) -> None:
+        stream = self._stream
+        assert stream is not None
+        was = stream.established
+        try:
+            data = stream.turn()
+            if stream.established and not was:
+                self._ask()
+            if data:
+                self._received(data)
+            if self._stream is stream and stream.ended:
+                raise Unavailable("the proxy closed the tunnel")
+        except TinyportError as error:
+            self._broken(error)
+        if self._stream is stream:
+            self._loop.add(stream.fileno(), stream.wants(), self._turn)
+
+    def _ask(self) -> None:
+        """The server has shown its certificate: is it a proxy of ours?"""
+        assert self._stream is not None
+        found = self._stream.identity()
+        if found.kind != "proxy" or found.cluster != self._cluster or self._stream.alpn != ALPN:
+            raise PeerError(
+                f"{format_address(*self.server)} is not a proxy of cluster {self._cluster}",
+                detail=f"it is {found.uri}, protocol {self._stream.alpn}",
+            )
+        self.proxy = found.id
+        self._key = websocket.make_key(os.urandom(16))
+        self._head = bytearray()
+        self._stream.send(websocket.client_handshake(PATH, format_address(*self.server), self._key))
+
+    def _received(self, data: bytes) -> None:
+        self._last_heard = time.monotonic()
+        if self._decoder is None:
+            self._head += data
+            head = parse_head(self._head)
+            if head is None:
+                return
+            websocket.check_response(head, self._key)
+            self._decoder = websocket.Decoder("client", MAX_MESSAGE)
+            self._head = bytearray()
+            said = self._owner.hello()
+            self._said = {name: said[name] for name in ("addresses", "labels")}
+            self._write(websocket.OP_TEXT, json.dumps({"op": "hello", **said}).encode())
+            data = head.rest
+        stream = self._stream
+        for opcode, payload in self._decoder.feed(data):
+            self._message(opcode, payload)
+            if self._stream is not stream:
+                # What the message brought about ended this tunnel.
+                return
+
+    # ------------------------------------------------------------------ standing
+
+    def _write(self, opcode: int, payload: bytes = b"") -> None:
+        stream = self._stream
+        assert stream is not None
+        stream.send(websocket.encode(opcode, payload, os.urandom(4)))
+        self._loop.add(stream.fileno(), stream.wants(), self._turn)
+
+    def _message(self, opcode: int, payload: bytes) -> None:
+        if opcode == websocket.OP_PING:
+            self._write(websocket.OP_PONG, payload)
+        elif opcode == websocket.OP_CLOSE:
+            code, reason = websocket.close_reason(payload)
+            raise Unavailable("the proxy closed the tunnel", detail=f"{code} {printable(reason, 120)}".strip())
+        elif opcode == websocket.OP_TEXT:
+            self._text(payload)
+        elif opcode != websocket.OP_PONG:
+            raise PeerError("the proxy sent a binary message")
+
+    def _text(self, payload: bytes) -> None:
+        try:
+            message = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise PeerError("the proxy sent something that is not JSON") from None
+        if not isinstance(message, dict):
+            raise PeerError("the proxy sent something that is not an object")
+        if self._state == GREETING:
+            self._welcome(message)
+        else:
+            self._owner.tunnel_said(message)
+
+    def _welcome(self, message: dict[str, object]) -> None:
+        beat, proxy = message.get("beat"), message.get("proxy")
+        if message.get("op") != "welcome" or not isinstance(beat, (int, float)) or isinstance(beat, bool):
+            raise PeerError("the proxy did not say welcome")
+        if not isinstance(proxy, str) or not is_uuid(proxy) or proxy != self.proxy:
+            raise PeerError("the proxy's welcome names another proxy than its certificate")
+        self._beat = min(max(float(beat), BEAT_BOUNDS[0]), BEAT_BOUNDS[1])
+        self._to("welcome")
+        self.since = time.time()
+        self._set_timer(self._beat, self._pulse)
+        self._log.info("tunnel up", server=format_address(*self.server), proxy=self.proxy)
+        self._owner.tunnel_changed(True, None)
+
+    def _pulse(self) -> None:
+        """Once a beat: an unsolicited Pong (RFC 6455 section 5.5.3), or a Ping when the other end has been silent."""
+        silent = time.monotonic() - self._last_heard
+        try:
+            if silent < 2 * self._beat:
+                self._write(websocket.OP_PONG)
+                self._set_timer(self._beat, self._pulse)
+            else:
+                self._write(websocket.OP_PING)
+                asked = time.monotonic()
+                self._set_timer(min(PONG_LIMIT, self._beat), lambda: self._answered(asked))
+        except TinyportError as error:
+            self._broken(error)
+
+    def _answered(self, asked: float) -> None:
+        if self._last_heard < asked:
+            self._broken(Unavailable("the proxy does not answer any more"))
+        else:
+            self._set_timer(self._beat - min(PONG_LIMIT, self._beat), self._pulse)
+
+    # ------------------------------------------------------------------ ends
+
+    def _broken(self, error: TinyportError) -> None:
+        was_up = self._state == UP
+        stood = time.time() - self.since if was_up else 0.0
+        self._clear()
+        self._to("broken")
+        if stood >= GOOD_AFTER:
+            self._failures = 0
+        elif not was_up:
+            self._attempt += 1
+        wait = self._next_wait()
+        # The first failure and every change of state are worth a line; a night without network is not.
+        say = self._log.warning if was_up or self._failures <= 3 else self._log.debug
+        say("tunnel down", server=format_address(*self.server), reason=error, next_try=f"{wait:.1f}s")
+        self._again(wait)
+        self._owner.tunnel_changed(False, error)
+
+    def _next_wait(self) -> float:
+        """docs/protocol/tunnel.md: 0.2 to 1 s at first, doubling to 30 s, full jitter."""
+        least, most = FIRST_WAIT
+        longest = min(most * 2**self._failures, LONGEST_WAIT)
+        self._failures = min(self._failures + 1, 16)
+        return random.uniform(least, longest)  # noqa: S311 - spreads a fleet, guards nothing
+
+    def _again(self, wait: float) -> None:
+        self._set_timer(wait, self._begin)
+
+    def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.after(seconds, call)
+
+    def _clear(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connect is not None:
+            self._connect.cancel()
+            self._connect = None
+        if self._stream is not None:
+            self._loop.remove(self._stream.fileno())
+            self._stream.close()
+            self._stream = None
+        self._decoder = None
+        self._head = bytearray()
+
+
+def addresses(server: Address, proxies: list[object]) -> list[Address]:
+    """Where tunnels may go: the configured server first, then the proxies that auth named."""
+    found = [server]
+    for text in proxies:
+        try:
+            address = parse_address(str(text), 443)
+        except PeerError:
+            continue
+        if address not in found:
+            found.append(address)
+    return found

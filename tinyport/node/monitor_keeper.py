@@ -1,0 +1,177 @@
+"""The keeper as its parent sees it: started when link asks, given to link, started again. Light: the monitor loads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+
+from tinyport.node.ipc import pair
+from tinyport.node.loop import Loop
+from tinyport.node.python_process import arguments, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tinyport.host.logging_line import Log
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 30.0
+GOOD_AFTER = 60.0
+
+
+def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[str, object]:
+    """What the keeper is told on its fd 4 (docs/protocol/node.md)."""
+    folder = str(config["folder"])
+    return {
+        "paths": search_path,
+        "identity": f"{folder}/identity.json",
+        "policy": f"{folder}/policy.json",
+        "node": f"{folder}/node.json",
+        "floor": f"{folder}/floor",
+        "user": config["user"],
+        "worker_idle": config["worker_idle"],
+        "keeper_idle": config["keeper_idle"],
+        "connections_per_worker": config["connections_per_worker"],
+        "banner": config["banner"],
+        "log": config["log"],
+        "limits": {"memory": config["memory_limit"]},
+        "privileged": config["user"] is not None,
+    }
+
+
+class KeeperProcess:
+    """At most one keeper at a time. ``give(descriptor)`` hands link the keeper's other end, which stays ours, too, so
+    that a link that is started again gets the keeper with its sessions.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        config: Mapping[str, object],
+        search_path: list[str],
+        give: Callable[[int], None],
+        log: Log,
+    ) -> None:
+        self._loop = loop
+        self._told = json.dumps(configuration(config, search_path)).encode()
+        self._argv = arguments("tinyport.node.keeper", search_path)
+        self._privileged = config["user"] is not None
+        self._give = give
+        self._log = log
+        self.pid = 0
+        self._end: socket.socket | None = None
+        self._wanted = False
+        self._pause = FIRST_PAUSE
+        self._started = 0.0
+        self._not_before = 0.0
+        self._stopping = False
+        self._stopped: Callable[[], None] = lambda: None
+
+    def wanted(self) -> None:
+        """Link asks for a keeper: the running one, or a new one."""
+        if self._stopping:
+            return
+        if self.pid:
+            if self._leaving():
+                # Its successor starts when it has ended: there is one at a time, as each owns the documents.
+                self._wanted = True
+            else:
+                self.offer()
+            return
+        wait = self._not_before - time.monotonic()
+        if wait <= 0:
+            self._start()
+        elif not self._wanted:
+            self._wanted = True
+            self._loop.after(wait, self._due)
+
+    def offer(self) -> None:
+        """Give link the running keeper, if there is one."""
+        if self._end is not None and not self._leaving():
+            self._give(self._end.fileno())
+
+    def _due(self) -> None:
+        if self._wanted and not self.pid and not self._stopping:
+            self._start()
+
+    def _leaving(self) -> bool:
+        """Has the running keeper closed its end?"""
+        if self._end is None:
+            return True
+        poll = select.poll()
+        poll.register(self._end.fileno(), 0)
+        return bool(poll.poll(0))
+
+    def _start(self) -> None:
+        self._wanted = False
+        ours, theirs = pair()
+        told = os.memfd_create("tinyport-configuration", os.MFD_CLOEXEC)
+        try:
+            os.write(told, self._told)
+            os.lseek(told, 0, os.SEEK_SET)
+            self.pid = spawn(self._argv, [theirs.fileno(), told])
+        except OSError as error:
+            self._log.error("cannot start a keeper", reason=error)
+            ours.close()
+            self._later()
+            return
+        finally:
+            theirs.close()
+            os.close(told)
+        self._started = time.monotonic()
+        self._end = ours
+        self._loop.child(self.pid, self._ended)
+        self._give(ours.fileno())
+
+    def _later(self) -> None:
+        self._not_before = time.monotonic() + self._pause
+        self._wanted = True
+        self._loop.after(self._pause, self._due)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    def _ended(self, status: int) -> None:
+        self.pid = 0
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0 or time.monotonic() - self._started > GOOD_AFTER:
+            self._pause = FIRST_PAUSE
+        if code:
+            self._log.error("the keeper died", status=code)
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        if self._stopping:
+            self._stopped()
+        elif self._wanted:
+            self._wanted = False
+            self.wanted()
+
+    # ------------------------------------------------------------------ ends
+
+    def forget(self) -> None:
+        """In a forked child, which has nothing to do with it."""
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+
+    def stop(self, stopped: Callable[[], None]) -> None:
+        """Tell it to stop; ``stopped`` is called when it has ended."""
+        self._stopping = True
+        self._stopped = stopped
+        if self.pid:
+            self._loop.kill(self.pid, signal.SIGTERM)
+
+    @property
+    def may_leave(self) -> bool:
+        """As root a keeper with sessions stays without us until they end; else nothing of ours may stay."""
+        return not self.pid or self._privileged
+
+    def give_up(self) -> None:
+        if self.pid and not self._privileged:
+            self._loop.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,150 @@
+"""When certificates are renewed, and the process that does it. Light: the monitor loads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+
+from tinyport.core.errors import TinyportError
+from tinyport.node import identity_view
+from tinyport.node.loop import Loop
+from tinyport.node.python_process import arguments, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tinyport.host.logging_line import Log
+
+# A share of the certificate's life. Two thirds of seven days leave a device that is off at night 56 hours to do it.
+DUE = 2 / 3
+LOOK_EVERY = 3600.0
+FIRST_PAUSE = 60.0
+LONGEST_PAUSE = 3600.0
+# The system's clock is believed only when it is not before the certificate's own beginning: a board without a clock
+# thinks of 1970, or of the day when its image was made.
+ANSWER_SIZE = 64 * 1024
+
+
+def due_at(public: Mapping[str, object]) -> float:
+    """Unix seconds at which an identity is due for renewal."""
+    after, before = float(str(public["valid_after"])), float(str(public["valid_before"]))
+    return after + (before - after) * DUE
+
+
+class Renewal:
+    """``done(view)`` is called with fresh memory files once the identity was replaced; the receiver owns them."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        public: Mapping[str, object],
+        task: dict[str, object],
+        search_path: list[str],
+        done: Callable[[tuple[int, int]], None],
+        log: Log,
+    ) -> None:
+        self._loop = loop
+        self._public = public
+        self._task = task
+        self._search_path = search_path
+        self._done = done
+        self._log = log
+        #: cluster time less monotonic time, as auth stated it
+        self.offset: float | None = None
+        self._pid = 0
+        self._view = (-1, -1)
+        self._answer = -1
+        self._pause = FIRST_PAUSE
+        self._not_before = 0.0
+
+    def start(self) -> None:
+        self._look()
+
+    def replaced(self, public: Mapping[str, object]) -> None:
+        self._public = public
+
+    def now(self) -> float | None:
+        """Cluster time as far as it is known; None when only a nonsensical clock is there."""
+        if self.offset is not None:
+            return time.monotonic() + self.offset
+        system = time.time()
+        return system if system >= float(str(self._public["valid_after"])) - 86400 else None
+
+    def confirm(self, offset: float) -> None:
+        self.offset = offset
+        self._if_due()
+
+    def _look(self) -> None:
+        self._if_due()
+        self._loop.after(LOOK_EVERY, self._look)
+
+    def _if_due(self) -> None:
+        now = self.now()
+        if now is not None and now >= due_at(self._public):
+            self.wanted()
+
+    def wanted(self) -> None:
+        """Renew as soon as the pause after the last failure allows."""
+        if self._pid or time.monotonic() < self._not_before:
+            return
+        self._view = identity_view.create()
+        self._answer = os.memfd_create("tinyport-answer", os.MFD_CLOEXEC)
+        question = os.memfd_create("tinyport-task", os.MFD_CLOEXEC)
+        try:
+            os.write(question, json.dumps(self._task).encode())
+            os.lseek(question, 0, os.SEEK_SET)
+            argv = arguments("tinyport.node.enrol", self._search_path)
+            self._pid = spawn(argv, [self._answer, question, *self._view])
+        except OSError as error:
+            self._failed(str(error))
+            return
+        finally:
+            os.close(question)
+        self._loop.child(self._pid, self._ended)
+
+    def _ended(self, status: int) -> None:
+        self._pid = 0
+        if status == 0:
+            view, self._view = self._view, (-1, -1)
+            self._clear()
+            self._pause = FIRST_PAUSE
+            # Auth's clock and ours may differ about what is due: never twice within minutes.
+            self._not_before = time.monotonic() + FIRST_PAUSE
+            self._done(view)
+            return
+        try:
+            answer = json.loads(os.pread(self._answer, ANSWER_SIZE, 0))
+            reason = str(answer["error"]["message"])
+        except (ValueError, KeyError, TypeError, OSError):
+            reason = f"the process ended with status {status}"
+        self._failed(reason)
+
+    def _failed(self, reason: str) -> None:
+        self._clear()
+        pause = random.uniform(self._pause / 2, self._pause)  # noqa: S311 - spreads a fleet, guards nothing
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        self._not_before = time.monotonic() + pause
+        self._log.warning("the certificate could not be renewed", reason=reason, next_try=f"{pause:.0f}s")
+        self._loop.after(pause + 1, self._if_due)
+
+    def _clear(self) -> None:
+        for descriptor in (self._answer, *self._view):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._answer, self._view = -1, (-1, -1)
+
+    def stop(self) -> None:
+        if self._pid:
+            self._loop.kill(self._pid, 15)
+
+
+def take(view: tuple[int, int], log: Log) -> dict[str, object] | None:
+    """The public half of a fresh view; None when it cannot be read."""
+    try:
+        return identity_view.read_public(view[0])
+    except TinyportError as error:
+        log.error("the renewed identity cannot be used", reason=error)
+        return None

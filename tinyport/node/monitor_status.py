@@ -1,0 +1,138 @@
+"""The monitor's answer to ``tinyport status``, and what it tells systemd. Light: the monitor loads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from tinyport.core.errors import OperatorError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tinyport.node.loop import Loop
+
+SOCKET = "monitor.sock"
+MAX_STATUS = 64 * 1024
+ASK_LIMIT = 5.0
+
+
+class StatusSocket:
+    """Answers each connection to ``<folder>/monitor.sock`` with one JSON object and closes it. Nothing is read."""
+
+    def __init__(self, loop: Loop, folder: int, describe: Callable[[], dict[str, object]]) -> None:
+        self._describe = describe
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            os.unlink(SOCKET, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        # By the folder's descriptor: a path may be longer than the 107 bytes that an address has room for.
+        self._listener.bind(f"/proc/self/fd/{folder}/{SOCKET}")
+        os.chmod(SOCKET, 0o600, dir_fd=folder)
+        self._listener.listen(4)
+        loop.add(self._listener.fileno(), 1, self._answer)
+
+    def _answer(self, events: int) -> None:
+        try:
+            stream, _ = self._listener.accept()
+        except OSError:
+            return
+        with stream:
+            stream.setblocking(False)
+            try:
+                # Fits the empty buffer of a new connection; who does not read it gets a part, and nobody waits.
+                stream.send(json.dumps(self._describe()).encode())
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def ask(data_dir: Path) -> dict[str, object]:
+    """What the monitor of the node in ``data_dir`` says of itself. Unavailable: none runs there. OperatorError: not
+    ours to ask.
+    """
+    try:
+        folder = os.open(data_dir / "node", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        raise OperatorError("this node's status is not for this user", hint="try with sudo") from None
+    except OSError:
+        raise Unavailable(f"there is no node in {data_dir}") from None
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        stream.settimeout(ASK_LIMIT)
+        stream.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+        data = b""
+        while len(data) < MAX_STATUS and (piece := stream.recv(65536)):
+            data += piece
+        found = json.loads(data)
+    except PermissionError:
+        raise OperatorError("this node's status is not for this user", hint="try with sudo") from None
+    except (OSError, ValueError):
+        raise Unavailable(f"no node is running in {data_dir}", hint="tinyport start --roles=node") from None
+    finally:
+        stream.close()
+        os.close(folder)
+    if not isinstance(found, dict):
+        raise Unavailable(f"the node in {data_dir} did not answer")
+    return found
+
+
+def memory(pid: int) -> dict[str, int]:
+    """Bytes of a process: {"pss", "private", "rss"}; empty when the kernel does not tell."""
+    found: dict[str, int] = {}
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as rollup:
+            for line in rollup:
+                name, _, rest = line.partition(":")
+                words = rest.split()
+                if name in ("Pss", "Rss", "Private_Clean", "Private_Dirty") and words:
+                    key = "private" if name.startswith("Private") else name.lower()
+                    found[key] = found.get(key, 0) + int(words[0]) * 1024
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as listed:
+            return [int(word) for word in listed.read().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def command_name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as comm:
+            return comm.read().strip()
+    except OSError:
+        return ""
+
+
+def notify(text: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing when it did not start us."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = f"\0{path[1:]}" if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
+            stream.sendto(text.encode(), address)
+    except OSError:
+        # systemd went away or its socket is full; it will learn from our exit status at the latest.
+        return
+
+
+def watchdog_period() -> float | None:
+    """Half of what systemd allows between two signs of life, in seconds; None when it does not watch."""
+    text = os.environ.get("WATCHDOG_USEC", "")
+    if not text.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(text) / 2_000_000
