@@ -23,8 +23,11 @@ def add_commands(parser: CommandLine) -> None:
         "audit",
         _audit,
         help="the audit log",
-        examples=["tctl audit --since 1h", "tctl audit -f --user alice", "tctl audit --type session.start --format
-        json"],
+        examples=[
+            "tctl audit --since 1h",
+            "tctl audit -f --user alice",
+            "tctl audit --type session.start --format json",
+        ],
         parents=[output_options()],
     )
     audit.add_argument("-f", "--follow", action="store_true", help="go on as events come")
@@ -85,8 +88,9 @@ def _line(event: dict[str, Any]) -> str:
     subject = printable(str(event.get("user") or "-"), 40)
     node = printable(str(event.get("node_name") or event.get("node") or "-"), 40)
     rest = " ".join(
-        f"{key}={printable(str(value), 120)}" for key, value in event.items() if key not in _COLUMNS and value is
-        not None
+        f"{key}={printable(str(value), 120)}"
+        for key, value in event.items()
+        if key not in _COLUMNS and value is not None
     )
     name = printable(str(event.get("event")), 30)
     code = printable(str(event.get("code")), 10)
@@ -97,7 +101,13 @@ def _sessions(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", "/v1/sessions")
     lines = [
-        (s.get("id") or s.get("session"), s.get("user"), s.get("login"), s.get("node_name") or s.get("node"), ago(s.get("started")))
+        (
+            s.get("id") or s.get("session"),
+            s.get("user"),
+            s.get("login"),
+            s.get("node_name") or s.get("node"),
+            ago(s.get("started")),
+        )
         for s in rows(answer, "sessions")
     ]
     emit(args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "STARTED")))

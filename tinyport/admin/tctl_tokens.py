@@ -50,7 +50,7 @@ def _add(args: argparse.Namespace) -> int:
         answer = client.request("POST", "/v1/tokens", request)
         proxy = proxy_of(client)
     lines = [
-        f"token {answer.get('id')} for a {args.type}, good for {answer.get('uses')} use(s), ends {ago(answer.get('expires'))}.",
+        f"token {answer.get('id')} for a {args.type}: {answer.get('uses')} use(s), ends {ago(answer.get('expires'))}.",
         "On the machine, as root:",
         f"  {join_line(args.type, proxy, answer)}",
     ]
