@@ -277,7 +277,7 @@ def ask_monitor(path: Path) -> dict[str, Any]:
 
 
 def _version(args: argparse.Namespace) -> int:
-    from tinyport.link.enrolment import VERSION
+    from tinyport.core.version import VERSION
 
     emit(args, {"version": VERSION}, lambda: [f"tinyport {VERSION}"])
     return 0

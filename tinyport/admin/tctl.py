@@ -65,7 +65,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _version(args: argparse.Namespace) -> int:
-    from tinyport.link.enrolment import VERSION
+    from tinyport.core.version import VERSION
 
     emit(args, {"version": VERSION}, lambda: [f"tctl {VERSION}"])
     return 0

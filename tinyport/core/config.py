@@ -8,17 +8,14 @@ would otherwise silently mean its default.
 from __future__ import annotations
 
 import contextlib
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tinyport.core import tokens
-from tinyport.core.durations import parse_duration, parse_size
+from tinyport.core.config_reader import Address, ReadSecret, SettingsReader
+from tinyport.core.durations import parse_size
 from tinyport.core.errors import ConfigError, TinyportError
-from tinyport.core.names import check_cluster, check_label, parse_address, printable
-
-Address = tuple[str, int]
-ReadSecret = Callable[[str], str]
+from tinyport.core.names import check_cluster, check_label, check_node, format_address
 
 AUTH_PORT, PROXY_PORT, NODE_PORT = 3025, 3080, 3022
 MAX_BANNER = 4096
@@ -118,10 +115,10 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
     or OSError.
     ConfigError names, for every problem: file, key, what was read, what is allowed.
     """
-    reader = _Reader(source, read_secret)
-    top = reader.section(document, "", ("tinyport", "auth", "proxy", "node"))
-    if "trusted_clusters" in document:
-        reader.problem("trusted_clusters", None, "this version cannot join clusters yet; remove the section")
+    reader = SettingsReader(source, read_secret)
+    top = reader.section(document, "", ("tinyport", "auth", "proxy", "node", "trusted_clusters"))
+    if "trusted_clusters" in top:
+        reader.problem("trusted_clusters", None, f"{_NOT_HERE} trust other clusters; remove the section")
     config = Config(
         tinyport=_general(reader, reader.section(top.get("tinyport"), "tinyport", _GENERAL)),
         auth=_auth(reader, reader.section(top.get("auth"), "auth", _AUTH)),
@@ -137,158 +134,62 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
     return config
 
 
-_GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log")
+# Keys of the reference that this version cannot honour are refused in words: to take them and do nothing would be worse.
+_NOT_HERE = "this version does not"
+
+_GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr")
 _AUTH = ("enabled", "cluster_name", "listen", "static_tokens")
 _PROXY = ("enabled", "listen", "public_addr", "tls")
 _NODE = (
     "enabled",
     "listen",
     "advertise",
+    "identity",
     "labels",
     "commands",
     "worker_idle",
     "connections_per_worker",
     "memory_limit",
     "banner",
+    "pam",
     "user",
 )
+_PAM = ("enabled", "service")
+_LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("text", "json")
 
 
-class _Reader:
-    """Takes values out of sections; a wrong one is noted with its place, and the default goes on in its stead."""
-
-    def __init__(self, source: str, read_secret: ReadSecret) -> None:
-        self.problems: list[str] = []
-        self._source = source
-        self._read_secret = read_secret
-
-    def problem(self, place: str, value: object, allowed: str) -> None:
-        said = "" if value is None else f" is {printable(repr(value), 80)}:"
-        if len(self.problems) < 100:
-            self.problems.append(f"{self._source}: {place}{said} {allowed}")
-
-    def section(self, value: object, place: str, keys: Sequence[str]) -> dict[str, object]:
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            self.problem(place, value, "must be a section")
-            return {}
-        for key in value:
-            if key in keys or (not place and key == "trusted_clusters"):
-                continue
-            near = difflib.get_close_matches(str(key), keys, 1)
-            name = f"{place}.{printable(str(key), 60)}" if place else printable(str(key), 60)
-            advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(keys)}"
-            self.problem(name, None, f"is not a known key; {advice}")
-        return {key: item for key, item in value.items() if key in keys}
-
-    def text(self, section: Mapping[str, object], place: str, key: str) -> str | None:
-        value = section.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value.strip() or len(value) > 8192:
-            self.problem(f"{place}.{key}", value, "must be a text")
-            return None
-        return value
-
-    def boolean(self, section: Mapping[str, object], place: str, key: str, default: bool) -> bool:
-        value = section.get(key, default)
-        if not isinstance(value, bool):
-            self.problem(f"{place}.{key}", value, "must be true or false")
-            return default
-        return value
-
-    def whole(self, section: Mapping[str, object], place: str, key: str, default: int, most: int) -> int:
-        value = section.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            self.problem(f"{place}.{key}", value, f"must be a whole number from 0 to {most}")
-            return default
-        return value
-
-    def choice(self, section: Mapping[str, object], place: str, key: str, default: str, allowed: Sequence[str]) -> str:
-        value = section.get(key, default)
-        if value not in allowed:
-            self.problem(f"{place}.{key}", value, f"must be one of {', '.join(allowed)}")
-            return default
-        return str(value)
-
-    def duration(self, section: Mapping[str, object], place: str, key: str, default: int, least: int = 0) -> int:
-        value = section.get(key)
-        if value is None:
-            return default
-        try:
-            seconds = parse_duration(value if isinstance(value, str) else "")
-        except TinyportError:
-            self.problem(f"{place}.{key}", value, 'must be a duration such as "90s", "30m", "12h"')
-            return default
-        if seconds < least:
-            self.problem(f"{place}.{key}", value, f"must be at least {least} s")
-            return default
-        return seconds
-
-    def address(self, value: object, place: str, default_port: int | None) -> Address | None:
-        try:
-            return parse_address(value if isinstance(value, str) else "", default_port)
-        except TinyportError:
-            self.problem(place, value, 'must be an address such as "0.0.0.0:3022" or "[::]:3022"')
-            return None
-
-    def texts(self, section: Mapping[str, object], place: str, key: str) -> tuple[str, ...]:
-        value = section.get(key, [])
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            self.problem(f"{place}.{key}", value, "must be a list of texts")
-            return ()
-        return tuple(value)
-
-    def labels(self, section: Mapping[str, object], place: str) -> dict[str, str]:
-        value = section.get("labels", {})
-        if not isinstance(value, Mapping):
-            self.problem(f"{place}.labels", value, "must be a table of texts")
-            return {}
-        found: dict[str, str] = {}
-        for key, item in value.items():
-            try:
-                name, text = check_label(key, item)
-                found[name] = text
-            except TinyportError as error:
-                self.problem(f"{place}.labels.{printable(str(key), 60)}", item, error.message)
-        return found
-
-    def secret(self, value: object, place: str) -> str | None:
-        """A text, or ``{ path = "..." }``. What it says never appears in a message."""
-        if value is None:
-            return None
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        path = value.get("path") if isinstance(value, Mapping) and set(value) == {"path"} else None
-        if not isinstance(path, str) or not path:
-            self.problem(place, None, 'must be a text or { path = "/a/file" }')
-            return None
-        try:
-            return self._read_secret(path).strip()
-        except TinyportError as error:
-            self.problem(place, None, error.message)
-        except OSError as error:
-            self.problem(place, None, f"cannot read {printable(path, 120)}: {(error.strerror or str(error)).lower()}")
-        return None
-
-
-def _general(reader: _Reader, section: Mapping[str, object]) -> General:
+def _general(reader: SettingsReader, section: Mapping[str, object]) -> General:
     log = reader.section(section.get("log"), "tinyport.log", ("level", "format"))
     server = None
     if "server" in section:
         server = reader.address(section["server"], "tinyport.server", PROXY_PORT)
+    if "diag_addr" in section and reader.address(section["diag_addr"], "tinyport.diag_addr", None) is not None:
+        reader.problem("tinyport.diag_addr", None, f"{_NOT_HERE} serve diagnostics; remove the key")
     return General(
-        nodename=reader.text(section, "tinyport", "nodename"),
-        data_dir=reader.text(section, "tinyport", "data_dir") or General.data_dir,
+        nodename=_nodename(reader, section),
+        data_dir=reader.path(section, "tinyport", "data_dir") or General.data_dir,
         server=server,
         token=reader.secret(section.get("token"), "tinyport.token"),
         ca_pins=_pins(reader, section),
-        log_level=reader.choice(log, "tinyport.log", "level", "info", ("debug", "info", "warning", "error")),
-        log_format=reader.choice(log, "tinyport.log", "format", "text", ("text", "json")),
+        log_level=reader.choice(log, "tinyport.log", "level", "info", _LEVELS),
+        log_format=reader.choice(log, "tinyport.log", "format", "text", _FORMATS),
     )
+
+
+def _nodename(reader: SettingsReader, section: Mapping[str, object]) -> str | None:
+    """A name, or a template of one: ``{serial}`` and ``{mac}`` are filled in where the node starts."""
+    template = reader.text(section, "tinyport", "nodename")
+    if template is None:
+        return None
+    try:
+        check_node(template.replace("{serial}", "0").replace("{mac}", "0"))
+    except TinyportError as error:
+        reader.problem(
+            "tinyport.nodename", template, f"{error.hint or error.message}; templates are {{serial}}, {{mac}}"
+        )
+        return None
+    return template
 
 
 def is_pin(text: str) -> bool:
@@ -296,7 +197,7 @@ def is_pin(text: str) -> bool:
     return len(text) == 71 and text.startswith("sha256:") and _HEX.issuperset(text[7:])
 
 
-def _pins(reader: _Reader, section: Mapping[str, object]) -> tuple[str, ...]:
+def _pins(reader: SettingsReader, section: Mapping[str, object]) -> tuple[str, ...]:
     value = section.get("ca_pin")
     found: list[str] = []
     for item in value if isinstance(value, list) else [value]:
@@ -310,7 +211,7 @@ def _pins(reader: _Reader, section: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _auth(reader: _Reader, section: Mapping[str, object]) -> AuthConfig:
+def _auth(reader: SettingsReader, section: Mapping[str, object]) -> AuthConfig:
     name = reader.text(section, "auth", "cluster_name")
     if name is not None:
         try:
@@ -334,7 +235,7 @@ def _auth(reader: _Reader, section: Mapping[str, object]) -> AuthConfig:
     )
 
 
-def _static_token(reader: _Reader, item: object, index: int) -> StaticTokenConfig | None:
+def _static_token(reader: SettingsReader, item: object, index: int) -> StaticTokenConfig | None:
     place = f"auth.static_tokens[{index}]"
     table = reader.section(item, place, ("type", "value", "labels"))
     value = reader.secret(table.get("value"), f"{place}.value")
@@ -352,31 +253,36 @@ def _static_token(reader: _Reader, item: object, index: int) -> StaticTokenConfi
     )
 
 
-def _proxy(reader: _Reader, section: Mapping[str, object]) -> ProxyConfig:
+def _proxy(reader: SettingsReader, section: Mapping[str, object]) -> ProxyConfig:
     listen = ProxyConfig.listen
     if "listen" in section:
         listen = reader.address(section["listen"], "proxy.listen", PROXY_PORT) or listen
-    public = reader.texts(section, "proxy", "public_addr")
-    for item in public:
-        reader.address(item, "proxy.public_addr", PROXY_PORT)
+    public = _addresses(reader, section, "proxy", "public_addr", PROXY_PORT)
     tls = reader.section(section.get("tls"), "proxy.tls", ("cert", "key"))
     return ProxyConfig(
         enabled=reader.boolean(section, "proxy", "enabled", bool(section)),
         listen=listen,
-        public_addr=public,
-        tls_cert=reader.text(tls, "proxy.tls", "cert"),
-        tls_key=reader.text(tls, "proxy.tls", "key"),
+        public_addr=tuple(format_address(*address) for address in public),
+        tls_cert=reader.path(tls, "proxy.tls", "cert"),
+        tls_key=reader.path(tls, "proxy.tls", "key"),
     )
 
 
-def _node(reader: _Reader, section: Mapping[str, object]) -> NodeConfig:
+def _addresses(
+    reader: SettingsReader, section: Mapping[str, object], place: str, key: str, default_port: int
+) -> tuple[Address, ...]:
+    found = [reader.address(item, f"{place}.{key}", default_port) for item in reader.texts(section, place, key)]
+    return tuple(address for address in found if address is not None)
+
+
+def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
     listen = NodeConfig.listen
     if "listen" in section:
-        found = [reader.address(item, "node.listen", NODE_PORT) for item in reader.texts(section, "node", "listen")]
-        listen = tuple(address for address in found if address is not None)
-    advertise = reader.texts(section, "node", "advertise")
-    for item in advertise:
-        reader.address(item, "node.advertise", NODE_PORT)
+        listen = _addresses(reader, section, "node", "listen", NODE_PORT)
+    advertise = _addresses(reader, section, "node", "advertise", NODE_PORT)
+    if reader.choice(section, "node", "identity", "disk", ("disk", "memory")) == "memory":
+        reader.problem("node.identity", "memory", f'{_NOT_HERE} keep identities off the disk; write "disk"')
+    _pam(reader, section)
     banner = section.get("banner", "")
     if not isinstance(banner, str) or len(banner) > MAX_BANNER:
         reader.problem("node.banner", None, f"must be a text of at most {MAX_BANNER} characters")
@@ -389,7 +295,7 @@ def _node(reader: _Reader, section: Mapping[str, object]) -> NodeConfig:
     return NodeConfig(
         enabled=reader.boolean(section, "node", "enabled", bool(section)),
         listen=listen,
-        advertise=advertise,
+        advertise=tuple(format_address(*address) for address in advertise),
         labels=reader.labels(section, "node"),
         commands=tuple(_command(reader, item, index) for index, item in enumerate(commands)),
         worker_idle=reader.duration(section, "node", "worker_idle", NodeConfig.worker_idle),
@@ -401,7 +307,14 @@ def _node(reader: _Reader, section: Mapping[str, object]) -> NodeConfig:
     )
 
 
-def _memory(reader: _Reader, value: object) -> tuple[float | None, int | None]:
+def _pam(reader: SettingsReader, section: Mapping[str, object]) -> None:
+    table = reader.section(section.get("pam"), "node.pam", _PAM)
+    reader.text(table, "node.pam", "service")
+    if reader.boolean(table, "node.pam", "enabled", False):
+        reader.problem("node.pam.enabled", True, f"{_NOT_HERE} open PAM sessions; write false")
+
+
+def _memory(reader: SettingsReader, value: object) -> tuple[float | None, int | None]:
     if value is None:
         return NodeConfig.memory_share, None
     if isinstance(value, str) and value.endswith("%") and value[:-1].isascii() and value[:-1].isdigit():
@@ -414,11 +327,16 @@ def _memory(reader: _Reader, value: object) -> tuple[float | None, int | None]:
     return NodeConfig.memory_share, None
 
 
-def _command(reader: _Reader, item: object, index: int) -> CommandConfig:
+def _command(reader: SettingsReader, item: object, index: int) -> CommandConfig:
     place = f"node.commands[{index}]"
     table = reader.section(item, place, ("name", "command", "period"))
     name = reader.text(table, place, "name") or ""
     command = reader.texts(table, place, "command")
     if not name or not command:
         reader.problem(place, None, "needs a name and a command (a list: program and arguments)")
+    else:
+        try:
+            check_label(name, "")
+        except TinyportError as error:
+            reader.problem(f"{place}.name", name, error.hint or error.message)
     return CommandConfig(name=name, command=command, period=reader.duration(table, place, "period", 300, least=60))

@@ -34,6 +34,7 @@ from tinyport.core.identity import Identity, parse_uri
 from tinyport.core.names import format_address, is_uuid, parse_address
 from tinyport.core.policy import Policy, newer, open_document
 from tinyport.core.signatures import Ed25519Key
+from tinyport.core.version import VERSION
 from tinyport.host import identity_file
 from tinyport.host.files import private_folder, read_limited, write_private
 from tinyport.host.logging_line import Log
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.x509 import CertificateSigningRequest
 
-VERSION = "0.1.0"
 JOIN_PREFIX = b"tinyport-join-v1\0"
 RETURN_PREFIX = b"tinyport-return-v1\0"
 MAX_DOCUMENT_FILE = 4 * 1024 * 1024

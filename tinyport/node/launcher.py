@@ -17,10 +17,10 @@ from typing import NoReturn
 
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.core.names import format_address
+from tinyport.core.version import VERSION
 from tinyport.host import identity_file
 from tinyport.host.files import private_folder
 from tinyport.host.logging_line import Log
-from tinyport.link.enrolment import VERSION
 from tinyport.node import enrol, identity_view
 from tinyport.node.python_process import arguments, light_arguments, search_path, spawn
 from tinyport.node.settings import NodeSettings

@@ -12,9 +12,9 @@ from typing import Any
 
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.names import format_address, parse_address
+from tinyport.core.version import VERSION
 from tinyport.host.files import write_private
 from tinyport.host.logging_line import Log
-from tinyport.link.enrolment import VERSION
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.authlink import AuthLink
 from tinyport.proxy.credentials import Credentials, keep_renewed, obtain

@@ -1,0 +1,48 @@
+# The words of this project. `make demo` and `make test` do all the set-up on a fresh machine.
+#
+#   make setup   the environment in .venv (PYTHON=python3.12 chooses the interpreter, 3.10 to 3.13)
+#   make demo    a cluster on loopback, and what one does with it
+#   make test    every test that runs at each commit        make test-slow   those that take longer
+#   make check   format, lint, types, architecture          make fmt         put the format right
+#   make bench   the figures, beside their peers
+
+.PHONY: setup demo test test-slow check fmt bench clean
+
+# Byte code matters for what we measure: without it an import costs seconds and megabytes.
+unexport PYTHONDONTWRITEBYTECODE
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+setup: $(READY)
+
+$(READY): pyproject.toml tools/setup_environment.sh
+	sh tools/setup_environment.sh $(VENV)
+	touch $@
+
+demo: setup
+	@$(BIN)/python demo/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

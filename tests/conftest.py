@@ -1,0 +1,32 @@
+"""What all tests share: who may run, and that a missing peer is never mistaken for a pass."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+#: On the machines that judge a change nothing may be skipped for want of a program.
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that become other users are skipped, visibly, for who is not root."""
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root")
+    for item in items:
+        if item.get_closest_marker("root") is not None:
+            item.add_marker(skip)
+
+
+def need_program(name: str) -> str:
+    """The path of a peer's program. Missing: a failure in CI, a visible skip on a desk."""
+    # Daemons live where a user's PATH does not look.
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found is None and IN_CI:
+        pytest.fail(f"{name} is not installed; .ci/run should have done that")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
