@@ -75,15 +75,17 @@ class TlsAuthority:
 
     def __init__(self) -> None:
         self.key = Ed25519PrivateKey.generate()
-        self.pem = self._build("ca", self.key, None, False, DAY)
+        # Two CAs of one name, and OpenSSL tries only the first.
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ca {uuids.uuid4()}")])
+        self.pem = self._build(self.name, self.key, None, False, DAY)
 
-    def _build(self, name: str, key: Ed25519PrivateKey, uri: str | None, server: bool, life: int) -> str:
+    def _build(self, name: x509.Name, key: Ed25519PrivateKey, uri: str | None, server: bool, life: int) -> str:
         now = datetime.datetime.fromtimestamp(int(time.time()), datetime.timezone.utc)
         usage = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if server else [])]
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")]))
+            .subject_name(name)
+            .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=2))
@@ -100,7 +102,7 @@ class TlsAuthority:
         """Certificate and key (PEM)."""
         key = Ed25519PrivateKey.generate()
         uri = f"tinyport://{cluster}/{kind}/{id}"
-        return self._build(kind, key, uri, kind in ("proxy", "auth"), life), pem_of(key)
+        return self._build(x509.Name([]), key, uri, kind in ("proxy", "auth"), life), pem_of(key)
 
 
 class Cluster:

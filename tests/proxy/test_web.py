@@ -1,0 +1,104 @@
+"""HTTPS for browsers: few pages, strict headers, a certificate for the right names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.proxy.conftest import Cluster, close, run, world
+from tinyport.core.errors import OperatorError
+from tinyport.host.logging_line import Log
+from tinyport.proxy import web
+from tinyport.proxy.settings import ProxySettings
+
+
+def browser(folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(folder / "proxy" / "web.pem"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
+async def get(here_address: tuple[str, int], context: ssl.SSLContext, path: str) -> tuple[int, dict[str, str], bytes]:
+    reader, writer = await asyncio.open_connection(*here_address, ssl=context, server_hostname="127.0.0.1")
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    await close(writer)
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}, body
+
+
+def test_pages(cluster: Cluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(cluster, tmp_path) as here:
+            context = browser(tmp_path)
+            for path, expected in (
+                ("/healthz", b'"ok"'),
+                ("/readyz", b'"ok"'),
+                ("/invite", b'tsh signup "https://127.0.0.1:3080/invite#...'),
+                ("/style.css", b"font"),
+            ):
+                status, headers, body = await get(here.address, context, path)
+                assert (status, expected in body) == (200, True)
+                assert "default-src 'none'" in headers["content-security-policy"]
+                assert headers["x-content-type-options"] == "nosniff"
+                assert headers["x-frame-options"] == "DENY"
+                assert headers["strict-transport-security"]
+                assert headers["server"] == "tinyport"
+                assert b"<script" not in body
+            status, _, body = await get(here.address, context, "/webapi/ping")
+            assert json.loads(body)["cluster"] == "farm"
+            assert json.loads(body)["ca_pins"][0].startswith("sha256:")
+            status, headers, _ = await get(here.address, context, "/etc/passwd")
+            assert (status, headers["x-frame-options"]) == (404, "DENY")
+
+    run(main())
+
+
+def test_the_self_made_certificate_is_kept_and_remade(tmp_path: Path) -> None:
+    log = Log("test", "error")
+
+    def made(*addresses: str) -> bytes:
+        (tmp_path / "proxy").mkdir(exist_ok=True)
+        web.web_context(ProxySettings(data_dir=tmp_path, public_addr=addresses), log)
+        return (tmp_path / "proxy" / "web.pem").read_bytes()
+
+    first = made("port.example.com:443", "[2001:db8::1]:443")
+    assert (tmp_path / "proxy" / "web.pem").stat().st_mode & 0o777 == 0o600
+    assert made("port.example.com:443") == first
+    second = made("other.example.com:443")
+    assert second != first
+    certificate = x509.load_pem_x509_certificate(first)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["port.example.com", "localhost"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["2001:db8::1"]
+    (tmp_path / "proxy" / "web.pem").write_bytes(b"damaged")
+    assert made("other.example.com:443") != b"damaged"
+
+
+def test_an_operator_s_files_that_cannot_be_used(tmp_path: Path) -> None:
+    settings = ProxySettings(data_dir=tmp_path, web_cert=tmp_path / "no.pem", web_key=tmp_path / "no.key")
+    with pytest.raises(OperatorError, match=r"no\.pem"):
+        web.web_context(settings, Log("test", "error"))
+    with pytest.raises(OperatorError, match="public_addr"):
+        web.web_context(ProxySettings(data_dir=tmp_path, public_addr=("a:b:c/",)), Log("test", "error"))
+
+
+def test_too_many_browsers(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_WEB", 1)
+
+    async def main() -> None:
+        async with world(cluster, tmp_path) as here:
+            context = browser(tmp_path)
+            reader, writer = await asyncio.open_connection(*here.address, ssl=context, server_hostname="127.0.0.1")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200" in await reader.readline()
+            with pytest.raises(OSError):
+                await asyncio.open_connection(*here.address, ssl=context, server_hostname="127.0.0.1")
+            await close(writer)
+
+    run(main())
