@@ -134,7 +134,7 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
     return config
 
 
-# Keys of the reference that this version cannot honour are refused in words: to take them and do nothing would be worse.
+# What this version cannot honour is refused in words: to take a key and do nothing would be worse.
 _NOT_HERE = "this version does not"
 
 _GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr")
