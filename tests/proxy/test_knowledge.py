@@ -36,7 +36,7 @@ def test_it_survives_a_restart(cluster: Cluster, tmp_path: Path) -> None:
     second = fresh(cluster, tmp_path)
     second.load()
     assert second.policy_version == first.policy_version
-    assert second.locate("greenhouse", everybody).uuid == pi.uuid
+    assert second.locate("greenhouse", everybody, sees_all=True).uuid == pi.uuid
     assert second.unsaved_nodes() is None
 
 
@@ -67,7 +67,7 @@ def test_only_forward(cluster: Cluster, tmp_path: Path) -> None:
     pi = cluster.node("greenhouse")
     held.take_node(cluster.node_document(pi, serial=5))
     held.take_node(cluster.node_document(pi, serial=4, name="stolen"))
-    assert held.locate("greenhouse", everybody).serial == 5
+    assert held.locate("greenhouse", everybody, sees_all=True).serial == 5
     assert told == [None, None, pi.uuid]
     with pytest.raises(PeerError):
         held.take_policy(Cluster().policy())
@@ -87,23 +87,25 @@ def test_names(cluster: Cluster, tmp_path: Path) -> None:
     for node in (one, two):
         held.take_node(cluster.node_document(node))
     for target in ("one", "ONE", "one.farm", one.uuid, f"{one.uuid}.farm", "site=berlin", " one ", "site=ber*"):
-        assert held.locate(target, everybody).uuid == one.uuid
+        assert held.locate(target, everybody, sees_all=True).uuid == one.uuid
     for target, code in (("three", "no_such_node"), ("site=rome", "no_such_node"), ("=", "no_such_node")):
         with pytest.raises(AccessDenied) as caught:
-            held.locate(target, everybody)
+            held.locate(target, everybody, sees_all=True)
         assert caught.value.code == code
     with pytest.raises(AccessDenied) as caught:
-        held.locate("site=*", everybody)
+        held.locate("site=*", everybody, sees_all=True)
     assert caught.value.code == "ambiguous"
-    # Who may not see it learns nothing of it.
-    with pytest.raises(AccessDenied, match="access denied"):
-        held.locate("one", lambda node: False)
-    with pytest.raises(AccessDenied, match="no such node"):
-        held.locate("site=berlin", lambda node: False)
+    # Who may not see everything cannot tell a hidden node from a name that nobody has.
+    refusals = []
+    for target in ("one", "nobody", "site=berlin", "site=rome"):
+        with pytest.raises(AccessDenied) as caught:
+            held.locate(target, lambda node: False, sees_all=False)
+        refusals.append((caught.value.code, caught.value.message, caught.value.hint))
+    assert set(refusals) == {("denied", "access denied", '"tsh ls" lists the nodes that you may reach')}
     # A name that moves.
     held.take_node(cluster.node_document(one, serial=2, name="three"))
-    assert held.locate("three", everybody).uuid == one.uuid
-    with pytest.raises(AccessDenied, match="no such node"):
-        held.locate("one", everybody)
+    assert held.locate("three", everybody, sees_all=True).uuid == one.uuid
+    with pytest.raises(AccessDenied, match="there is no node one"):
+        held.locate("one", everybody, sees_all=True)
     held.remove_node(one.uuid)
     assert held.node_count == 1

@@ -14,12 +14,13 @@ from tinyport.core.access import Subject, decide, judge_certificate
 from tinyport.core.certificate import Certificate
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, OperatorError, Unavailable
+from tinyport.core.labels import WILDCARD
 from tinyport.core.policy import NodeDocument
 from tinyport.core.roles import can_see
 from tinyport.host.logging_line import Log
 from tinyport.proxy.authlink import AuthLink
 from tinyport.proxy.knowledge import Knowledge
-from tinyport.proxy.tunnels import Tunnels, refuse_locked
+from tinyport.proxy.tunnels import Tunnels
 
 REVOKED = "access revoked"
 
@@ -140,22 +141,26 @@ class Gatekeeper:
         def visible(node: NodeDocument) -> bool:
             return can_see(subject.roles, subject.user, subject.traits, node.labels)
 
-        node = self._knowledge.locate(target, visible)
+        node = self._knowledge.locate(target, visible, sees_all=_sees_all(subject))
         self._judge_node(subject, node, login)
         return node
 
     def _judge_node(self, subject: Subject, node: NodeDocument, login: str | None) -> None:
-        policy = self._knowledge.policy
-        if login is not None:
-            decide(subject, login=login, node=node, policy=policy, now=time.time())
-            return
-        # OpenSSH's -J names a host and no login: here it is enough to see the node, the node then decides the
-        # login.
-        if not can_see(subject.roles, subject.user, subject.traits, node.labels):
-            raise AccessDenied("access denied", detail=f"{node.name} is not theirs to see")
-        refuse_locked(self._knowledge, node.uuid)
-        if node.state != "active":
-            raise AccessDenied(f"node {node.name} is {node.state}", code="quarantined")
+        """AccessDenied unless the user may be ``login`` there; with None, unless there is some login they may be.
+
+        OpenSSH's -J names a host and no login; the node then decides the login.
+        """
+        refusal: AccessDenied | None = None
+        for candidate in subject.logins if login is None else (login,):
+            try:
+                decide(subject, login=candidate, node=node, policy=self._knowledge.policy, now=time.time())
+            except AccessDenied as error:
+                # A lock or a state is the same for all logins, and says more than "not as games".
+                if refusal is None or error.code != "denied":
+                    refusal = error
+            else:
+                return
+        raise refusal or AccessDenied("access denied", detail=f"{subject.user} has no login")
 
     def _offline(self, uuid: str, name: str) -> AccessDenied:
         since = self._tunnels.last_seen.get(uuid)
@@ -217,3 +222,10 @@ class Gatekeeper:
             # Auth let them in before its document reached us.
             return
         self._judge_node(subject, known.document, entry.login)
+
+
+def _sees_all(subject: Subject) -> bool:
+    """Then "there is no such node" tells nothing that a list would not."""
+    denies = any(role.deny.node_labels and not role.deny.logins for role in subject.roles)
+    everything = {WILDCARD: (WILDCARD,)}
+    return not denies and any(dict(role.allow.node_labels) == everything for role in subject.roles)

@@ -17,7 +17,7 @@ import ssl
 import time
 import uuid as uuids
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import aiohttp
 
@@ -85,6 +85,7 @@ class AuthLink:
         knowledge: Knowledge,
         presence: Callable[[], Iterable[dict[str, object]]],
         node_presence: Callable[[str], dict[str, object] | None],
+        addresses: Sequence[str],
         log: Log,
     ) -> None:
         self._base = f"https://{format_address(*address)}"
@@ -92,6 +93,8 @@ class AuthLink:
         self._knowledge = knowledge
         self._presence = presence
         self._node_presence = node_presence
+        #: where others find this proxy; auth hands them out
+        self._addresses = list(addresses)
         self._log = log
         self._session: aiohttp.ClientSession | None = None
         self.up = False
@@ -278,8 +281,11 @@ class AuthLink:
             nodes = [self._node_presence(uuid) or {"uuid": uuid, "online": False} for uuid in changed]
         # The first part of a full report replaces what auth knew of us, the rest adds to it.
         for at in range(0, max(len(nodes), 1), NODES_PER_REPORT):
-            part = nodes[at : at + NODES_PER_REPORT]
-            await self._post("/v1/presence", {"full": full and at == 0, "nodes": part})
+            first = full and at == 0
+            report: dict[str, object] = {"full": first, "nodes": nodes[at : at + NODES_PER_REPORT]}
+            if first and self._addresses:
+                report["addresses"] = self._addresses
+            await self._post("/v1/presence", report)
 
     # ------------------------------------------------------------------ events
 

@@ -157,7 +157,7 @@ async def obtain(settings: ProxySettings, log: Log) -> Credentials:
                 settings.insecure_no_ca_pin,
                 "proxy",
                 settings.nodename,
-                settings.public_addr,
+                settings.addresses,
                 path,
             )
             return Credentials(identity)

@@ -212,46 +212,43 @@ class Knowledge:
 
     # ------------------------------------------------------------------ names
 
-    def locate(self, target: str, visible: Callable[[NodeDocument], bool]) -> NodeDocument:
+    def locate(self, target: str, visible: Callable[[NodeDocument], bool], *, sees_all: bool) -> NodeDocument:
         """The one node that ``target`` (name, name.cluster, UUID, or k=v) means.
 
-        AccessDenied with the code no_such_node, ambiguous (``extra["candidates"]``) or denied. ``visible``
-        says which nodes the asker may know of; of the others nothing is told.
+        ``visible`` says which nodes the asker may know of. AccessDenied with the code ambiguous
+        (``extra["candidates"]``), no_such_node for those who see all nodes, and denied for everybody else: to them a
+        node that they may not see and a name that nobody has look the same.
         """
-        name = target.strip().lower().removesuffix("." + self.cluster)
-        if "=" in target:
-            return self._by_labels(target.strip(), visible)
-        held = self._nodes.get(name if is_uuid(name) else self._names.get(name, ""))
-        if held is None:
-            raise _no_such_node(target)
-        if not visible(held.document):
-            raise AccessDenied("access denied", detail=f"{held.document.name} is not theirs to see")
-        return held.document
-
-    def _by_labels(self, target: str, visible: Callable[[NodeDocument], bool]) -> NodeDocument:
-        try:
-            pairs = parse_pairs(target.split(","))
-        except PeerError as error:
-            raise AccessDenied(error.message, code="no_such_node", hint=error.hint) from None
-        # The server's labels only: a node must not be able to draw sessions to itself by what it declares.
-        found = [
-            known.document
-            for known in self._nodes.values()
-            if has_all(pairs, known.document.labels) and visible(known.document)
-        ]
-        if not found:
-            raise _no_such_node(target)
+        found = [known.document for known in self._meant(target) if visible(known.document)]
+        if len(found) == 1:
+            return found[0]
+        shown = printable(target, 80)
         if len(found) > 1:
-            several = AccessDenied(f"{printable(target, 60)} means {len(found)} nodes", code="ambiguous")
+            several = AccessDenied(f"{shown} means {len(found)} nodes", code="ambiguous")
             several.extra["candidates"] = [
                 {"name": node.name, "uuid": node.uuid, "labels": dict(node.labels)} for node in found[:MAX_CANDIDATES]
             ]
             raise several
-        return found[0]
+        if sees_all:
+            raise AccessDenied(f"there is no node {shown}", code="no_such_node", hint='"tsh ls" lists the nodes')
+        raise AccessDenied(
+            "access denied",
+            detail=f"{shown} is no node, or not theirs to see",
+            hint='"tsh ls" lists the nodes that you may reach',
+        )
 
-
-def _no_such_node(target: str) -> AccessDenied:
-    return AccessDenied(f"no such node: {printable(target, 80)}", code="no_such_node", hint='"tsh ls" lists the nodes')
+    def _meant(self, target: str) -> list[KnownNode]:
+        target = target.strip()
+        if "=" in target:
+            try:
+                pairs = parse_pairs([target])
+            except PeerError as error:
+                raise AccessDenied(error.message, code="no_such_node", hint=error.hint) from None
+            # The server's labels only: a node must not be able to draw sessions to itself by what it declares.
+            return [known for known in self._nodes.values() if has_all(pairs, known.document.labels)]
+        name = target.lower().removesuffix("." + self.cluster)
+        held = self._nodes.get(name if is_uuid(name) else self._names.get(name, ""))
+        return [] if held is None else [held]
 
 
 def _signed(signed: object) -> Signed:

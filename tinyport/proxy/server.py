@@ -49,7 +49,7 @@ class Proxy:
             return Log(f"proxy.{name}", settings.log_level, settings.log_format)
 
         self._log = log("server")
-        public = settings.public_addr[0] if settings.public_addr else format_address(*settings.listen)
+        public = next(iter(settings.addresses), format_address(*settings.listen))
         self.knowledge = Knowledge(settings.folder, credentials.cluster, credentials.policy_key, log("policy"))
         self.dials = Dials(secrets.token_bytes)
         self.tunnels = Tunnels(self.knowledge, self.dials, credentials.uuid, log("tunnels"), beat=settings.beat)
@@ -59,6 +59,7 @@ class Proxy:
             self.knowledge,
             self.tunnels.presence,
             self._node_presence,
+            settings.addresses,
             log("auth"),
         )
         self.gatekeeper = Gatekeeper(self.knowledge, self.authlink, self.tunnels, log("access"))

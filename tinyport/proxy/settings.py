@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyport.core.names import format_address
+
 Address = tuple[str, int]
 
 
@@ -35,6 +37,14 @@ class ProxySettings:
     #: connections that have not said who they are yet, in all and from one source (an IPv6 /64 is one source)
     max_strangers: int = 2_000
     max_strangers_per_source: int = 256
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others find this proxy: as configured, else where it listens if that says anything."""
+        host, port = self.listen
+        if self.public_addr or host in ("0.0.0.0", "::", "") or port == 0:  # noqa: S104  compared, not bound
+            return self.public_addr
+        return (format_address(host, port),)
 
     @property
     def folder(self) -> Path:

@@ -169,9 +169,9 @@ def web_context(settings: ProxySettings, log: Log) -> ssl.SSLContext:
             ) from None
         return context
     path = settings.folder / "web.pem"
-    if not _still_good(path, _hosts(settings.public_addr)):
-        write_private(path, _self_made(_hosts(settings.public_addr)).encode())
-        log.info("made a certificate for browsers", hosts=",".join(_hosts(settings.public_addr)))
+    if not _still_good(path, _hosts(settings.addresses)):
+        write_private(path, _self_made(_hosts(settings.addresses)).encode())
+        log.info("made a certificate for browsers", hosts=",".join(_hosts(settings.addresses)))
     context.load_cert_chain(path)
     return context
 
