@@ -1,0 +1,484 @@
+"""The keeper: owns the host key, judges, becomes users and waits for their sessions. See docs/protocol/node.md.
+
+It starts when somebody comes and leaves when nobody is left. One thread, one loop, no asyncio and no asyncssh: nothing
+that a stranger says is parsed here except what the table in ``keeper_connection`` lets through a worker.
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+import os
+import resource
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from tinyport.core.errors import OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.core.names import printable
+from tinyport.core.policy import MAX_DOCUMENT
+from tinyport.core.version import VERSION
+from tinyport.host.logging_line import Log
+from tinyport.node import keeper_fields as fields
+from tinyport.node.ipc import Channel
+from tinyport.node.keeper_audit import Audit
+from tinyport.node.keeper_connection import MAX_SESSIONS, PROVED, Connection, Endpoint, refusal_text
+from tinyport.node.keeper_documents import Documents
+from tinyport.node.keeper_sessions import Sessions, exit_fields
+from tinyport.node.keeper_workers import Worker, Workers
+from tinyport.node.loop import READ, WRITE, Loop
+from tinyport.node.python_process import name_process
+from tinyport.node.session_plan import MAX_ENVIRONMENT
+
+CHANNEL, CONFIGURATION = 3, 4
+# Events of a busy minute; link spools them, so they wait here only while it is busy itself.
+MAX_EVENTS = 4096
+NONCE_BYTES = 16
+# sshd_config(5): LoginGraceTime is 120 there; a certificate needs no typing.
+LOGIN_GRACE = 60.0
+# The worker closes late connections itself; the keeper's own clock is for workers that do not.
+GRACE_SLACK = 15.0
+# sshd_config(5) MaxStartups has 100 as its hard end.
+MAX_STARTUPS = 100
+# An ended connection that its worker does not give up is cut.
+END_LIMIT = 5.0
+# link says for itself how large a document may be; JSON escapes it once more.
+MAX_DOCUMENT_FILE = 2 * MAX_DOCUMENT + 64 * 1024
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Keeper:
+    """``run`` returns when there is nothing left to keep. Owns the channel to link and everything below it."""
+
+    def __init__(self, configuration: Mapping[str, object], channel: Channel) -> None:
+        log = cast("dict[str, str]", configuration["log"])
+        self._log = Log("node.keeper", log["level"], log["format"])
+        self._loop = Loop()
+        self._loop.watch_children()
+        self._link: Channel | None = channel
+        self._lost_events = 0
+        self._idle = float(cast(float, configuration["keeper_idle"]))
+        self._banner = str(configuration.get("banner") or "")
+        self._privileged = bool(configuration["privileged"])
+        limits = cast("dict[str, int | None]", configuration.get("limits") or {})
+        self._memory = limits.get("memory")
+        self._startups = limits.get("startups") or MAX_STARTUPS
+        self._limits = {
+            "sessions": limits.get("sessions") or MAX_SESSIONS,
+            "env": MAX_ENVIRONMENT,
+            "login_grace": limits.get("login_grace") or LOGIN_GRACE,
+        }
+        paths = cast("list[str]", configuration["paths"])
+        files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
+        self._documents = Documents(files, self._log)
+        identity = self._documents.identity
+        node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name}
+        self._audit = Audit(self._event, self._documents.now, node, self._log)
+        self._sessions = Sessions(
+            self._loop,
+            self._audit,
+            self._log,
+            privileged=self._privileged,
+            paths=paths,
+            now=self._documents.now,
+            monotonic=time.monotonic,
+            room=self._has_room,
+            exited=self._session_ended,
+        )
+        self._workers = Workers(
+            self._loop,
+            self._log,
+            paths=paths,
+            configuration={"user": configuration["user"], "log": log},
+            idle=float(cast(float, configuration["worker_idle"])),
+            connections_per_worker=int(cast(int, configuration["connections_per_worker"])),
+            heard=self._heard_worker,
+            lost=self._connection_over,
+            give=self._serve,
+        )
+        self._connections: dict[int, Connection] = {}
+        self._serve_extra: dict[int, dict[str, object]] = {}
+        self._last_number = 0
+        self._busy_since = time.monotonic()
+        #: no more connections: link is gone or we are being stopped
+        self._draining = False
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked_to_stop)
+        assert self._link is not None
+        self._loop.add(self._link.fileno(), READ, self._link_ready)
+        self._tell_versions()
+        self._loop.after(self._idle, self._maybe_leave)
+        # What exists now stays: children that are forked need not copy it.
+        gc.freeze()
+        self._loop.run()
+        self._documents.save_floor()
+
+    # ------------------------------------------------------------------ link
+
+    def _link_ready(self, events: int) -> None:
+        link = self._link
+        if link is None:
+            return
+        try:
+            if events & WRITE:
+                link.flush()
+            if events & READ:
+                received = link.receive()
+                if received is None:
+                    self._drain("link and monitor are gone")
+                    return
+                self._heard_link(*received)
+        except BlockingIOError:
+            pass
+        except (PeerError, OSError) as error:
+            self._log.error("the line to link broke", reason=error)
+            self._drain("the line to link broke")
+            return
+        self._watch_link()
+
+    def _watch_link(self) -> None:
+        if self._link is not None:
+            self._loop.add(self._link.fileno(), READ | (WRITE if self._link.wants_write else 0), self._link_ready)
+
+    def _tell_link(self, message: Mapping[str, object]) -> bool:
+        if self._link is None:
+            return False
+        try:
+            self._link.send(message)
+        except OSError:
+            return False
+        self._watch_link()
+        return True
+
+    def _event(self, event: Mapping[str, object]) -> None:
+        if not self._tell_link({"op": "event", "event": event}):
+            self._lost_events += 1
+            self._log.warning("an audit event could not be handed on", event=json.dumps(event))
+
+    def _tell_versions(self) -> None:
+        self._tell_link({"op": "have", **self._documents.versions()})
+
+    def _heard_link(self, message: dict[str, object], descriptors: list[int]) -> None:
+        operation = message.get("op")
+        self._busy_since = time.monotonic()
+        if operation == "conn" and len(descriptors) == 1:
+            self._accept(message, descriptors.pop())
+        elif operation == "warm":
+            self._workers.warm()
+        elif operation == "document":
+            self._document(message.get("signed"), descriptors)
+        elif operation == "time":
+            try:
+                self._documents.confirm_time(message.get("signed"), message.get("monotonic"))
+            except TinyportError as error:
+                self._log.warning("a statement of the time is not believed", reason=error)
+        elif operation == "closed":
+            # Link sends nothing after it, and whatever was sent before was heard before.
+            if self._nothing_left():
+                self._loop.stop()
+        else:
+            self._log.warning("link sent something unknown", op=printable(str(operation), 40))
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _document(self, signed: object, descriptors: Sequence[int]) -> None:
+        """A signed document, in the message or (when it is large) in a memfd beside it."""
+        try:
+            if len(descriptors) == 1:
+                signed = json.loads(os.pread(descriptors[0], MAX_DOCUMENT_FILE, 0))
+            kind = self._documents.install(signed)
+        except (TinyportError, OSError, ValueError, RecursionError) as error:
+            self._log.warning("a document is not taken", reason=error)
+            return
+        if kind is not None:
+            self._log.info("a new document", kind=kind, version=self._documents.versions()[kind])
+            self._judge_again()
+        self._tell_versions()
+
+    def _judge_again(self) -> None:
+        """Locks, roles and labels hold for those who are here already, too."""
+        for connection in list(self._connections.values()):
+            try:
+                connection.judge_again()
+            except TinyportError as error:
+                peer = connection.endpoint.peer
+                self._log.info("a connection is ended", peer=f"{peer[0]} port {peer[1]}", reason=error)
+                self._sessions.end(connection)
+                self._end(connection, refusal_text(error))
+
+    # ------------------------------------------------------------------ connections
+
+    def _accept(self, message: Mapping[str, object], descriptor: int) -> None:
+        stream = socket.socket(fileno=descriptor)
+        try:
+            endpoint, extra = _endpoint(message)
+            identity = self._documents.refresh_identity()
+        except (PeerError, OperatorError) as error:
+            self._log.error("a connection of link is not taken", reason=error)
+            stream.close()
+            return
+        starting = sum(connection.state != PROVED for connection in self._connections.values())
+        if self._draining or starting >= self._startups:
+            self._log.warning("too many connections are signing in; one is closed", peer=endpoint.peer[0])
+            stream.close()
+            return
+        self._last_number += 1
+        connection = Connection(
+            number=self._last_number,
+            stream=stream,
+            endpoint=endpoint,
+            version=f"tinyport_{VERSION} {secrets.token_hex(NONCE_BYTES)}",
+            identity=identity,
+            documents=self._documents,
+            starter=self._sessions,
+            audit=self._audit,
+            monotonic=time.monotonic,
+        )
+        connection.max_sessions = int(cast(int, self._limits["sessions"]))
+        self._connections[connection.number] = connection
+        self._serve_extra[connection.number] = extra
+        grace = float(cast(float, self._limits["login_grace"])) + GRACE_SLACK
+        self._loop.after(grace, lambda: self._grace_over(connection))
+        self._workers.place(connection)
+
+    def _grace_over(self, connection: Connection) -> None:
+        if connection.number in self._connections and connection.state != PROVED:
+            self._end(connection, "signing in took too long")
+
+    def _serve(self, worker: Worker, connection: Connection) -> None:
+        identity, endpoint = connection.identity, connection.endpoint
+        policy = self._documents.policy
+        extra = self._serve_extra.pop(connection.number)
+        certificate, key = identity.host_keys
+        message: dict[str, object] = {
+            "op": "serve",
+            "conn": connection.number,
+            "version": connection.version,
+            "host_key": _base64(key),
+            "host_certificate": _base64(certificate),
+            "kind": endpoint.kind,
+            "peer": list(endpoint.peer),
+            "local": list(endpoint.local),
+            "banner": self._banner,
+            "limits": self._limits,
+            **extra,
+        }
+        if endpoint.kind == "dial":
+            message["cluster"] = identity.cluster
+            message["tls_cas"] = list(policy.tls_cas if policy is not None else identity.tls_cas)
+        with connection.duplicate() as stream:
+            self._workers.send(worker, message, [stream.fileno()])
+
+    def _end(self, connection: Connection, text: str) -> None:
+        """Have the worker say goodbye; cut the line when it does not."""
+        worker = self._worker_of(connection)
+        if worker is None:
+            connection.cut()
+            return
+        self._workers.send(worker, {"op": "end", "conn": connection.number, "message": text})
+        self._loop.after(END_LIMIT, lambda: self._end_over(connection))
+
+    def _end_over(self, connection: Connection) -> None:
+        if connection.number in self._connections:
+            connection.cut()
+            worker = self._worker_of(connection)
+            if worker is not None:
+                self._workers.forget(worker, connection)
+            self._connection_over(connection)
+
+    def _worker_of(self, connection: Connection) -> Worker | None:
+        for worker in self._workers.all:
+            if connection.number in worker.connections:
+                return worker
+        return None
+
+    def _connection_over(self, connection: Connection) -> None:
+        connection.close()
+        self._connections.pop(connection.number, None)
+        self._serve_extra.pop(connection.number, None)
+        self._rest()
+
+    def _session_ended(self, connection: Connection, number: int, status: int) -> None:
+        worker = self._worker_of(connection)
+        if worker is not None:
+            ended = {"status": None, "signal": None, "core": False, **exit_fields(status)}
+            self._workers.send(worker, {"op": "exit", "conn": connection.number, "session": number, **ended})
+        self._rest()
+
+    # ------------------------------------------------------------------ workers
+
+    def _heard_worker(self, worker: Worker, message: dict[str, object]) -> None:
+        request = fields.text(message, "op", 16)
+        identifier = fields.number(message, "id", 2**53)
+        connection = worker.connections.get(fields.number(message, "conn", 2**53))
+        if connection is None:
+            if fields.number(message, "conn", 2**53) > self._last_number:
+                raise PeerError("a connection that does not exist")
+            # Ended here while the request was on its way.
+            self._answer(worker, identifier, Unavailable("the connection is gone"))
+            return
+        try:
+            answer, descriptors = connection.handle(request, message)
+        except PeerError:
+            raise
+        except TinyportError as error:
+            if error.detail:
+                self._log.debug("a request is refused", request=request, reason=error)
+            self._answer(worker, identifier, error)
+            if connection.exhausted:
+                self._end(connection, "too many authentication failures")
+            return
+        except Exception as error:
+            # A bug of ours that one worker found must not end everybody's sessions: it ends that worker.
+            self._log.error("a request of a worker failed", request=request, reason=repr(error))
+            raise PeerError("a request that cannot be served", detail=repr(error)) from error
+        try:
+            encoded = {key: _base64(value) if isinstance(value, bytes) else value for key, value in answer.items()}
+            self._workers.send(worker, {"id": identifier, "ok": True, **encoded}, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if request == "gone":
+            self._workers.forget(worker, connection)
+            self._connection_over(connection)
+
+    def _answer(self, worker: Worker, identifier: int, error: TinyportError) -> None:
+        message = {"id": identifier, "ok": False, "message": refusal_text(error), "code": error.code}
+        self._workers.send(worker, message)
+
+    # ------------------------------------------------------------------ memory
+
+    def _has_room(self) -> bool:
+        """Our own share: keeper and workers. What people run is theirs."""
+        if self._memory is None:
+            return True
+        return (
+            sum(_resident(pid) for pid in (os.getpid(), *(worker.pid for worker in self._workers.all))) < self._memory
+        )
+
+    # ------------------------------------------------------------------ the end
+
+    def _nothing_left(self) -> bool:
+        return not (self._connections or self._sessions.running or self._workers.busy)
+
+    def _rest(self) -> None:
+        self._busy_since = time.monotonic()
+        if self._draining:
+            self._leave_when_drained()
+        else:
+            self._loop.after(self._idle, self._maybe_leave)
+
+    def _maybe_leave(self) -> None:
+        if self._draining:
+            self._leave_when_drained()
+            return
+        left = self._idle - (time.monotonic() - self._busy_since)
+        if self._connections or self._sessions.running:
+            # Whoever ends the last of them asks again.
+            return
+        if self._workers.busy or left > 0:
+            self._loop.after(max(left, 1.0 if self._workers.busy else 0.0), self._maybe_leave)
+            return
+        self._tell_link({"op": "closing"})
+        # Link may have something for us on its way, and then does not answer.
+        self._loop.after(max(self._idle, 1.0), self._maybe_leave)
+
+    def _asked_to_stop(self, number: int, frame: object) -> None:
+        del frame
+        if number == signal.SIGTERM:
+            self._loop.after(0, self._stop)
+
+    def _stop(self) -> None:
+        self._drain("asked to stop")
+        if self._privileged:
+            # Sessions outlive the service that is being upgraded; whoever wants them gone ends the control group.
+            return
+        for connection in list(self._connections.values()):
+            self._sessions.end(connection)
+            self._end(connection, "this node is shutting down")
+
+    def _drain(self, why: str) -> None:
+        """Take nothing more; leave when the last session has ended. Our end of the line is closed, so that the monitor
+        knows that we are leaving.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        self._log.info("the keeper is leaving", reason=why, sessions=self._sessions.running)
+        if self._link is not None:
+            self._link.flush()
+            self._loop.remove(self._link.fileno())
+            self._link.close()
+            self._link = None
+        self._leave_when_drained()
+
+    def _leave_when_drained(self) -> None:
+        if not (self._connections or self._sessions.running):
+            self._workers.leave_all()
+            if not self._workers.all:
+                self._loop.stop()
+            else:
+                self._loop.after(0.1, self._leave_when_drained)
+
+
+def _endpoint(message: Mapping[str, object]) -> tuple[Endpoint, dict[str, object]]:
+    """Of a ``conn`` message: where from, and what a dial needs besides."""
+    kind = fields.text(message, "kind", 16)
+    if kind not in ("direct", "dial"):
+        raise PeerError(f"connections of kind {kind!r} are not known")
+    extra: dict[str, object] = {}
+    if kind == "dial":
+        extra = {name: fields.text(message, name) for name in ("ticket", "proxy", "server")}
+    return Endpoint(kind, _socket_address(message, "peer"), _socket_address(message, "local")), extra
+
+
+def _socket_address(message: Mapping[str, object], name: str) -> tuple[str, int]:
+    value = message.get(name)
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str) or len(value[0]) > 64:
+        raise PeerError(f"a connection with a wrong {name}")
+    address = value[0].removeprefix("::ffff:") if "." in value[0] else value[0]
+    return address, fields.number({"port": value[1]}, "port", 65536)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process that are in memory; 0 when it has gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _read_configuration(descriptor: int) -> dict[str, object]:
+    with open(descriptor, encoding="utf-8") as file:
+        configuration = json.load(file)
+    if not isinstance(configuration, dict):
+        raise OperatorError("the keeper's configuration is not an object")
+    return configuration
+
+
+def main() -> None:
+    """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
+    os.set_inheritable(CHANNEL, False)
+    configuration = _read_configuration(CONFIGURATION)
+    name_process("tinyport-keeper")
+    # The host key is in our memory: no core files.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    os.umask(0o077)
+    channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_EVENTS)
+    try:
+        keeper = Keeper(configuration, channel)
+    except (TinyportError, OSError) as error:
+        Log("node.keeper").error("the keeper cannot start", reason=error)
+        raise SystemExit(1) from None
+    keeper.run()

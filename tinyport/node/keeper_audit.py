@@ -1,0 +1,101 @@
+"""What the keeper tells: audit events for auth, and the lines that people who know sshd look for in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from tinyport.core.access import Grant
+from tinyport.core.certificate import Certificate, fingerprint, key_type_of, plain_type
+from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.events import event
+from tinyport.core.names import printable
+from tinyport.host.logging_line import Log
+
+MAX_COMMAND = 4096
+
+_SHORT_TYPES = {
+    "ssh-ed25519": "ED25519",
+    "ssh-rsa": "RSA",
+    "ecdsa-sha2-nistp256": "ECDSA",
+    "ecdsa-sha2-nistp384": "ECDSA",
+    "ecdsa-sha2-nistp521": "ECDSA",
+    "sk-ssh-ed25519@openssh.com": "ED25519-SK",
+    "sk-ecdsa-sha2-nistp256@openssh.com": "ECDSA-SK",
+}
+
+
+def describe_certificate(cert: Certificate) -> str:
+    """As sshd has it: ``ED25519-CERT SHA256:... ID alice (serial 7) CA ED25519 SHA256:...``."""
+    try:
+        authority = _SHORT_TYPES.get(key_type_of(cert.ca_key), "unknown")
+        kind = _SHORT_TYPES[plain_type(cert.key_type)]
+    except PeerError:
+        authority = kind = "unknown"
+    return (
+        f"{kind}-CERT {fingerprint(cert.public_key)} ID {printable(cert.key_id, 60)} (serial {cert.serial}) "
+        f"CA {authority} {fingerprint(cert.ca_key)}"
+    )
+
+
+class Audit:
+    """``send`` takes complete events; ``now`` is cluster time."""
+
+    def __init__(
+        self, send: Callable[[Mapping[str, object]], None], now: Callable[[], float], node: Mapping[str, str], log: Log
+    ) -> None:
+        self._send = send
+        self._now = now
+        #: fields of every event: node, node_name, cluster
+        self._node = node
+        self._log = log
+
+    def accepted(self, cert: Certificate, grant: Grant, peer: tuple[str, int]) -> None:
+        login = printable(grant.login, 60)
+        self._log.info(
+            f"Accepted publickey for {login} from {peer[0]} port {peer[1]} ssh2: {describe_certificate(cert)}"
+        )
+
+    def refused(self, cert: Certificate | None, login: str, peer: tuple[str, int], error: TinyportError) -> None:
+        """Somebody may not. An event only when a CA of ours vouches for who it is: strangers must not fill the log."""
+        what = describe_certificate(cert) if cert is not None else "a key without a certificate"
+        name = printable(login, 60)
+        self._log.info(f"Failed publickey for {name} from {peer[0]} port {peer[1]} ssh2: {what}", reason=error)
+        if cert is not None and error.code not in ("foreign", "kind", "bad_request"):
+            self._event(
+                "access.denied",
+                user=printable(cert.key_id, 100),
+                login=name,
+                addr=_address(peer),
+                reason=error.message,
+                code_name=error.code,
+                certificate_serial=cert.serial,
+            )
+
+    def failed(self, login: str, peer: tuple[str, int], error: TinyportError) -> None:
+        """Somebody offered a proof that is not right: not a mistake that people make."""
+        name = printable(login, 60)
+        self._log.warning(f"Failed publickey for {name} from {peer[0]} port {peer[1]} ssh2", reason=error)
+        self._event("auth.failed", login=name, addr=_address(peer), reason=error.message)
+
+    def session(self, name: str, grant: Grant, peer: tuple[str, int], sid: str, **fields: object) -> None:
+        """One of a session's events; ``name`` as in core.events."""
+        command = fields.get("command")
+        if isinstance(command, str):
+            fields["command"] = printable(command, MAX_COMMAND)
+        self._event(
+            name,
+            user=grant.user,
+            login=grant.login,
+            sid=sid,
+            addr=_address(peer),
+            roles=list(grant.role_names),
+            certificate_serial=grant.certificate_serial,
+            **fields,
+        )
+
+    def _event(self, name: str, **fields: object) -> None:
+        self._send(event(name, time=self._now(), **self._node, **fields))
+
+
+def _address(peer: tuple[str, int]) -> str:
+    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

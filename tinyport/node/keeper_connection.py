@@ -1,0 +1,347 @@
+"""One connection as the keeper knows it, and the table of what a worker may ask for it and when.
+
+A worker talks with strangers and may be one. It asks; each answer here depends only on what the keeper itself has seen
+of this connection: its nonce, the exchange hash it computed, the signature it checked, the grant that followed. What
+the table does not unlock, or what makes no sense, is a PeerError, and that is the end of the worker.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tinyport.core import certificate as c
+from tinyport.core.access import Grant, decide, judge_certificate
+from tinyport.core.certificate import Certificate
+from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
+from tinyport.core.names import printable
+from tinyport.core.signatures import verify
+from tinyport.core.sshwire import Reader
+from tinyport.core.transcript import exchange_hash, parse_transcript
+from tinyport.core.userauth import parse_publickey_request, signed_data
+from tinyport.host.accounts import Account
+from tinyport.node import keeper_fields as fields
+from tinyport.node.keeper_audit import Audit
+from tinyport.node.keeper_documents import Documents, HostIdentity
+from tinyport.node.session_plan import Asked
+
+# sshd_config(5): MaxAuthTries 6.
+MAX_FAILURES = 6
+MAX_SESSIONS = 64
+# RFC 4253 section 9 recommends rekeying each gigabyte or hour: nobody needs more than one a second.
+REKEY_EVERY = 1.0
+# A refusal is a text for a person.
+MAX_REFUSAL = 400
+
+SERVED, KEYED, PROVED, GONE = "served", "keyed", "proved", "gone"
+
+#: (state, request) → state after it succeeded. What is not here is not unlocked. docs/protocol/node.md
+TABLE: Mapping[tuple[str, str], str] = {
+    (SERVED, "kex"): KEYED,
+    (KEYED, "kex"): KEYED,
+    (PROVED, "kex"): PROVED,
+    (KEYED, "query"): KEYED,
+    (KEYED, "prove"): PROVED,
+    (PROVED, "open"): PROVED,
+    (PROVED, "signal"): PROVED,
+    (PROVED, "hangup"): PROVED,
+    (SERVED, "gone"): GONE,
+    (KEYED, "gone"): GONE,
+    (PROVED, "gone"): GONE,
+}
+
+# RFC 4254 section 6.10, without the "SIG".
+SIGNALS = frozenset(
+    ["ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"]
+)
+
+Answer = tuple[dict[str, object], Sequence[int]]
+
+
+class RunningSession(Protocol):
+    """What a connection needs of a session that runs."""
+
+    def signal(self, name: str) -> None: ...
+
+    def hang_up(self) -> None: ...
+
+
+class SessionStarter(Protocol):
+    """What a connection needs to start one: ``(session, descriptors for the worker)``, or a TinyportError."""
+
+    def account(self, grant: Grant) -> Account: ...
+
+    def start(
+        self, connection: Connection, number: int, grant: Grant, asked: Asked
+    ) -> tuple[RunningSession, Sequence[int]]: ...
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How the connection came: ``kind`` direct or dial; addresses are (ip, port)."""
+
+    kind: str
+    peer: tuple[str, int]
+    local: tuple[str, int]
+
+
+class Connection:
+    """``stream`` is the keeper's own duplicate of the TCP socket, closed by ``close``. ``version`` is what stands after
+    ``SSH-2.0-`` in the server's identification, with the nonce of this connection alone.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        stream: socket.socket,
+        endpoint: Endpoint,
+        version: str,
+        identity: HostIdentity,
+        documents: Documents,
+        starter: SessionStarter,
+        audit: Audit,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.version = version
+        self.identity = identity
+        self.state = SERVED
+        self.grant: Grant | None = None
+        self.sessions: dict[int, RunningSession] = {}
+        self.max_sessions = MAX_SESSIONS
+        #: set once too many proofs failed
+        self.exhausted = False
+        self._stream = stream
+        self._documents = documents
+        self._starter = starter
+        self._audit = audit
+        self._monotonic = monotonic
+        self._session_id: bytes | None = None
+        self._last_kex = 0.0
+        self._certificate: Certificate | None = None
+        self._failures = 0
+        self._told: set[tuple[str, str]] = set()
+        self._last_session = -1
+        self._handlers: Mapping[str, Callable[[Mapping[str, object]], Answer]] = {
+            "kex": self._kex,
+            "query": self._query,
+            "prove": self._prove,
+            "open": self._open,
+            "signal": self._signal,
+            "hangup": self._hangup,
+            "gone": self._gone,
+        }
+
+    # ------------------------------------------------------------------ the door
+
+    def handle(self, request: str, message: Mapping[str, object]) -> Answer:
+        """One request of the worker → its answer and descriptors for it (to be closed after sending).
+
+        AccessDenied and Unavailable are refusals: the answer to give is in them. PeerError: the worker broke the rules.
+        """
+        after = TABLE.get((self.state, request))
+        if after is None:
+            raise PeerError(f"request {printable(request, 20)!r} is not unlocked", detail=f"state {self.state}")
+        if request not in ("gone", "hangup") and not self.alive():
+            raise Unavailable("the connection is gone")
+        answer = self._handlers[request](message)
+        self.state = after
+        return answer
+
+    def alive(self) -> bool:
+        """Does the kernel say that the client is still there? A worker cannot act for people who have left."""
+        poll = select.poll()
+        poll.register(self._stream, select.POLLRDHUP)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """The connection is over: sessions hear SIGHUP, the client's socket is let go."""
+        self.state = GONE
+        for session in list(self.sessions.values()):
+            session.hang_up()
+        self._stream.close()
+
+    def duplicate(self) -> socket.socket:
+        """The client's socket for a worker; ours stays, so that the kernel can be asked about it."""
+        return self._stream.dup()
+
+    def cut(self) -> None:
+        """End the TCP connection whatever the worker does with its copy of the socket."""
+        try:
+            self._stream.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # It was over already.
+            return
+
+    # ------------------------------------------------------------------ key exchange
+
+    def _kex(self, message: Mapping[str, object]) -> Answer:
+        """Sign the exchange hash that we compute ourselves, over a transcript with our key and our nonce."""
+        now = self._monotonic()
+        if self._session_id is not None and now - self._last_kex < REKEY_EVERY:
+            raise Unavailable("keys are exchanged too often")
+        transcript = fields.data(message, "transcript")
+        parsed = parse_transcript(transcript)
+        if parsed.server_version != f"SSH-2.0-{self.version}".encode():
+            raise PeerError("the transcript is another connection's")
+        if parsed.host_key not in self.identity.host_keys:
+            raise PeerError("the transcript is for another host key")
+        hashed = exchange_hash(fields.text(message, "hash", 16), transcript)
+        self._last_kex = now
+        if self._session_id is None:
+            # RFC 4253 section 7.2: the first exchange hash is the session identifier, for good.
+            self._session_id = hashed
+        return {"signature": self.identity.key.sign(hashed)}, ()
+
+    # ------------------------------------------------------------------ authentication
+
+    def _query(self, message: Mapping[str, object]) -> Answer:
+        """Would this key do? (RFC 4252 section 7, a request without a signature.)"""
+        login = fields.text(message, "user")
+        blob = fields.data(message, "certificate")
+        cert: Certificate | None = None
+        try:
+            self._check_tries()
+            cert = _certificate(blob)
+            self._judge(cert, login)
+        except TinyportError as error:
+            raise self._refusal(cert, login, error) from None
+        return {}, ()
+
+    def _prove(self, message: Mapping[str, object]) -> Answer:
+        """A signed request: checked against this connection's own exchange hash, then judged, once."""
+        login = fields.text(message, "user")
+        request_bytes = fields.data(message, "message")
+        signature = fields.data(message, "signature", 16 * 1024)
+        assert self._session_id is not None
+        cert: Certificate | None = None
+        try:
+            self._check_tries()
+            request = parse_publickey_request(request_bytes)
+            if request.user != login or request.service != "ssh-connection":
+                raise PeerError("the signed request is not for this login", code="proof")
+            cert = _certificate(request.key_blob)
+            algorithm = _signature_algorithm(cert, request.algorithm)
+            verify(cert.public_key, signed_data(self._session_id, request_bytes), signature, algorithm)
+            grant = self._judge(cert, login)
+        except TinyportError as error:
+            raise self._refusal(cert, login, error, proof=True) from None
+        self.grant, self._certificate = grant, cert
+        self._audit.accepted(cert, grant, self.endpoint.peer)
+        return {"login": grant.login, "user": grant.user, "permits": dict.fromkeys(sorted(grant.permits), True)}, ()
+
+    def _check_tries(self) -> None:
+        if self._failures >= MAX_FAILURES:
+            raise AccessDenied("too many authentication failures", code="tries")
+
+    def _judge(self, cert: Certificate, login: str) -> Grant:
+        policy, node = self._documents.policy, self._documents.node
+        if policy is None or node is None:
+            message = "this node has not heard from its cluster yet"
+            raise AccessDenied(message, detail="no policy or no node document", code="unavailable")
+        now = self._documents.now()
+        subject = judge_certificate(cert, policy=policy, now=now, source=self.endpoint.peer[0])
+        grant = decide(subject, login=login, node=node, policy=policy, now=now)
+        self._starter.account(grant)
+        return grant
+
+    def _refusal(
+        self, cert: Certificate | None, login: str, error: TinyportError, *, proof: bool = False
+    ) -> AccessDenied:
+        """Count, log once, and say it in words that the stranger may read."""
+        self._failures += 1
+        self.exhausted = self._failures >= MAX_FAILURES
+        if (login, error.message) not in self._told and len(self._told) < MAX_FAILURES:
+            self._told.add((login, error.message))
+            if proof and isinstance(error, PeerError):
+                self._audit.failed(login, self.endpoint.peer, error)
+            else:
+                self._audit.refused(cert, login, self.endpoint.peer, error)
+        if isinstance(error, AccessDenied):
+            return error
+        # What was malformed or wrongly signed is nobody's business but our log's.
+        return AccessDenied("access denied", detail=str(error), code="proof")
+
+    def judge_again(self) -> None:
+        """After a new document: is the person still allowed to be here? AccessDenied when not.
+
+        The end of the certificate's life ends no session that runs (as with sshd); locks, roles and revocation do.
+        """
+        if self.grant is None or self._certificate is None:
+            return
+        lasting = replace(self._certificate, valid_before=c.FOREVER)
+        self.grant = replace(self._judge(lasting, self.grant.login), expires=self.grant.expires)
+
+    # ------------------------------------------------------------------ sessions
+
+    def _open(self, message: Mapping[str, object]) -> Answer:
+        number = fields.number(message, "session", 2**53)
+        asked = fields.asked(message)
+        # Numbers only rise, so a late request can never mean a later session.
+        if number <= self._last_session:
+            raise PeerError("the number of a session was used before")
+        self._last_session = number
+        assert self.grant is not None
+        if len(self.sessions) >= self.max_sessions:
+            raise AccessDenied(f"too many sessions on this connection, {self.max_sessions} are allowed", code="limit")
+        session, descriptors = self._starter.start(self, number, self.grant, asked)
+        self.sessions[number] = session
+        return {}, descriptors
+
+    def _session(self, message: Mapping[str, object]) -> RunningSession | None:
+        number = fields.number(message, "session", 2**53)
+        if number > self._last_session:
+            raise PeerError("no such session")
+        # None: it ended while the request was on its way.
+        return self.sessions.get(number)
+
+    def _signal(self, message: Mapping[str, object]) -> Answer:
+        name = fields.text(message, "signal", 16)
+        session = self._session(message)
+        if name not in SIGNALS:
+            raise AccessDenied(f"there is no signal {printable(name, 16)}", code="signal")
+        if session is not None:
+            session.signal(name)
+        return {}, ()
+
+    def _hangup(self, message: Mapping[str, object]) -> Answer:
+        session = self._session(message)
+        if session is not None:
+            session.hang_up()
+        return {}, ()
+
+    def _gone(self, message: Mapping[str, object]) -> Answer:
+        del message
+        return {}, ()
+
+
+def refusal_text(error: TinyportError) -> str:
+    """What a refusal reads like at the other end."""
+    hint = f" ({error.hint})" if error.hint else ""
+    return printable(f"{error.message}{hint}", MAX_REFUSAL)
+
+
+def _certificate(blob: bytes) -> Certificate:
+    """A key blob as a certificate; AccessDenied for a plain key, PeerError when it is malformed."""
+    if not c.is_certificate_type(Reader(blob, "public key").text(64)):
+        raise AccessDenied("only certificates of the cluster are accepted here", code="plain")
+    return Certificate.decode(blob)
+
+
+def _signature_algorithm(cert: Certificate, algorithm: str) -> str:
+    """The signature algorithm that a certificate's algorithm name stands for; PeerError when it does not fit the key.
+
+    RFC 8332 section 3, and PROTOCOL.certkeys: RSA certificates name the hash, too.
+    """
+    plain = c.plain_type(cert.key_type)
+    if plain == "ssh-rsa":
+        for name in ("rsa-sha2-256", "rsa-sha2-512"):
+            if algorithm == c.certificate_type(name):
+                return name
+    elif algorithm == cert.key_type:
+        return plain
+    raise PeerError("the signed request names another algorithm", detail=f"{algorithm!r:.60} for {cert.key_type}")
