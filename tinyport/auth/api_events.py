@@ -1,0 +1,166 @@
+"""Routes about what happened: events that nodes and proxies send, the audit log that users read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from tinyport.auth.callers import NODE, PROXY, Caller
+from tinyport.auth.fields import one_line
+from tinyport.auth.store import WriteTables
+from tinyport.auth.store_audit import AuditQuery
+from tinyport.auth.store_rows import pack
+from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
+from tinyport.core.errors import PeerError
+from tinyport.core.events import CODES
+
+MAX_BATCH = 500
+MAX_EVENT = 16 * 1024
+MAX_FOUND = 1000
+# A node whose clock is off by more than this is shown with the time of arrival, too.
+_LATEST = 2.0**40
+
+#: what each kind of sender may speak of; everything else is auth's own to say
+MAY_SAY: dict[str, frozenset[str]] = {
+    NODE: frozenset(
+        name
+        for name in CODES
+        if name.startswith(("session.", "exec", "port", "scp.", "sftp"))
+        or name in ("auth.failed", "access.denied", "events.lost")
+    ),
+    PROXY: frozenset(("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost")),
+}
+#: stamped by us, whatever the sender wrote
+_STAMPED = ("id", "code", "cluster", "received", "node", "node_uuid", "proxy", "proxy_uuid", "sender")
+
+
+async def policy(call: Call) -> Answer:
+    """The signed policy."""
+    return call.service.issuer.signed
+
+
+def _stamp(call: Call, item: object, now: float) -> Mapping[str, object] | None:
+    """An event as it goes into the log, or None when the sender may not say this.
+
+    A node speaks of itself alone; a proxy may name the node that it refused to reach, as ``target``.
+    """
+    caller = call.caller
+    if not isinstance(item, dict) or len(item) > 64:
+        return None
+    name = item.get("event")
+    if not isinstance(name, str) or name not in MAY_SAY[caller.kind] or len(pack(item)) > MAX_EVENT:
+        return None
+    stated = item.get("time")
+    known = isinstance(stated, (int, float)) and not isinstance(stated, bool) and 0 <= stated < _LATEST
+    body = {key: value for key, value in item.items() if key not in _STAMPED}
+    stamps: dict[str, object] = {
+        "code": CODES[name],
+        "cluster": call.service.cluster,
+        "time": stated if known else now,
+        "received": round(now, 3),
+        caller.kind: caller.name,
+        f"{caller.kind}_uuid": caller.uuid,
+    }
+    for key in ("user", "login"):
+        if key in body:
+            body[key] = one_line(body[key], 64)
+    return {**body, **stamps}
+
+
+async def take_events(call: Call) -> Answer:
+    """A batch, whole or not at all; the same batch again is thanked for and not stored twice."""
+    service, caller = call.service, call.caller
+    batch = call.fields.text("batch", 128)
+    items = call.fields.items("events", MAX_BATCH)
+    now = service.now()
+    stamped = [event for event in (_stamp(call, item, now) for item in items) if event is not None]
+    async with service.store.write() as tables:
+        before = await tables.audit.batch(caller.uuid, batch)
+        if before is not None:
+            return {"accepted": before}
+        await service.audit.append(tables, stamped)
+        refused = len(items) - len(stamped)
+        if refused:
+            # Not an error: a node that gets one would send the same batch for ever.
+            await service.audit.record(
+                tables, "events.lost", sender=caller.actor, count=refused, reason="not for this sender to say"
+            )
+        if caller.kind == NODE:
+            await _follow_sessions(tables, caller, stamped)
+        await tables.audit.add_batch(caller.uuid, batch, now, len(stamped))
+    return {"accepted": len(stamped)}
+
+
+async def _follow_sessions(tables: WriteTables, caller: Caller, events: list[Mapping[str, object]]) -> None:
+    """Keep the table of live sessions by what their node says."""
+    for event in events:
+        sid = event.get("sid")
+        if not isinstance(sid, str) or not 1 <= len(sid) <= 64:
+            continue
+        if event["event"] == "session.start":
+            await tables.audit.session_started(caller.uuid, sid, float(str(event["time"])), event)
+        elif event["event"] == "session.end":
+            await tables.audit.session_ended(caller.uuid, sid)
+
+
+# -------------------------------------------------------------------- reading
+
+
+def _query(call: Call) -> AuditQuery:
+    type_ = call.query("type", 64)
+    if type_ is not None and type_ not in CODES:
+        raise PeerError("type: there is no such event", hint=f"one of {', '.join(sorted(CODES))}")
+    after = call.query_number("after", 0, 2**53)
+    return AuditQuery(
+        user=call.query("user", 64),
+        node=call.query("node", 64),
+        event=type_,
+        since=call.query_number("since", 0, _LATEST),
+        until=call.query_number("until", 0, _LATEST),
+        after=None if after is None else int(after),
+        limit=int(call.query_number("limit", 1, MAX_FOUND) or 100),
+    )
+
+
+async def audit(call: Call) -> Answer:
+    """Events, oldest first: the newest ``limit``, or the first ``limit`` after an id."""
+    query = _query(call)
+    if call.query("follow") == "1":
+        return await stream(Lines(call, ("audit", "read")), lambda lines: _follow(call, query, lines))
+    rows = call.service.store.read.audit
+    events = await rows.find(query)
+    head, _ = await rows.head()
+    last = events[-1]["id"] if events else (query.after if query.after is not None else head)
+    return {"events": events, "last": last}
+
+
+async def audit_head(call: Call) -> Answer:
+    """The newest event's id and hash, signed: whoever keeps it can tell later whether the log was changed."""
+    rows = call.service.store.read.audit
+    return {"head": await rows.signed_head(), "broken_at": await rows.broken_at()}
+
+
+async def _follow(call: Call, query: AuditQuery, lines: Lines) -> None:
+    service = call.service
+    rows = service.store.read.audit
+    at = query.after
+    if at is None:
+        # What is asked for with ``since`` is told from there on, else only what comes from now on.
+        at = 0 if query.since is not None else (await rows.head())[0]
+    said = service.settings.monotonic()
+    while not service.closing.is_set():
+        growth = service.audit.growth()
+        found = await rows.find(
+            AuditQuery(query.user, query.node, query.event, query.since, query.until, at, MAX_BATCH)
+        )
+        if found:
+            await lines.send(*found)
+            at = int(str(found[-1]["id"]))
+        if service.settings.monotonic() - said >= KEEPALIVE:
+            await lines.keepalive()
+            said = service.settings.monotonic()
+        if len(found) < MAX_BATCH:
+            try:
+                await asyncio.wait_for(growth.wait(), 1.0)
+            except asyncio.TimeoutError:
+                continue

@@ -1,0 +1,130 @@
+"""Routes by which machines get and keep their identity: join, return, renew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinyport.auth.fields import Fields, one_line
+from tinyport.auth.joining import (
+    JOIN_PREFIX,
+    RETURN_PREFIX,
+    JoinRequest,
+    check_proof,
+    come_back,
+    identity_answer,
+    join,
+    renew,
+)
+from tinyport.auth.settings import JOIN_KINDS
+from tinyport.auth.web import Answer, Call
+from tinyport.core.errors import AccessDenied, PeerError, TinyportError
+from tinyport.core.names import check_node, format_address, is_uuid, parse_address, printable
+
+MAX_ADDRESSES = 16
+_MAX_KEY = 4096
+_MAX_PEM = 16 * 1024
+
+
+def public_addresses(items: Sequence[object]) -> tuple[str, ...]:
+    """A proxy's public addresses. PeerError for what is none."""
+    if len(items) > MAX_ADDRESSES:
+        raise PeerError(f"addresses: at most {MAX_ADDRESSES}")
+    found = []
+    for item in items:
+        if not isinstance(item, str) or len(item) > 300:
+            raise PeerError("addresses: host:port is needed")
+        found.append(format_address(*parse_address(item)))
+    return tuple(dict.fromkeys(found))
+
+
+def _kind(fields: Fields) -> str:
+    kind = fields.text("kind", 16)
+    if kind not in JOIN_KINDS:
+        raise PeerError(f"kind: must be one of {', '.join(JOIN_KINDS)}")
+    return kind
+
+
+async def join_route(call: Call) -> Answer:
+    """A stranger with a token becomes a node or a proxy."""
+    service, fields = call.service, call.fields
+    service.failures.check(call.source, service.settings.monotonic())
+    token = fields.text("token", 300)
+    kind = _kind(fields)
+    nodename = fields.checked("nodename", check_node)
+    ssh_key = service.authority.host_key(fields.text("ssh_public_key", _MAX_KEY))
+    request = service.authority.request(fields.text("tls_csr", _MAX_PEM))
+    check_proof(service, JOIN_PREFIX, fields.text("challenge", 256), fields.text("proof", 256), ssh_key, request)
+    wanted = JoinRequest(
+        kind=kind,
+        nodename=nodename,
+        ssh_key=ssh_key,
+        request=request,
+        version=one_line(fields.body.get("version"), 64),
+        addresses=public_addresses(fields.items("addresses")) if kind == "proxy" else (),
+        board=one_line(fields.body.get("serial"), 40).lower(),
+        source=call.source,
+    )
+    try:
+        async with service.store.write() as tables:
+            node, pair = await join(service, tables, wanted, token)
+    except TinyportError as error:
+        await failed(call, "node.join.failed", error, node=nodename, kind=kind)
+        raise
+    service.log.info("joined", kind=node.kind, name=node.name, uuid=node.uuid, source=call.source)
+    return await identity_answer(service, node, pair)
+
+
+async def failed(call: Call, event: str, error: TinyportError, **fields: object) -> None:
+    """Count a failure against its source, and write it down: at most as often as a source may fail."""
+    service = call.service
+    service.failures.failed(call.source, service.settings.monotonic())
+    async with service.store.write() as tables:
+        await service.audit.record(
+            tables,
+            event,
+            source=call.source or None,
+            code=error.code,
+            reason=printable(error.message, 300),
+            detail=printable(error.detail, 300) or None,
+            **fields,
+        )
+
+
+async def return_route(call: Call) -> Answer:
+    """A device that slept past its certificate's end comes back by the key that was registered."""
+    service, fields = call.service, call.fields
+    service.failures.check(call.source, service.settings.monotonic())
+    uuid = fields.text("uuid", 64)
+    if not is_uuid(uuid):
+        raise PeerError("uuid: a UUID is needed")
+    ssh_key = service.authority.host_key(fields.text("ssh_public_key", _MAX_KEY))
+    request = service.authority.request(fields.text("tls_csr", _MAX_PEM))
+    check_proof(service, RETURN_PREFIX, fields.text("challenge", 256), fields.text("proof", 256), ssh_key, request)
+    try:
+        async with service.store.write() as tables:
+            node, pair = await come_back(service, tables, uuid, ssh_key, request, call.source)
+    except AccessDenied as error:
+        await failed(call, "node.renew.failed", error, node_uuid=uuid)
+        raise
+    return await identity_answer(service, node, pair)
+
+
+async def renew_route(call: Call) -> Answer:
+    """New certificates for whoever shows their current ones."""
+    service, fields = call.service, call.fields
+    fields.integer("generation", 0, 2**53)
+    ssh_key = service.authority.host_key(fields.text("ssh_public_key", _MAX_KEY))
+    request = service.authority.request(fields.text("tls_csr", _MAX_PEM))
+    addresses = public_addresses(fields.items("addresses")) if call.caller.kind == "proxy" else ()
+    async with service.store.write() as tables:
+        if addresses:
+            await tables.nodes.set_addresses(call.caller.uuid, addresses)
+        renewed = await renew(service, tables, call.caller, ssh_key, request)
+    if renewed is None:
+        service.log.warning("quarantined: an older generation came back", node=call.caller.name)
+        raise AccessDenied(
+            f"there are two machines with the identity of {call.caller.name}; it is quarantined",
+            hint=f"an administrator decides: tctl nodes accept {call.caller.name}, or tctl nodes rm",
+            code="quarantined",
+        )
+    return await identity_answer(service, *renewed)

@@ -1,0 +1,186 @@
+"""Routes about nodes: the list, labels, accepting, removing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinyport.auth.callers import LOCAL, USER, Caller
+from tinyport.auth.refusals import not_found
+from tinyport.auth.service import Service
+from tinyport.auth.store import Tables, WriteTables
+from tinyport.auth.store_nodes import NodeRow
+from tinyport.auth.web import Answer, Call
+from tinyport.core import labels
+from tinyport.core.errors import PeerError
+from tinyport.core.names import check_label, is_uuid, printable
+from tinyport.core.roles import can_see
+
+MAX_SELECTORS = 16
+
+
+def status_of_node(service: Service, node: NodeRow) -> str:
+    """online, offline, pending or quarantined."""
+    if node.state != "active":
+        return node.state
+    return "online" if service.presence.online(node.uuid) else "offline"
+
+
+def last_seen(service: Service, node: NodeRow) -> float | None:
+    """When it was last known to be there (Unix seconds); None: never."""
+    heard = service.presence.last_heard(node.uuid)
+    return max(heard or 0.0, node.last_seen) or None
+
+
+def node_document(service: Service, node: NodeRow) -> dict[str, object]:
+    """A node as listings and resources show it."""
+    return {
+        "kind": node.kind,
+        "uuid": node.uuid,
+        "name": node.name,
+        "status": status_of_node(service, node),
+        "last_seen": last_seen(service, node),
+        "addresses": list(node.addresses),
+        "peer": node.peer,
+        "labels": dict(node.labels),
+        "declared_labels": dict(node.declared_labels),
+        "version": node.version,
+        "created": node.created,
+        "proxies": service.presence.proxies_of(node.uuid),
+    }
+
+
+def _visible(caller: Caller, node: NodeRow) -> bool:
+    """May this user have the node in a list?
+
+    Because a role selects it, or by the rule to read nodes; a role that denies the node hides it from both.
+    """
+    if caller.kind == LOCAL or can_see(caller.roles, caller.name, caller.traits, node.labels):
+        return True
+    if not caller.may("nodes", "read"):
+        return False
+    return not any(not role.deny.logins and labels.matches(role.deny.node_labels, node.labels) for role in caller.roles)
+
+
+def _searchable(node: NodeRow) -> dict[str, str]:
+    # The server's labels win: a node that declares site=berlin is not shown as one that was given it.
+    return {**node.declared_labels, **node.labels}
+
+
+async def list_nodes(call: Call) -> Answer:
+    """Users: nodes that they may see, in full. Nodes and proxies: all nodes, by name, UUID and status alone."""
+    service = call.service
+    nodes = await service.store.read.nodes.all("node")
+    if call.caller.kind not in (USER, LOCAL):
+        return {
+            "nodes": [{"uuid": node.uuid, "name": node.name, "status": status_of_node(service, node)} for node in nodes]
+        }
+    selectors = call.request.query.getall("selector", [])
+    if len(selectors) > MAX_SELECTORS:
+        raise PeerError(f"selector: at most {MAX_SELECTORS}")
+    pairs = labels.parse_pairs(selectors)
+    words = (call.query("search") or "").lower().split()
+    found = [
+        node
+        for node in nodes
+        if _visible(call.caller, node)
+        and (not pairs or labels.has_all(pairs, _searchable(node)))
+        and (not words or _mentions(node, words))
+    ]
+    return {"nodes": [node_document(service, node) for node in found]}
+
+
+def _mentions(node: NodeRow, words: Sequence[str]) -> bool:
+    texts = [node.name, node.uuid, *node.addresses, *(f"{key}={value}" for key, value in _searchable(node).items())]
+    text = "\n".join(texts).lower()
+    return all(word in text for word in words)
+
+
+async def find_node(tables: Tables, id: str) -> NodeRow:
+    """A node or proxy by UUID or name. PeerError ``not_found``."""
+    node = await (tables.nodes.get(id) if is_uuid(id) else tables.nodes.by_name(id))
+    if node is None:
+        raise not_found("node", id)
+    return node
+
+
+async def change_labels(call: Call, tables: WriteTables, node: NodeRow, new_labels: dict[str, str]) -> None:
+    """The server's labels of a node, which decide access, are these from now on."""
+    if node.kind != "node":
+        raise PeerError(f"{node.name} is a {node.kind}: only nodes have labels")
+    await tables.nodes.set_labels(node.uuid, new_labels)
+    await call.service.issuer.refresh_node(tables, node.uuid)
+    await call.service.audit.record(
+        tables, "node.update", node=node.name, node_uuid=node.uuid, by=call.caller.actor, labels=new_labels
+    )
+
+
+async def update_node(call: Call) -> Answer:
+    """Labels are merged; null takes one away."""
+    changes = call.fields.table("labels")
+    async with call.service.store.write() as tables:
+        node = await find_node(tables, call.path("id"))
+        merged: dict[str, object] = {**node.labels, **changes}
+        kept = dict(check_label(key, value) for key, value in merged.items() if value is not None)
+        if len(kept) > 64:
+            raise PeerError("labels: at most 64 labels")
+        await change_labels(call, tables, node, kept)
+        node = await find_node(tables, node.uuid)
+    return {"node": node_document(call.service, node)}
+
+
+async def remove_node(call: Call, tables: WriteTables, node: NodeRow, why: str) -> None:
+    """Take a node or proxy out of the cluster: its certificates are good for nothing here from now on."""
+    service = call.service
+    await tables.nodes.delete(node.uuid)
+    await tables.audit.forget_sessions(node.uuid)
+    service.issuer.removed(tables, node.uuid)
+    # A proxy's public addresses are part of the policy.
+    await service.issuer.refresh(tables)
+    await service.audit.record(
+        tables, "node.delete", node=node.name, node_uuid=node.uuid, kind=node.kind, by=call.caller.actor, reason=why
+    )
+
+    def forget() -> None:
+        service.presence.forget(node.uuid)
+        service.written.pop(node.uuid, None)
+
+    tables.after_commit(forget)
+
+
+async def delete_node(call: Call) -> Answer:
+    async with call.service.store.write() as tables:
+        node = await find_node(tables, call.path("id"))
+        await remove_node(call, tables, node, "removed")
+    return {"uuid": node.uuid, "name": node.name}
+
+
+async def accept_node(call: Call) -> Answer:
+    """Pending or quarantined → active."""
+    async with call.service.store.write() as tables:
+        node = await find_node(tables, call.path("id"))
+        if node.state != "active":
+            await tables.nodes.set_state(node.uuid, "active")
+            await call.service.issuer.refresh_node(tables, node.uuid)
+            await call.service.audit.record(
+                tables,
+                "node.update",
+                node=node.name,
+                node_uuid=node.uuid,
+                by=call.caller.actor,
+                state="active",
+                was=node.state,
+            )
+        node = await find_node(tables, node.uuid)
+    return {"node": node_document(call.service, node)}
+
+
+async def reject_node(call: Call) -> Answer:
+    """A pending node is removed. One that was accepted is not: that is what removing is for."""
+    async with call.service.store.write() as tables:
+        node = await find_node(tables, call.path("id"))
+        if node.state != "pending":
+            raise PeerError(
+                f"node {printable(node.name, 64)} is not pending", hint=f"tctl nodes rm {node.name}", code="in_use"
+            )
+        await remove_node(call, tables, node, "rejected")
+    return {"uuid": node.uuid, "name": node.name}

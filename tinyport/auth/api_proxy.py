@@ -1,0 +1,237 @@
+"""Routes of proxies: the watch, presence, the access check."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+
+from tinyport.auth.api_join import failed, public_addresses
+from tinyport.auth.fields import Fields, one_line
+from tinyport.auth.presence import LEASE, Change
+from tinyport.auth.reaching import check_decision, check_online, resolve
+from tinyport.auth.service import Service
+from tinyport.auth.store import WriteTables
+from tinyport.auth.store_nodes import Seen
+from tinyport.auth.watchers import Watcher
+from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
+from tinyport.core.access import judge_certificate
+from tinyport.core.certificate import EXT_USER, Certificate
+from tinyport.core.errors import AccessDenied, PeerError, TinyportError
+from tinyport.core.names import check_label, check_login, format_address, is_uuid, parse_address, printable
+
+MAX_REPORTED = 20_000
+MAX_DECLARED = 64
+MAX_NODE_ADDRESSES = 16
+_PAGE = 500
+
+
+# -------------------------------------------------------------------- watch
+
+
+async def watch(call: Call) -> Answer:
+    """The policy, every node's document, a keepalive that says "that is all", and then what changes."""
+    service = call.service
+    with service.watchers.watch() as watcher:
+        return await stream(Lines(call, None), lambda lines: _watch(service, watcher, lines))
+
+
+async def _watch(service: Service, watcher: Watcher, lines: Lines) -> None:
+    # We watch already, so what changes from here on comes by the watcher; what was before, is in the store.
+    await lines.send({"policy": service.issuer.signed})
+    after = ""
+    while page := await service.store.read.nodes.documents(after, _PAGE):
+        after = page[-1][0]
+        await lines.send(*({"node": signed} for _, signed in page))
+    await lines.keepalive()
+    heard = service.settings.monotonic()
+    while not service.closing.is_set():
+        message = await watcher.next(1.0)
+        if message is not None:
+            await lines.send(message)
+        # A stream of changes must not delay the check that the reader is still welcome.
+        if service.settings.monotonic() - heard >= KEEPALIVE or (message is not None and "removed" in message):
+            await lines.keepalive()
+            heard = service.settings.monotonic()
+
+
+# -------------------------------------------------------------------- presence
+
+
+def _declared(value: object) -> dict[str, str]:
+    """Labels that a node declares, less those that are none. They are the node's words: shown, never trusted."""
+    kept: dict[str, str] = {}
+    for key, text in value.items() if isinstance(value, dict) else ():
+        try:
+            name, checked = check_label(key, text)
+        except PeerError:
+            # A hostile node must not be able to spoil its proxy's report on the others.
+            continue
+        kept[name] = checked
+        if len(kept) == MAX_DECLARED:
+            break
+    return kept
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    kept = []
+    for item in value[: 2 * MAX_NODE_ADDRESSES] if isinstance(value, list) else ():
+        try:
+            kept.append(format_address(*parse_address(one_line(item, 300))))
+        except PeerError:
+            continue
+    return tuple(kept[:MAX_NODE_ADDRESSES])
+
+
+def _seen(fields: Fields, now: float) -> tuple[Seen, bool]:
+    """One entry of a report → what to write down, and whether the node is online."""
+    uuid = fields.text("uuid", 64)
+    if not is_uuid(uuid):
+        raise PeerError("nodes: uuid: a UUID is needed")
+    body = fields.body
+    seen = Seen(
+        uuid=uuid,
+        last_seen=now,
+        addresses=_addresses(body["addresses"]) if "addresses" in body else None,
+        declared_labels=_declared(body["labels"]) if "labels" in body else None,
+        peer=one_line(body["peer"], 80) if "peer" in body else None,
+        version=one_line(body["version"], 64) if "version" in body else None,
+    )
+    return seen, fields.flag("online")
+
+
+async def presence(call: Call) -> Answer:
+    """A proxy says which nodes are connected to it, and by that keeps its lease."""
+    service, fields = call.service, call.fields
+    full = fields.flag("full")
+    now = service.now()
+    reported: dict[str, tuple[Seen, bool]] = {}
+    for item in fields.items("nodes", MAX_REPORTED):
+        seen, online = _seen(Fields(item if isinstance(item, dict) else {}), now)
+        reported[seen.uuid] = (seen, online)
+    known = await _known(service, reported)
+    change = service.presence.report(
+        call.caller.uuid,
+        {uuid: online for uuid, (_, online) in known.items()},
+        full=full,
+        now=service.settings.monotonic(),
+        wall=now,
+    )
+    await _write(service, [seen for seen, _ in known.values()], change)
+    if fields.has("addresses"):
+        await _moved(call, public_addresses(fields.items("addresses")))
+    return {"lease": int(LEASE)}
+
+
+async def _known(service: Service, reported: Mapping[str, tuple[Seen, bool]]) -> dict[str, tuple[Seen, bool]]:
+    """Without the nodes that were removed: their tunnels are about to be closed, they are not to come back by that."""
+    nodes = service.store.read.nodes
+    if len(reported) > _PAGE:
+        there = {node.uuid for node in await nodes.all("node")}
+        return {uuid: entry for uuid, entry in reported.items() if uuid in there}
+    return {uuid: entry for uuid, entry in reported.items() if await nodes.get(uuid) is not None}
+
+
+async def _write(service: Service, news: list[Seen], change: Change) -> None:
+    """Write what is new. The same again, which is most reports, costs the database nothing."""
+    fresh = []
+    for seen in news:
+        said = (seen.addresses, seen.declared_labels, seen.peer, seen.version)
+        if seen.uuid in change.came or seen.uuid in change.went or service.written.get(seen.uuid) != said:
+            fresh.append((seen, said))
+    if not fresh:
+        return
+    async with service.store.write() as tables:
+        await tables.nodes.seen(seen for seen, _ in fresh)
+        await _tell(service, tables, change.came, change.went)
+    for seen, said in fresh:
+        service.written[seen.uuid] = said
+
+
+async def _tell(service: Service, tables: WriteTables, came: frozenset[str], went: frozenset[str]) -> None:
+    for event, uuids in (("node.online", came), ("node.offline", went)):
+        for uuid in sorted(uuids):
+            node = await tables.nodes.get(uuid)
+            if node is not None:
+                await service.audit.record(tables, event, node=node.name, node_uuid=uuid)
+
+
+async def expire_presence(service: Service) -> None:
+    """Leases that ran out: their nodes are offline, since their proxy was last heard."""
+    presence = service.presence
+    heard = {uuid: presence.last_heard(uuid) for uuid in presence.all_online()}
+    went = presence.expire(service.settings.monotonic())
+    if not went:
+        return
+    service.log.info("nodes went offline with their proxy", count=len(went))
+    async with service.store.write() as tables:
+        await tables.nodes.seen(Seen(uuid, heard.get(uuid) or 0.0) for uuid in went)
+        await _tell(service, tables, frozenset(), went)
+
+
+async def flush_last_seen(service: Service) -> None:
+    """Once in a while, for the day that this process is killed: when online nodes were last heard."""
+    presence = service.presence
+    news = [Seen(uuid, presence.last_heard(uuid) or 0.0) for uuid in presence.all_online()]
+    if news:
+        async with service.store.write() as tables:
+            await tables.nodes.seen(news)
+
+
+async def _moved(call: Call, addresses: tuple[str, ...]) -> None:
+    """The proxy's public addresses, when they are not what they were."""
+    uuid = call.caller.uuid
+    node = await call.service.store.read.nodes.get(uuid)
+    if node is None or node.addresses == addresses:
+        return
+    async with call.service.store.write() as tables:
+        await tables.nodes.set_addresses(uuid, addresses)
+        await call.service.issuer.refresh(tables)
+        await call.service.audit.record(
+            tables, "node.update", node=node.name, node_uuid=uuid, by=call.caller.actor, addresses=list(addresses)
+        )
+
+
+# -------------------------------------------------------------------- access
+
+
+async def access(call: Call) -> Answer:
+    """May the bearer of this certificate reach that node? Asked before the node is touched."""
+    service, fields = call.service, call.fields
+    try:
+        blob = base64.b64decode(fields.text("certificate", 96 * 1024), validate=True)
+    except (binascii.Error, ValueError):
+        raise PeerError("certificate: not base64") from None
+    certificate = Certificate.decode(blob)
+    target = fields.text("target", 512)
+    login = fields.checked("login", check_login) if fields.has("login") else None
+    source = fields.optional_text("source", 64)
+    try:
+        subject = judge_certificate(certificate, policy=service.issuer.policy, now=service.now(), source=source)
+        node = await resolve(service, subject, target)
+        check_decision(service, subject, node, login)
+        check_online(service, node)
+    except TinyportError as error:
+        await _refused(call, certificate, target, login, source, error)
+        raise
+    return {"node": {"uuid": node.uuid, "name": node.name}, "user": subject.user}
+
+
+async def _refused(
+    call: Call, certificate: Certificate, target: str, login: str | None, source: str | None, error: TinyportError
+) -> None:
+    if isinstance(error, AccessDenied) or error.code in ("offline", "ambiguous"):
+        try:
+            user = certificate.text_extension(EXT_USER)
+        except PeerError:
+            user = None
+        await failed(
+            call,
+            "access.denied",
+            error,
+            user=printable(user or "", 64) or None,
+            target=printable(target, 100),
+            login=login,
+            client=one_line(source, 64) or None,
+            proxy=call.caller.name,
+        )

@@ -1,0 +1,114 @@
+"""Routes about join tokens."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+
+from tinyport.auth.joining import check_template
+from tinyport.auth.refusals import not_found
+from tinyport.auth.settings import JOIN_KINDS
+from tinyport.auth.store import WriteTables
+from tinyport.auth.store_tokens import TokenRow
+from tinyport.auth.web import Answer, Call
+from tinyport.core import tokens
+from tinyport.core.errors import PeerError
+from tinyport.core.names import printable
+
+TOKEN_LIFE = 30 * 60
+LONGEST_TOKEN = 366 * 86400
+MOST_USES = 1_000_000
+
+
+def token_document(token: TokenRow) -> dict[str, object]:
+    """A token as listings and resources show it: its secret is nowhere."""
+    return {
+        "kind": "token",
+        "name": token.id,
+        "id": token.id,
+        "type": token.type,
+        "created": token.created,
+        "expires": token.expires,
+        "uses": token.uses,
+        "used": token.used,
+        "labels": dict(token.labels),
+        "name_template": token.name_template,
+        "cidr": list(token.cidr),
+        "pending": token.pending,
+    }
+
+
+async def list_tokens(call: Call) -> Answer:
+    now = call.service.now()
+    rows = await call.service.store.read.tokens.all()
+    # Those that ended stay for a while for devices whose answer was lost; nobody else has a use for them.
+    return {"tokens": [token_document(row) for row in rows if row.expires > now]}
+
+
+def _network(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(value if isinstance(value, str) else "", strict=False))
+    except ValueError:
+        raise PeerError(f"{printable(str(value), 60)!r} is not a network", hint='write "10.0.0.0/8"') from None
+
+
+async def add_token(call: Call) -> Answer:
+    """A new token. Its secret is in this answer and nowhere else."""
+    service, fields = call.service, call.fields
+    kind = fields.text("type", 16)
+    if kind not in JOIN_KINDS:
+        raise PeerError(f"type: must be one of {', '.join(JOIN_KINDS)}")
+    template = fields.optional_text("name_template", 100) or ""
+    uses = fields.integer("uses", 1, MOST_USES, 1)
+    if template:
+        check_template(template)
+        if uses > 1 and "{" not in template:
+            raise PeerError(
+                "name_template: all devices would get the same name", hint="put {name}, {uuid8} or {serial} in it"
+            )
+    token = tokens.new(secrets.token_bytes(tokens.ID_BYTES), secrets.token_bytes(tokens.SECRET_BYTES))
+    id, secret = tokens.split(token)
+    row = TokenRow(
+        id=id,
+        digest=tokens.digest(secret),
+        type=kind,
+        created=service.now(),
+        expires=service.now() + fields.integer("ttl", 1, LONGEST_TOKEN, TOKEN_LIFE),
+        uses=uses,
+        labels=fields.labels("labels"),
+        name_template=template,
+        cidr=fields.texts("cidr", _network),
+        pending=fields.flag("pending"),
+    )
+    async with service.store.write() as tables:
+        await tables.tokens.add(row)
+        await service.audit.record(
+            tables,
+            "token.create",
+            token=id,
+            type=kind,
+            by=call.caller.actor,
+            expires=row.expires,
+            uses=row.uses,
+            labels=dict(row.labels) or None,
+        )
+    return {
+        "id": id,
+        "token": token,
+        "expires": row.expires,
+        "uses": row.uses,
+        "ca_pins": list(service.authority.ca_pins),
+    }
+
+
+async def remove_token(call: Call, tables: WriteTables, id: str) -> None:
+    if not await tables.tokens.delete(id):
+        raise not_found("token", id)
+    await call.service.audit.record(tables, "token.delete", token=id, by=call.caller.actor)
+
+
+async def delete_token(call: Call) -> Answer:
+    id = call.path("id")
+    async with call.service.store.write() as tables:
+        await remove_token(call, tables, id)
+    return {"id": id}

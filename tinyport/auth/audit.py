@@ -1,0 +1,46 @@
+"""The audit log's writer: every event goes in with the change that it tells of, and the new head is signed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from tinyport.auth.authority import Authority
+from tinyport.auth.store import WriteTables
+from tinyport.core.events import event
+
+
+class Audit:
+    def __init__(self, authority: Authority, clock: Callable[[], float]) -> None:
+        self._authority = authority
+        self._clock = clock
+        self._grown = asyncio.Event()
+
+    async def record(self, tables: WriteTables, name: str, **fields: object) -> None:
+        """One event of our own, now. Fields that are None are left out."""
+        made = event(name, time=self._clock(), **fields)
+        await self.append(tables, [{**made, "cluster": self._authority.cluster}])
+
+    async def append(self, tables: WriteTables, events: Sequence[Mapping[str, object]]) -> None:
+        """Events that are complete already (those of nodes and proxies, stamped)."""
+        if not events:
+            return
+        id, hash = await tables.audit.append(events)
+        head = {
+            "kind": "audit-head",
+            "cluster": self._authority.cluster,
+            "id": id,
+            "hash": hash,
+            "time": int(self._clock()),
+        }
+        await tables.audit.set_head(id, hash, self._authority.sign(head))
+        tables.after_commit(self._tell)
+
+    def _tell(self) -> None:
+        # A new Event for the next growth: everybody who waits for this one wakes, however many they are.
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    def growth(self) -> asyncio.Event:
+        """Set at the next growth. Take it *before* reading, so that nothing falls between reading and waiting."""
+        return self._grown

@@ -1,0 +1,113 @@
+"""The database's schema, as named steps in order. A step that was released is never edited; a change is a new step."""
+
+from __future__ import annotations
+
+from tinyport.core.errors import OperatorError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tinyport.auth.store import Database
+
+_START = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE authorities (
+    id INTEGER PRIMARY KEY, type TEXT NOT NULL CHECK (type IN ('user', 'host', 'tls', 'policy')),
+    private TEXT NOT NULL, public TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE roles (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE users (
+    name TEXT PRIMARY KEY, roles TEXT NOT NULL, traits TEXT NOT NULL, password TEXT, created REAL NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0, locked_until REAL NOT NULL DEFAULT 0) WITHOUT ROWID;
+-- Outlives its user: a certificate that a removed user still holds must stay refused.
+CREATE TABLE refuse_before (user TEXT PRIMARY KEY, before INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE invitations (
+    id TEXT PRIMARY KEY, digest TEXT NOT NULL, user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE,
+    expires REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX invitations_user ON invitations (user);
+CREATE TABLE tokens (
+    id TEXT PRIMARY KEY, digest TEXT NOT NULL, type TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL,
+    uses INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0 CHECK (used <= uses), labels TEXT NOT NULL,
+    name_template TEXT NOT NULL, cidr TEXT NOT NULL, pending INTEGER NOT NULL) WITHOUT ROWID;
+-- Nodes and proxies share one table because they share one space of names: both are SSH host principals.
+CREATE TABLE nodes (
+    uuid TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL UNIQUE, ssh_key BLOB NOT NULL UNIQUE,
+    state TEXT NOT NULL, labels TEXT NOT NULL, token TEXT NOT NULL, created REAL NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0, issued_generation INTEGER NOT NULL DEFAULT 0,
+    last_seen REAL NOT NULL DEFAULT 0, addresses TEXT NOT NULL DEFAULT '[]',
+    declared_labels TEXT NOT NULL DEFAULT '{}', peer TEXT NOT NULL DEFAULT '', version TEXT NOT NULL DEFAULT '',
+    document_serial INTEGER NOT NULL DEFAULT 0, content TEXT NOT NULL DEFAULT '',
+    signed TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE TABLE certificates (
+    serial INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    tls_serial TEXT NOT NULL, generation INTEGER NOT NULL, issued REAL NOT NULL, valid_before REAL NOT NULL);
+CREATE INDEX certificates_tls ON certificates (tls_serial);
+CREATE INDEX certificates_end ON certificates (valid_before);
+CREATE TABLE locks (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, value TEXT NOT NULL, expires REAL, message TEXT NOT NULL,
+    created REAL NOT NULL, created_by TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE config (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE policy (
+    one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, serial INTEGER NOT NULL,
+    content TEXT NOT NULL, signed TEXT NOT NULL);
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, event TEXT NOT NULL, user TEXT, node TEXT, hash TEXT NOT NULL,
+    body TEXT NOT NULL);
+CREATE INDEX audit_user ON audit (user, id);
+CREATE INDEX audit_node ON audit (node, id);
+CREATE INDEX audit_event ON audit (event, id);
+CREATE TRIGGER audit_stays BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
+CREATE TRIGGER audit_holds BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
+CREATE TABLE audit_head (
+    one INTEGER PRIMARY KEY CHECK (one = 1), id INTEGER NOT NULL, hash TEXT NOT NULL, signed TEXT NOT NULL);
+CREATE TABLE event_batches (
+    sender TEXT NOT NULL, batch TEXT NOT NULL, received REAL NOT NULL, accepted INTEGER NOT NULL,
+    PRIMARY KEY (sender, batch)) WITHOUT ROWID;
+CREATE TABLE sessions (
+    node_uuid TEXT NOT NULL, sid TEXT NOT NULL, started REAL NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (node_uuid, sid)) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (("0001-start", _START),)
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a step, one by one: sqlite3's own ``executescript`` would commit in their middle."""
+    found, piece = [], ""
+    for line in script.strip().splitlines():
+        if line.startswith("--"):
+            continue
+        piece += line + "\n"
+        # A trigger's body holds semicolons of its own, but ends on its line.
+        if line.rstrip().endswith(";"):
+            found.append(piece.strip())
+            piece = ""
+    if piece.strip():
+        found.append(piece.strip())
+    return found
+
+
+async def migrate(database: Database, now: float, migrations: tuple[tuple[str, str], ...] = MIGRATIONS) -> list[str]:
+    """Bring the database to the newest schema; the names of the steps that were made.
+
+    Each step and the note that it was made are one transaction: killed at any moment, a step was made or it was not.
+    OperatorError when the database knows steps that this version does not.
+    """
+    await database.run(
+        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied REAL NOT NULL) WITHOUT ROWID"
+    )
+    applied = {str(row["name"]) for row in await database.all("SELECT name FROM migrations")}
+    unknown = applied - {name for name, _ in migrations}
+    if unknown:
+        raise OperatorError(
+            f"the database was made by a newer tinyport: it has {', '.join(sorted(unknown))}",
+            hint="install that version again, or restore a backup from before the upgrade",
+        )
+    made = []
+    for name, script in migrations:
+        if name in applied:
+            continue
+        async with database.transaction():
+            for statement in statements(script):
+                await database.run(statement)
+            await database.run("INSERT INTO migrations VALUES (?, ?)", name, now)
+        made.append(name)
+    return made

@@ -1,0 +1,67 @@
+"""Passwords: argon2id, in threads of its own, never more at once than the memory allows."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from argon2 import PasswordHasher, Type
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from tinyport.auth.settings import PasswordCost
+from tinyport.core.errors import PeerError, Unavailable
+
+# NIST SP 800-63B section 5.1.1.2: at least 8, and at least 64 allowed.
+SHORTEST = 8
+LONGEST = 256
+# Each waits some 50 ms for its turn; whoever comes after these would give up anyway.
+MOST_WAITING = 64
+
+
+def check_password(password: str) -> str:
+    """A new password. PeerError when it is too short or too long; nothing else is asked of it."""
+    if len(password) < SHORTEST:
+        raise PeerError(f"the password is too short: at least {SHORTEST} characters", code="bad_password")
+    if len(password) > LONGEST:
+        raise PeerError(f"the password is too long: at most {LONGEST} characters", code="bad_password")
+    return password
+
+
+class Passwords:
+    """Made once; ``close`` it."""
+
+    def __init__(self, cost: PasswordCost) -> None:
+        self._hasher = PasswordHasher(time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=1, type=Type.ID)
+        self._threads = ThreadPoolExecutor(cost.parallel, thread_name_prefix="argon2")
+        self._waiting = 0
+        # Verified for users that do not exist, so that an answer takes as long for them.
+        self._nobody = self._hasher.hash("nobody has this password")
+
+    async def hash(self, password: str) -> str:
+        """argon2's encoded hash. Unavailable when too many are waiting."""
+        made = await self._run(lambda: self._hasher.hash(password))
+        return str(made)
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Is this the password? ``stored`` None (no such user, no password yet): False, after as long a time."""
+        right = await self._run(lambda: self._verify(stored or self._nobody, password))
+        return bool(right) and stored is not None
+
+    def _verify(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _run(self, work: object) -> object:
+        assert callable(work)
+        if self._waiting >= MOST_WAITING:
+            raise Unavailable("too many people are logging in at this moment", hint="try again in a few seconds")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,126 @@
+"""Signed documents: the policy, and one about each node (docs/protocol/policy.md).
+
+Both are built from the store within the transaction that changed it. Only when what they say has changed do they get
+the next serial and a signature, in that same transaction: a serial that anybody has seen is on disk, with its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tinyport.auth.authority import Authority
+from tinyport.auth.store import Store, Tables, WriteTables
+from tinyport.auth.store_cluster import PolicyRow
+from tinyport.auth.store_rows import pack, unpack
+from tinyport.auth.watchers import Watchers
+from tinyport.core.errors import OperatorError
+from tinyport.core.policy import NodeDocument, Policy
+
+FIRST_EPOCH = 1
+
+
+class PolicyIssuer:
+    """Made by ``open_issuer``. ``policy`` and ``signed`` are what is on disk, never what is about to be."""
+
+    def __init__(self, authority: Authority, watchers: Watchers, clock: Callable[[], float]) -> None:
+        self._authority = authority
+        self._watchers = watchers
+        self._clock = clock
+        self._policy: Policy | None = None
+        self._signed: dict[str, str] = {}
+
+    @property
+    def policy(self) -> Policy:
+        if self._policy is None:
+            raise OperatorError("there is no policy yet")
+        return self._policy
+
+    @property
+    def signed(self) -> dict[str, str]:
+        """The signed policy document."""
+        return self._signed
+
+    async def load(self, store: Store) -> None:
+        """Take up what the store has, and bring it up to date (a new version may say more in it)."""
+        row = await store.read.cluster.policy()
+        if row is not None:
+            self._published(row)
+        async with store.write() as tables:
+            await self.refresh(tables)
+
+    async def _content(self, tables: Tables) -> dict[str, Any]:
+        config = (await tables.cluster.config()).get("cluster", {})
+        proxies = await tables.nodes.all("proxy")
+        addresses = dict.fromkeys(address for proxy in proxies for address in proxy.addresses)
+        return {
+            "kind": "policy",
+            "cluster": self._authority.cluster,
+            "user_cas": list(self._authority.user_cas),
+            "host_cas": list(self._authority.host_cas),
+            "tls_cas": self._authority.tls_cas,
+            "roles": await tables.cluster.roles(),
+            "locks": [lock.document() for lock in await tables.cluster.locks()],
+            "refuse_before": await tables.users.refuse_before(),
+            "config": config,
+            "proxies": list(addresses),
+        }
+
+    async def refresh(self, tables: WriteTables) -> None:
+        """To be called in every transaction that may have changed roles, locks, users, configuration or proxies."""
+        content = await self._content(tables)
+        text = pack(content)
+        row = await tables.cluster.policy()
+        if row is not None and row.content == text:
+            return
+        epoch, serial = (FIRST_EPOCH, 1) if row is None else (row.epoch, row.serial + 1)
+        body = {**content, "epoch": epoch, "serial": serial, "issued_at": int(self._clock())}
+        # Whatever we sign we can read ourselves: a document that its readers would refuse never goes out.
+        Policy.parse(body)
+        new = PolicyRow(epoch, serial, text, self._authority.sign(body))
+        await tables.cluster.put_policy(new)
+        tables.after_commit(lambda: self._published(new))
+
+    def _published(self, row: PolicyRow) -> None:
+        self._policy = Policy.parse(unpack(row.signed["document"]))
+        self._signed = row.signed
+        self._watchers.tell("policy", {"policy": row.signed})
+
+    async def refresh_node(self, tables: WriteTables, uuid: str) -> dict[str, str] | None:
+        """To be called in every transaction that may have changed a node; its signed document, None for a proxy."""
+        node = await tables.nodes.get(uuid)
+        if node is None or node.kind != "node":
+            return None
+        content = {
+            "kind": "node",
+            "cluster": self._authority.cluster,
+            "uuid": node.uuid,
+            "name": node.name,
+            "labels": dict(node.labels),
+            "state": node.state,
+        }
+        text = pack(content)
+        if node.content == text:
+            return await tables.nodes.document(uuid)
+        serial = node.document_serial + 1
+        body = {**content, "epoch": await self._epoch(tables), "serial": serial}
+        NodeDocument.parse(body)
+        signed = self._authority.sign(body)
+        await tables.nodes.put_document(uuid, serial, text, signed)
+        message: Mapping[str, object] = {"node": signed}
+        tables.after_commit(lambda: self._watchers.tell(uuid, message))
+        return signed
+
+    async def _epoch(self, tables: Tables) -> int:
+        row = await tables.cluster.policy()
+        return FIRST_EPOCH if row is None else row.epoch
+
+    def removed(self, tables: WriteTables, uuid: str) -> None:
+        """To be called in the transaction that removes a node."""
+        message: Mapping[str, object] = {"removed": uuid}
+        tables.after_commit(lambda: self._watchers.tell(uuid, message))
+
+
+def node_document(node_content: str, epoch: int, serial: int) -> NodeDocument:
+    """The document of a node as the access decision wants it, from the store's columns."""
+    return NodeDocument.parse({**unpack(node_content), "epoch": epoch, "serial": serial})

@@ -1,0 +1,85 @@
+"""The route table: every route, who may call it, and by which rule. A test walks it with every kind of caller."""
+
+from __future__ import annotations
+
+from tinyport.auth import (
+    api_cluster,
+    api_events,
+    api_join,
+    api_locks,
+    api_login,
+    api_nodes,
+    api_proxy,
+    api_public,
+    api_resources,
+    api_tokens,
+    api_users,
+)
+from tinyport.auth.callers import ANYONE, LOCAL, NODE, PROXY, USER
+from tinyport.auth.web import LARGE, SMALL, Handler, Route
+
+_ANYONE = frozenset((ANYONE,))
+_MACHINES = frozenset((NODE, PROXY))
+_PROXY = frozenset((PROXY,))
+_PEOPLE = frozenset((USER, LOCAL))
+
+
+def _people(method: str, path: str, handler: Handler, resource: str, *verbs: str) -> Route:
+    return Route(method, path, handler, _PEOPLE, (resource, verbs))
+
+
+def _resource_routes() -> tuple[Route, ...]:
+    routes = []
+    for name, kind in api_resources.KINDS.items():
+        all_of, one = f"/v1/resources/{name}", f"/v1/resources/{name}/{{name}}"
+        routes += [
+            _people("GET", all_of, api_resources.list_of(name), kind.resource, "read"),
+            _people("GET", one, api_resources.get_of(name), kind.resource, "read"),
+            _people("PUT", one, api_resources.put_of(name), kind.resource, "create", "update"),
+            _people("DELETE", one, api_resources.delete_of(name), kind.resource, "delete"),
+        ]
+    return tuple(routes)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/hello", api_public.hello, _ANYONE),
+    Route("GET", "/v1/time", api_public.time, _ANYONE),
+    Route("POST", "/v1/join", api_join.join_route, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/return", api_join.return_route, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/login", api_login.login, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/signup", api_login.signup, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/invitation", api_login.invitation, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/renew", api_join.renew_route, _MACHINES, limit=SMALL),
+    # A locked machine may still learn that it is, and report what happened on it.
+    Route("GET", "/v1/policy", api_events.policy, _MACHINES, when_locked=True),
+    Route("POST", "/v1/events", api_events.take_events, _MACHINES, when_locked=True),
+    Route("GET", "/v1/watch", api_proxy.watch, _PROXY),
+    Route("POST", "/v1/presence", api_proxy.presence, _PROXY, limit=LARGE),
+    Route("POST", "/v1/access", api_proxy.access, _PROXY),
+    # What of it users see is decided node by node.
+    Route("GET", "/v1/nodes", api_nodes.list_nodes, _MACHINES | _PEOPLE),
+    _people("GET", "/v1/status", api_cluster.status, "status", "read"),
+    _people("PATCH", "/v1/nodes/{id}", api_nodes.update_node, "nodes", "update"),
+    _people("DELETE", "/v1/nodes/{id}", api_nodes.delete_node, "nodes", "delete"),
+    _people("POST", "/v1/nodes/{id}/accept", api_nodes.accept_node, "nodes", "update"),
+    _people("POST", "/v1/nodes/{id}/reject", api_nodes.reject_node, "nodes", "delete"),
+    _people("GET", "/v1/users", api_users.list_users, "users", "read"),
+    _people("POST", "/v1/users", api_users.add_user, "users", "create"),
+    _people("PATCH", "/v1/users/{name}", api_users.update_user, "users", "update"),
+    _people("DELETE", "/v1/users/{name}", api_users.delete_user, "users", "delete"),
+    _people("POST", "/v1/users/{name}/reset", api_users.reset_user, "users", "update"),
+    _people("POST", "/v1/users/{name}/unlock", api_users.unlock_user, "users", "update"),
+    _people("GET", "/v1/tokens", api_tokens.list_tokens, "tokens", "read"),
+    _people("POST", "/v1/tokens", api_tokens.add_token, "tokens", "create"),
+    _people("DELETE", "/v1/tokens/{id}", api_tokens.delete_token, "tokens", "delete"),
+    _people("GET", "/v1/locks", api_locks.list_locks, "locks", "read"),
+    _people("POST", "/v1/locks", api_locks.add_lock, "locks", "create"),
+    _people("DELETE", "/v1/locks/{id}", api_locks.delete_lock, "locks", "delete"),
+    _people("GET", "/v1/audit", api_events.audit, "audit", "read"),
+    _people("GET", "/v1/audit/head", api_events.audit_head, "audit", "read"),
+    _people("GET", "/v1/ca", api_cluster.authorities, "cas", "read"),
+    _people("POST", "/v1/sign", api_login.sign, "certificates", "sign"),
+    _people("POST", "/v1/explain", api_cluster.explain, "users", "read"),
+    _people("GET", "/v1/sessions", api_cluster.sessions, "sessions", "read"),
+    *_resource_routes(),
+)

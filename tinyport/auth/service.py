@@ -1,0 +1,109 @@
+"""The auth server's parts, put together. Routes are given one ``Service`` and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from dataclasses import dataclass, field
+
+from tinyport.auth.audit import Audit
+from tinyport.auth.authority import Authority, new_authorities, open_authority
+from tinyport.auth.challenge import Challenges
+from tinyport.auth.limiter import FailureLimiter
+from tinyport.auth.passwords import Passwords
+from tinyport.auth.policy_issuer import PolicyIssuer
+from tinyport.auth.presence import Presence
+from tinyport.auth.settings import AuthSettings
+from tinyport.auth.store import Store, open_store
+from tinyport.auth.watchers import Watchers
+from tinyport.core.errors import OperatorError
+from tinyport.core.roles import BUILTIN_ROLES, parse_role, role_document
+from tinyport.core.version import VERSION
+from tinyport.host.logging_line import Log
+
+#: what a new cluster is configured to do
+FIRST_CONFIG: dict[str, object] = {"session_recording": "off"}
+
+
+@dataclass
+class Service:
+    """Lives from ``open_service`` to ``close``. Everything that must survive is in ``store``; the rest is made anew."""
+
+    settings: AuthSettings
+    log: Log
+    store: Store
+    authority: Authority
+    watchers: Watchers
+    issuer: PolicyIssuer
+    audit: Audit
+    presence: Presence
+    passwords: Passwords
+    challenges: Challenges
+    version: str = VERSION
+    failures: FailureLimiter = field(default_factory=FailureLimiter)
+    #: set when auth stops: never-ending answers end
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    #: node UUID → what of it was last written to the store, so that repetitions are not
+    written: dict[str, object] = field(default_factory=dict)
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return self.settings.clock()
+
+    @property
+    def cluster(self) -> str:
+        return self.authority.cluster
+
+    async def close(self) -> None:
+        self.passwords.close()
+        await self.store.close()
+
+
+async def open_service(settings: AuthSettings) -> Service:
+    """Open the store, initialise an empty one, load the keys. OperatorError or ConfigError when that cannot be."""
+    settings.check()
+    log = Log("auth", settings.log_level, settings.log_format)
+    store = await open_store(settings.data_dir, settings.clock())
+    try:
+        await _initialise(store, settings)
+        authority = await open_authority(store, settings.clock)
+        watchers = Watchers()
+        issuer = PolicyIssuer(authority, watchers, settings.clock)
+        await issuer.load(store)
+    except BaseException:
+        await store.close()
+        raise
+    return Service(
+        settings=settings,
+        log=log,
+        store=store,
+        authority=authority,
+        watchers=watchers,
+        issuer=issuer,
+        audit=Audit(authority, settings.clock),
+        presence=Presence(settings.monotonic()),
+        passwords=Passwords(settings.password_cost),
+        challenges=Challenges(secrets.token_bytes(32)),
+    )
+
+
+async def _initialise(store: Store, settings: AuthSettings) -> None:
+    """Name, keys and roles of a new cluster, in one transaction: there is all of it or nothing."""
+    cluster = await store.read.cluster.meta("cluster")
+    if cluster is not None:
+        if cluster != settings.cluster_name:
+            raise OperatorError(
+                f"{settings.data_dir} is of cluster {cluster}, the configuration says {settings.cluster_name}",
+                hint="a cluster's name is in every certificate and cannot change; correct auth.cluster_name",
+            )
+        return
+    now = settings.clock()
+    async with store.write() as tables:
+        await tables.cluster.set_meta("cluster", settings.cluster_name)
+        await tables.cluster.set_meta("server_id", str(uuid.uuid4()))
+        for authority in new_authorities(settings.cluster_name, now):
+            await tables.cluster.add_authority(authority, now)
+        for name, document in BUILTIN_ROLES.items():
+            await tables.cluster.put_role(name, role_document(parse_role(document)))
+        await tables.cluster.put_config("cluster", FIRST_CONFIG)

@@ -1,0 +1,126 @@
+"""Rows about what happened: the audit log, which only grows, and the sessions that are alive.
+
+Each event's hash covers the event and the hash before it, so nothing can be changed, left out or put in without
+every later hash telling; the newest hash is signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tinyport.auth.store_rows import Rows, pack, unpack
+
+FIRST_HASH = "0" * 64
+
+
+def chain(previous: str, body: str) -> str:
+    """The hash of an event with this canonical JSON ``body``, after one with hash ``previous``. Hex SHA-256."""
+    return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class AuditQuery:
+    """Which events. Times in Unix seconds, ``until`` not included; ``after`` an id, None: the newest ``limit``."""
+
+    user: str | None = None
+    node: str | None = None
+    event: str | None = None
+    since: float | None = None
+    until: float | None = None
+    after: int | None = None
+    limit: int = 100
+
+
+class AuditRows:
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    async def head(self) -> tuple[int, str]:
+        """(id, hash) of the newest event; (0, FIRST_HASH) before the first."""
+        row = await self._rows.one("SELECT id, hash FROM audit_head")
+        return (0, FIRST_HASH) if row is None else (int(row["id"]), str(row["hash"]))
+
+    async def signed_head(self) -> dict[str, str] | None:
+        row = await self._rows.one("SELECT signed FROM audit_head")
+        return None if row is None else dict(unpack(row["signed"]))
+
+    async def append(self, events: Sequence[Mapping[str, object]]) -> tuple[int, str]:
+        """Add events at the end; the new head, which the caller must sign and ``set_head``."""
+        id, hash = await self.head()
+        rows = []
+        for event in events:
+            body = pack(event)
+            id, hash = id + 1, chain(hash, body)
+            rows.append((id, event["time"], event["event"], event.get("user"), event.get("node"), hash, body))
+        await self._rows.many("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        return id, hash
+
+    async def set_head(self, id: int, hash: str, signed: Mapping[str, str]) -> None:
+        await self._rows.run("INSERT OR REPLACE INTO audit_head VALUES (1, ?, ?, ?)", id, hash, pack(dict(signed)))
+
+    async def find(self, query: AuditQuery) -> list[dict[str, object]]:
+        """Events with their ids, oldest first."""
+        wanted = (
+            ("user = ?", query.user),
+            ("node = ?", query.node),
+            ("event = ?", query.event),
+            ("time >= ?", query.since),
+            ("time < ?", query.until),
+            ("id > ?", query.after),
+        )
+        conditions = [(text, value) for text, value in wanted if value is not None]
+        where = " AND ".join(text for text, _ in conditions) or "1"
+        order = "ASC" if query.after is not None else "DESC"
+        # Only the fixed texts above come into the statement.
+        rows = await self._rows.all(
+            f"SELECT id, body FROM audit WHERE {where} ORDER BY id {order} LIMIT ?",  # noqa: S608
+            *(value for _, value in conditions),
+            query.limit,
+        )
+        events = [{"id": row["id"], **unpack(row["body"])} for row in rows]
+        return events if query.after is not None else events[::-1]
+
+    async def broken_at(self, page: int = 1000) -> int | None:
+        """Walk the whole chain; the id of the first event that does not follow from the one before, None when all
+        do and the last one is the head."""
+        id, hash = 0, FIRST_HASH
+        while rows := await self._rows.all(
+            "SELECT id, hash, body FROM audit WHERE id > ? ORDER BY id LIMIT ?", id, page
+        ):
+            for row in rows:
+                if row["id"] != id + 1 or chain(hash, row["body"]) != row["hash"]:
+                    return id + 1
+                id, hash = row["id"], row["hash"]
+        return None if (id, hash) == await self.head() else id + 1
+
+    # ---------------------------------------------------------------- batches of events from nodes
+
+    async def batch(self, sender: str, batch: str) -> int | None:
+        """How many events of this batch were taken; None when it was never seen."""
+        row = await self._rows.one("SELECT accepted FROM event_batches WHERE sender = ? AND batch = ?", sender, batch)
+        return None if row is None else int(row["accepted"])
+
+    async def add_batch(self, sender: str, batch: str, now: float, accepted: int) -> None:
+        await self._rows.run("INSERT INTO event_batches VALUES (?, ?, ?, ?)", sender, batch, now, accepted)
+
+    async def delete_batches_before(self, time: float) -> int:
+        return await self._rows.run("DELETE FROM event_batches WHERE received < ?", time)
+
+    # ---------------------------------------------------------------- live sessions
+
+    async def session_started(self, node_uuid: str, sid: str, time: float, body: Mapping[str, object]) -> None:
+        await self._rows.run(
+            "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)", node_uuid, sid, time, pack(dict(body))
+        )
+
+    async def session_ended(self, node_uuid: str, sid: str) -> None:
+        await self._rows.run("DELETE FROM sessions WHERE node_uuid = ? AND sid = ?", node_uuid, sid)
+
+    async def forget_sessions(self, node_uuid: str) -> None:
+        await self._rows.run("DELETE FROM sessions WHERE node_uuid = ?", node_uuid)
+
+    async def sessions(self) -> list[dict[str, object]]:
+        rows = await self._rows.all("SELECT sid, started, body FROM sessions ORDER BY started, sid")
+        return [{**unpack(row["body"]), "sid": row["sid"], "started": row["started"]} for row in rows]
