@@ -169,7 +169,11 @@ class AuthServer:
         if self._failure is not None:
             self._thread.join()
             raise self._failure
-        self.tls_cas = self.anyone().get("/v1/hello").body["tls_cas"]
+        try:
+            self.tls_cas = self.anyone().get("/v1/hello").body["tls_cas"]
+        except BaseException:
+            self.stop()
+            raise
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -75,15 +75,19 @@ async def join_route(call: Call) -> Answer:
 
 
 async def failed(call: Call, event: str, error: TinyportError, **fields: object) -> None:
-    """Count a failure against its source, and write it down: at most as often as a source may fail."""
+    """Count a stranger's failure against its source, and write it down: so it is at most as often as one may fail."""
+    call.service.failures.failed(call.source, call.service.settings.monotonic())
+    await refused(call, event, error, source=call.source or None, **fields)
+
+
+async def refused(call: Call, event: str, error: TinyportError, **fields: object) -> None:
+    """Write down what was refused, and why: both sentences of the error."""
     service = call.service
-    service.failures.failed(call.source, service.settings.monotonic())
     async with service.store.write() as tables:
         await service.audit.record(
             tables,
             event,
-            source=call.source or None,
-            code=error.code,
+            refusal=error.code,
             reason=printable(error.message, 300),
             detail=printable(error.detail, 300) or None,
             **fields,

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 
-from tinyport.auth.api_join import failed, public_addresses
+from tinyport.auth.api_join import public_addresses, refused
 from tinyport.auth.fields import Fields, one_line
 from tinyport.auth.presence import LEASE, Change
 from tinyport.auth.reaching import check_decision, check_online, resolve
@@ -225,13 +225,13 @@ async def _refused(
             user = certificate.text_extension(EXT_USER)
         except PeerError:
             user = None
-        await failed(
+        await refused(
             call,
             "access.denied",
             error,
             user=printable(user or "", 64) or None,
             target=printable(target, 100),
             login=login,
-            client=one_line(source, 64) or None,
+            source=one_line(source, 64) or None,
             proxy=call.caller.name,
         )

@@ -35,6 +35,8 @@ from tinyport.core.signatures import MIN_RSA_BITS, Ed25519Key
 from tinyport.core.sshwire import Reader
 
 NODE_LIFE = 7 * 86400
+# PROTOCOL.certkeys has 64; more than 53 would be rounded by the JSON readers of the audit log.
+SERIAL_BITS = 53
 #: what users may have certified; no DSA, nothing with a curve of its own
 USER_KEY_TYPES = frozenset(
     (
@@ -163,7 +165,7 @@ class Authority:
         now = int(self._clock())
         generation = node.issued_generation + 1
         await tables.nodes.set_generations(node.uuid, node.generation, generation)
-        serial = secrets.randbits(63)
+        serial = secrets.randbits(SERIAL_BITS)
         blob = issue_host_certificate(
             self._host_ca,
             public_key=node.ssh_key,
@@ -212,7 +214,7 @@ class Authority:
         OperatorError when there is no login.
         """
         now = max(int(self._clock()), not_before)
-        serial = secrets.randbits(63)
+        serial = secrets.randbits(SERIAL_BITS)
         blob = issue_user_certificate(
             self._user_ca,
             public_key=ssh_key,
@@ -236,7 +238,7 @@ class Authority:
     ) -> IssuedPair:
         """A host certificate for a machine that is no node (``tctl auth sign --host``): an sshd that stays."""
         now = int(self._clock())
-        serial = secrets.randbits(63)
+        serial = secrets.randbits(SERIAL_BITS)
         blob = issue_host_certificate(
             self._host_ca,
             public_key=ssh_key,

@@ -13,7 +13,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from weakref import WeakSet
 
 from aiohttp import web
 
@@ -36,10 +35,11 @@ class Listener:
         self._log = log
         self._shaking: set[asyncio.Task[None]] = set()
         self._accepting: list[asyncio.Task[None]] = []
-        self._heard: WeakSet[object] = WeakSet()
+        #: connections that have not asked anything yet
+        self._silent: set[object] = set()
 
     def heard(self, protocol: object) -> None:
-        self._heard.add(protocol)
+        self._silent.discard(protocol)
 
     def listen_tls(self, listening: socket.socket, context: Callable[[], ssl.SSLContext]) -> None:
         """Accept on a listening TCP socket; ``context`` is asked for each connection, as leafs are renewed."""
@@ -88,11 +88,14 @@ class Listener:
             self._log.debug("a connection was not made", error=error)
             connection.close()
             return
+        self._silent.add(protocol)
         loop.call_later(FIRST_REQUEST_SECONDS, self._still_silent, transport, protocol)
 
     def _still_silent(self, transport: asyncio.BaseTransport, protocol: object) -> None:
-        if protocol not in self._heard and isinstance(transport, asyncio.Transport):
-            transport.abort()
+        if protocol in self._silent:
+            self._silent.discard(protocol)
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
 
     async def close(self) -> None:
         """Accept nothing more. Connections that are open are the server's to close."""
