@@ -7,6 +7,7 @@ at most ``max_message`` bytes of a message, plus the bytes of one ``feed``.
 from __future__ import annotations
 
 import binascii
+import hashlib
 
 from tinyport.core.errors import PeerError
 from tinyport.link.httphead import Head
@@ -208,8 +209,6 @@ def _check_close(payload: bytes) -> None:
 
 def accept_value(key: str) -> str:
     """``Sec-WebSocket-Key`` → ``Sec-WebSocket-Accept`` (section 4.2.2)."""
-    import hashlib
-
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode("ascii")
 

@@ -6,6 +6,7 @@ What they print is declared by the node: shown and searchable, and never grants 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 
 from tinyport.core.names import printable
@@ -189,8 +190,6 @@ def _start(argv: list[str]) -> tuple[int, int]:
 
 
 def _limits() -> None:
-    import resource
-
     for what, most in (
         (resource.RLIMIT_CPU, int(RUN_LIMIT)),
         (resource.RLIMIT_FSIZE, 0),
