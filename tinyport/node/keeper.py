@@ -93,7 +93,7 @@ class Keeper:
             self._loop,
             self._log,
             paths=paths,
-            configuration={"user": configuration["user"], "log": log},
+            configuration={"user": configuration["user"], "log": log, "login_grace": self._limits["login_grace"]},
             idle=float(cast(float, configuration["worker_idle"])),
             connections_per_worker=int(cast(int, configuration["connections_per_worker"])),
             heard=self._heard_worker,

@@ -30,6 +30,8 @@ from tinyport.node.session_plan import Asked
 
 # sshd_config(5): MaxAuthTries 6.
 MAX_FAILURES = 6
+# An agent offers all its plain keys before the certificate; refusing one costs nothing.
+MAX_PLAIN_KEYS = 20
 MAX_SESSIONS = 64
 # RFC 4253 section 9 recommends rekeying each gigabyte or hour: nobody needs more than one a second.
 REKEY_EVERY = 1.0
@@ -124,6 +126,7 @@ class Connection:
         self._last_kex = 0.0
         self._certificate: Certificate | None = None
         self._failures = 0
+        self._plain_keys = 0
         self._told: set[tuple[str, str]] = set()
         self._last_session = -1
         self._handlers: Mapping[str, Callable[[Mapping[str, object]], Answer]] = {
@@ -235,7 +238,7 @@ class Connection:
         return {"login": grant.login, "user": grant.user, "permits": dict.fromkeys(sorted(grant.permits), True)}, ()
 
     def _check_tries(self) -> None:
-        if self._failures >= MAX_FAILURES:
+        if self.exhausted:
             raise AccessDenied("too many authentication failures", code="tries")
 
     def _judge(self, cert: Certificate, login: str) -> Grant:
@@ -253,8 +256,11 @@ class Connection:
         self, cert: Certificate | None, login: str, error: TinyportError, *, proof: bool = False
     ) -> AccessDenied:
         """Count, log once, and say it in words that the stranger may read."""
-        self._failures += 1
-        self.exhausted = self._failures >= MAX_FAILURES
+        if error.code == "plain":
+            self._plain_keys += 1
+        else:
+            self._failures += 1
+        self.exhausted = self._failures >= MAX_FAILURES or self._plain_keys >= MAX_PLAIN_KEYS
         if (login, error.message) not in self._told and len(self._told) < MAX_FAILURES:
             self._told.add((login, error.message))
             if proof and isinstance(error, PeerError):

@@ -1,0 +1,226 @@
+"""The pump between an SSH channel and the descriptors of a session's process. One for each session.
+
+asyncssh's own redirection loses the tail of output or the whole connection when standard error ends before standard
+output or a child closes its input early. Here both directions are counted by hand:
+
+- towards the process: data and EOF may come before the descriptors do, and wait; what the process does not take pauses
+  the channel; EOF closes its standard input after the last byte; a closed standard input swallows the rest.
+- towards the client: nothing is read while the channel's buffer is full; EOF is sent when both outputs have ended; the
+  exit status goes out when the process has ended *and* its outputs were read to their end. A terminal is read until it
+  is empty then, as background jobs may keep it open (as sshd does both).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncssh
+
+from tinyport.host import pty
+
+STDERR = asyncssh.EXTENDED_DATA_STDERR
+READ_SIZE = 64 * 1024
+# A pipe holds 64 KiB; twice as much keeps it full.
+INPUT_HIGH = 128 * 1024
+
+
+class Pump:
+    """Lifecycle: made with the channel, ``attach`` when the process runs, ``exited`` when it has ended, ``close`` when
+    the channel is gone. The descriptors are its own from ``attach`` on.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: Any, finished: Callable[[], None]) -> None:
+        """``channel``: an asyncssh server channel of bytes; ``finished``: the exit status was sent."""
+        self._loop = loop
+        self._channel = channel
+        self._finished = finished
+        self._input = bytearray()
+        self._input_ended = False
+        self._input_paused = False
+        self._writing_paused = False
+        #: where input goes; None before attach and after it was closed
+        self._stdin: int | None = None
+        #: descriptor → datatype of the channel, for outputs that have not ended
+        self._outputs: dict[int, int | None] = {}
+        self._terminal: int | None = None
+        self._attached = False
+        self._exit: tuple[int | None, str | None, bool] | None = None
+        self._done = False
+
+    def attach(self, descriptors: Sequence[int]) -> None:
+        """The process runs: the pty's master, or its standard input, output and error."""
+        for descriptor in descriptors:
+            os.set_blocking(descriptor, False)
+        self._attached = True
+        self._stdin = descriptors[0]
+        if len(descriptors) == 1:
+            self._terminal = descriptors[0]
+            self._outputs = {descriptors[0]: None}
+        else:
+            self._outputs = {descriptors[1]: None, descriptors[2]: STDERR}
+        self._read_on()
+        self._write()
+        self._maybe_finish()
+
+    # ------------------------------------------------------------------ client to process
+
+    def feed(self, data: bytes) -> None:
+        """Data from the client."""
+        if self._done or (self._attached and self._stdin is None):
+            return
+        self._input += data
+        if self._attached:
+            self._write()
+        if len(self._input) >= INPUT_HIGH and not self._input_paused:
+            self._input_paused = True
+            self._channel.pause_reading()
+
+    def feed_eof(self) -> None:
+        """The client has nothing more to send."""
+        self._input_ended = True
+        if self._attached:
+            self._write()
+
+    def _write(self) -> None:
+        while self._input and self._stdin is not None:
+            try:
+                written = os.write(self._stdin, bytes(self._input[:READ_SIZE]))
+            except BlockingIOError:
+                self._loop.add_writer(self._stdin, self._write)
+                return
+            except OSError:
+                # EPIPE: the process has closed its input; EIO: the terminal has nobody left. What comes is dropped.
+                self._input.clear()
+                self._close_stdin()
+                break
+            del self._input[:written]
+            if self._input_paused and len(self._input) < INPUT_HIGH // 2:
+                self._resume_input()
+        if self._stdin is not None:
+            self._loop.remove_writer(self._stdin)
+            if self._input_ended and self._terminal is None:
+                self._close_stdin()
+        self._resume_input()
+
+    def _resume_input(self) -> None:
+        if self._input_paused:
+            self._input_paused = False
+            # Not from within a callback of the channel that delivers data.
+            self._loop.call_soon(self._channel.resume_reading)
+
+    def _close_stdin(self) -> None:
+        if self._stdin is None:
+            return
+        self._loop.remove_writer(self._stdin)
+        # A terminal is one descriptor for both directions, and still read.
+        if self._terminal is None:
+            os.close(self._stdin)
+        self._stdin = None
+
+    # ------------------------------------------------------------------ process to client
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        for descriptor in self._outputs:
+            self._loop.remove_reader(descriptor)
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._writing_paused or self._done:
+            return
+        for descriptor in list(self._outputs):
+            self._loop.add_reader(descriptor, self._read, descriptor)
+        if self._exit is not None and self._terminal is not None:
+            # Nothing may ever become readable again: look now.
+            self._drain_terminal()
+
+    def _read(self, descriptor: int) -> bool:
+        """Move one piece. False when there is none now or any more."""
+        try:
+            data = os.read(descriptor, READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # EIO: the last process has let go of the terminal.
+            data = b""
+        if not data:
+            self._output_ended(descriptor)
+            return False
+        try:
+            self._channel.write(data, self._outputs[descriptor])
+        except OSError:
+            # The client has closed the channel; connection_lost follows.
+            self._output_ended(descriptor)
+            return False
+        return True
+
+    def _output_ended(self, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        del self._outputs[descriptor]
+        if descriptor == self._terminal:
+            self._close_stdin()
+            self._terminal = None
+        os.close(descriptor)
+        self._maybe_finish()
+
+    def _drain_terminal(self) -> None:
+        while self._terminal is not None and not self._writing_paused:
+            terminal = self._terminal
+            if not self._read(terminal):
+                if self._terminal is not None:
+                    self._output_ended(terminal)
+                return
+
+    # ------------------------------------------------------------------ the end
+
+    def exited(self, status: int | None, signal: str | None, core: bool) -> None:
+        """The process has ended; RFC 4254 section 6.10."""
+        self._exit = status, signal, core
+        if self._terminal is not None:
+            self._drain_terminal()
+        self._maybe_finish()
+
+    def _maybe_finish(self) -> None:
+        if self._done or not self._attached or self._outputs:
+            return
+        if self._exit is None:
+            # Both outputs have ended; the process goes on.
+            self._send(self._channel.write_eof)
+            return
+        self._done = True
+        status, signal, core = self._exit
+        self._send(self._channel.write_eof)
+        if signal is not None:
+            self._send(lambda: self._channel.exit_with_signal(signal, core))
+        else:
+            self._send(lambda: self._channel.exit(status or 0))
+        self._close_stdin()
+        self._finished()
+
+    def _send(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except OSError:
+            # The channel is closing already.
+            return
+
+    def close(self) -> None:
+        """The channel is gone: nobody writes, nobody reads. A terminal's processes hear SIGHUP by the kernel."""
+        self._done = True
+        self._close_stdin()
+        for descriptor in list(self._outputs):
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+        self._outputs = {}
+        self._terminal = None
+        self._input.clear()
+
+    def resize(self, columns: int, rows: int, width: int, height: int) -> None:
+        if self._terminal is not None:
+            pty.set_size(self._terminal, columns, rows, width, height)

@@ -1,0 +1,155 @@
+"""The worker: speaks SSH with strangers, and is nobody. See docs/protocol/node.md, keeper ↔ worker.
+
+It imports everything, drops every privilege for good, says so, and only then is given sockets. Whatever a stranger
+makes of it can ask the keeper for what the table unlocks, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import cast
+
+import asyncssh
+
+from tinyport.core.errors import TinyportError
+from tinyport.core.identity import Identity
+from tinyport.host.accounts import become
+from tinyport.host.logging_line import Log
+from tinyport.node.ipc import Channel
+from tinyport.node.python_process import name_process
+from tinyport.node.worker_connection import NodeConnection, Owner
+from tinyport.node.worker_dial import dial
+from tinyport.node.worker_keeper import KeeperLine, close_all
+from tinyport.node.worker_options import make_options
+
+CHANNEL, CONFIGURATION = 3, 4
+MAX_QUEUED = 4096
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+class Worker:
+    """Connections by number, until the keeper says ``leave`` or is gone."""
+
+    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop, login_grace: float, log: Log) -> None:
+        self._loop = loop
+        self._log = log
+        self._options = make_options(Owner, login_grace)
+        self._connections: dict[int, NodeConnection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.left = asyncio.Event()
+        self._keeper = KeeperLine(channel, loop, self._heard, self.left.set)
+
+    def _heard(self, message: dict[str, object], descriptors: list[int]) -> None:
+        operation = message.get("op")
+        if operation == "serve" and len(descriptors) == 1:
+            stream = socket.socket(fileno=descriptors.pop())
+            stream.setblocking(False)
+            task = self._loop.create_task(self._serve(message, stream))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif operation == "exit":
+            connection = self._connections.get(cast(int, message["conn"]))
+            if connection is not None:
+                connection.session_exited(message)
+        elif operation == "end":
+            connection = self._connections.get(cast(int, message["conn"]))
+            if connection is not None:
+                connection.end(str(message["message"]))
+        elif operation == "leave":
+            self.left.set()
+        close_all(descriptors)
+
+    async def _serve(self, message: dict[str, object], stream: socket.socket) -> None:
+        connection = NodeConnection(self._loop, self._options, self._keeper, message, self._log, self._gone)
+        self._connections[connection.number] = connection
+        try:
+            if message["kind"] == "dial":
+                proxy = Identity("proxy", str(message["cluster"]), str(message["proxy"]))
+                cas = cast("list[str]", message["tls_cas"])
+                await dial(connection, stream, tls_cas=cas, proxy=proxy, ticket=str(message["ticket"]))
+            else:
+                await self._loop.connect_accepted_socket(lambda: connection, stream)
+        except (TinyportError, OSError, asyncio.TimeoutError) as error:
+            self._log.info("a connection did not come about", kind=message["kind"], reason=error)
+            stream.close()
+            connection.abort()
+            connection.over(None)
+
+    def _gone(self, number: int) -> None:
+        self._connections.pop(number, None)
+
+    def ready(self) -> None:
+        self._keeper.tell("ready")
+
+
+def drop_privileges(user: object) -> None:
+    """Become the service's account for good, and nothing more ever. ``user``: {"uid", "gid"}, None: we have none."""
+    # No core file: other people's keystrokes are in our memory.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if isinstance(user, dict):
+        become(int(user["uid"]), int(user["gid"]), ())
+        # Neither a process nor a thread is needed from here on.
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    if "ctypes" in sys.modules:
+        libc = sys.modules["ctypes"].CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _preload() -> None:
+    """Import now what would be imported at the first connection: later there may be no right to read it."""
+    import encodings.idna
+    import stringprep  # noqa: F401 - saslprep of user names
+
+    import asyncssh.kex_dh
+    import asyncssh.saslprep  # noqa: F401
+
+    del encodings
+
+
+def _raise_file_limit() -> None:
+    """Four descriptors a session: the soft limit of 1024 is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft == resource.RLIM_INFINITY or soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def _run(channel: Channel, login_grace: float, log: Log) -> None:
+    loop = asyncio.get_running_loop()
+
+    def unforeseen(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        del loop
+        log.error(str(context.get("message")), reason=repr(context.get("exception")))
+
+    loop.set_exception_handler(unforeseen)
+    worker = Worker(channel, loop, login_grace, log)
+    gc.freeze()
+    worker.ready()
+    await worker.left.wait()
+
+
+def main() -> None:
+    """Entry of the process that the keeper starts: channel on fd 3, configuration on fd 4."""
+    os.set_inheritable(CHANNEL, False)
+    with open(CONFIGURATION, encoding="utf-8") as file:
+        configuration = json.load(file)
+    name_process("tinyport-worker")
+    # Control-C in a terminal that a demonstration runs in is the monitor's to hear.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log = Log("node.worker", configuration["log"]["level"], configuration["log"]["format"])
+    # asyncssh writes a dozen lines for each connection; the keeper's audit says what matters.
+    logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
+    asyncssh.set_log_level(logging.CRITICAL)
+    _preload()
+    _raise_file_limit()
+    drop_privileges(configuration["user"])
+    channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
+    asyncio.run(_run(channel, float(configuration["login_grace"]), log))

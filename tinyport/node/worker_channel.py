@@ -1,0 +1,230 @@
+"""A session channel (RFC 4254 section 6): what the client asks for, the keeper's answer, the pump.
+
+asyncssh's channel decodes commands as UTF-8, accepts every variable and answers at once; here commands are bytes, the
+variables are few, and the answer waits for the keeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+import asyncssh
+from asyncssh.packet import SSHPacket
+
+from tinyport.core.errors import TinyportError
+from tinyport.node.pump import STDERR, Pump
+from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
+from tinyport.node.worker_keeper import Answer, base64_text, close_all
+
+# ssh(1) exits with 255 when it was itself that failed; so do we when no process ran.
+NOT_STARTED = 255
+
+
+class Sessions(Protocol):
+    """What a session needs of its connection."""
+
+    permits_pty: bool
+
+    async def open_session(self, session: NodeSession, request: dict[str, object]) -> Answer: ...
+
+    def tell_session(self, session: NodeSession, op: str, **fields: object) -> None: ...
+
+    def session_over(self, session: NodeSession) -> None: ...
+
+
+class NodeSession(asyncssh.SSHServerSession[bytes]):
+    """One session. ``number`` names it between worker and keeper, from the moment that it is asked for."""
+
+    def __init__(self, sessions: Sessions, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = 0
+        self._sessions = sessions
+        self._loop = loop
+        self._channel: Any = None
+        self._pump: Pump | None = None
+        self._terminal: dict[str, object] | None = None
+        self._begun = False
+        self._open = False
+        self._ended = False
+
+    # ------------------------------------------------------------------ asyncssh's callbacks
+
+    def connection_made(self, chan: Any) -> None:
+        self._channel = chan
+        self._pump = Pump(self._loop, chan, self._finished)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._pump is not None:
+            self._pump.close()
+        if self._open and not self._ended:
+            self._sessions.tell_session(self, "hangup")
+        self._open = False
+        self._sessions.session_over(self)
+
+    def pty_requested(self, term_type: str, term_size: Any, term_modes: Any) -> bool:
+        if self._terminal is not None or self._begun or not self._sessions.permits_pty:
+            return False
+        columns, rows, width, height = term_size
+        self._terminal = {
+            "term": term_type[:64] if term_type.isprintable() else "",
+            "modes": {str(opcode): value for opcode, value in list(term_modes.items())[:128]},
+        }
+        self._size(columns, rows, width, height)
+        return True
+
+    def _size(self, columns: int, rows: int, width: int, height: int) -> None:
+        if self._terminal is not None:
+            self._terminal.update(columns=columns, rows=rows, width=width, height=height)
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        self._size(width, height, pixwidth, pixheight)
+        if self._pump is not None:
+            self._pump.resize(width, height, pixwidth, pixheight)
+
+    def signal_received(self, signal: str) -> None:
+        if self._open and len(signal) <= 16:
+            self._sessions.tell_session(self, "signal", signal=signal)
+
+    def break_received(self, msec: int) -> bool:
+        # A serial line's break means nothing to a pty.
+        del msec
+        return False
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self._pump is not None and datatype is None:
+            self._pump.feed(data)
+
+    def eof_received(self) -> bool:
+        if self._pump is not None:
+            self._pump.feed_eof()
+        # The other half stays open: `ssh host sort < file` gets its answer after its EOF.
+        return True
+
+    def pause_writing(self) -> None:
+        if self._pump is not None:
+            self._pump.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._pump is not None:
+            self._pump.resume_writing()
+
+    # ------------------------------------------------------------------ the process
+
+    def begin(self) -> bool:
+        """May a shell, command or subsystem be asked for? Once (RFC 4254 section 6.5)."""
+        if self._begun:
+            return False
+        self._begun = True
+        return True
+
+    async def start(self, request: dict[str, object], environment: dict[str, str]) -> TinyportError | None:
+        """Have the keeper start it. Returns the refusal, if it is one."""
+        request = {**request, "pty": self._terminal, "env": environment}
+        try:
+            _, descriptors = await self._sessions.open_session(self, request)
+        except TinyportError as error:
+            return error
+        if self._pump is None or self._channel.is_closing():
+            # The client left while the process was started.
+            close_all(descriptors)
+            self._sessions.tell_session(self, "hangup")
+            return None
+        self._open = True
+        self._pump.attach(descriptors)
+        terminal = self._terminal
+        if terminal is not None and terminal != request["pty"]:
+            self._pump.resize(*(int(str(terminal[name])) for name in ("columns", "rows", "width", "height")))
+        return None
+
+    def exited(self, status: int | None, signal: str | None, core: bool) -> None:
+        """The keeper says that the process has ended."""
+        self._ended = True
+        if self._pump is not None:
+            self._pump.exited(status, signal, core)
+
+    def refuse(self, error: TinyportError) -> None:
+        """Tell the person why, where they look: on standard error, and with an exit status."""
+        try:
+            # A raw terminal needs the carriage return, too.
+            end = "\r\n" if self._terminal is not None else "\n"
+            self._channel.write(f"tinyport: {error.message}{end}".encode(), STDERR)
+            self._channel.exit(NOT_STARTED)
+        except OSError:
+            # The client has closed the channel.
+            return
+
+    def _finished(self) -> None:
+        self._open = False
+
+
+class SessionChannel(asyncssh.SSHServerChannel[bytes]):
+    """asyncssh's channel with our handlers for the requests of RFC 4254 section 6 that matter here."""
+
+    _request_queue: list[Any]
+
+    def _node_session(self) -> NodeSession:
+        session = self._session
+        assert isinstance(session, NodeSession)
+        return session
+
+    def _process_env_request(self, packet: SSHPacket) -> bool:
+        key, value = packet.get_string(), packet.get_string()
+        packet.check_end()
+        try:
+            name, text = key.decode("ascii"), value.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+        allowed = client_variable_allowed(name) and len(text) <= MAX_VALUE and len(self._env) < MAX_ENVIRONMENT
+        if allowed:
+            self._env[key] = value
+        return allowed
+
+    def _process_shell_request(self, packet: SSHPacket) -> Any:
+        packet.check_end()
+        return self._begin({"kind": "shell"})
+
+    def _process_exec_request(self, packet: SSHPacket) -> Any:
+        command = packet.get_string()
+        packet.check_end()
+        if len(command) > MAX_COMMAND:
+            return False
+        return self._begin({"kind": "exec", "command": base64_text(command)})
+
+    def _process_subsystem_request(self, packet: SSHPacket) -> Any:
+        name = packet.get_string()
+        packet.check_end()
+        try:
+            subsystem = name.decode("ascii")
+        except UnicodeDecodeError:
+            return False
+        if len(subsystem) > 64:
+            return False
+        return self._begin({"kind": "subsystem", "subsystem": subsystem})
+
+    def _process_x11_req_request(self, packet: SSHPacket) -> bool:
+        del packet
+        return False
+
+    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> Any:
+        del packet
+        return False
+
+    def _begin(self, request: dict[str, object]) -> bool | None:
+        """None: the answer is given later, by ``_start``; asyncssh holds further requests back until then."""
+        if not self._node_session().begin():
+            return False
+        assert self._conn is not None
+        self._conn.create_task(self._start(request), self.logger)
+        return None
+
+    async def _start(self, request: dict[str, object]) -> None:
+        session = self._node_session()
+        environment = {name.decode("ascii"): value.decode("utf-8") for name, value in self._env.items()}
+        refusal = await session.start(request, environment)
+        if self._session is None or not self._request_queue:
+            return
+        # A refusal, too, is a session: one that says why. A failed request would show the person nothing.
+        self._report_response(True)
+        if refusal is not None:
+            session.refuse(refusal)

@@ -1,0 +1,223 @@
+"""One SSH connection of the worker: asyncssh's protocol with the keeper's key, judgement and sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any, cast
+
+import asyncssh
+
+from tinyport.core.errors import PeerError, TinyportError
+from tinyport.host.logging_line import Log
+from tinyport.node.worker_channel import NodeSession, SessionChannel
+from tinyport.node.worker_hostkey import MAX_VERSION, KeeperKey, RecordingHash, TranscriptTooLarge
+from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text
+
+CERTIFICATE_ALGORITHM = b"ssh-ed25519-cert-v01@openssh.com"
+PLAIN_ALGORITHM = b"ssh-ed25519"
+# What the keeper takes; it ends a worker that asks for more, so a stranger's nonsense stops here.
+MAX_LOGIN = 256
+MAX_KEY = 64 * 1024
+MAX_REQUEST = 96 * 1024
+MAX_SIGNATURE = 16 * 1024
+NO_FORWARDING = "forwarding is not available on this node"
+
+
+class Owner(asyncssh.SSHServer):
+    """asyncssh asks its owner; the answers are the connection's, or no."""
+
+    _connection: NodeConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        assert isinstance(conn, NodeConnection)
+        self._connection = conn
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            self._connection.over(exc)
+
+    def begin_auth(self, username: str) -> bool:
+        del username
+        assert self._connection is not None
+        self._connection.greet()
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def session_requested(self) -> Any:
+        assert self._connection is not None
+        return self._connection.make_session()
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_FORWARDING)
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_FORWARDING)
+
+
+class NodeConnection(asyncssh.SSHServerConnection):
+    """``serve``: the keeper's message about it. ``over`` tells the keeper, once."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHServerConnectionOptions,
+        keeper: KeeperLine,
+        serve: dict[str, object],
+        log: Log,
+        gone: Any,
+    ) -> None:
+        super().__init__(loop, options, wait=None)
+        self.number = cast(int, serve["conn"])
+        self.permits_pty = False
+        self._version = str(serve["version"]).encode("ascii")
+        self._keeper = keeper
+        self._log = log
+        self._greeting = str(serve.get("banner") or "")
+        self._gone = gone
+        self._is_over = False
+        self._keys = {
+            CERTIFICATE_ALGORITHM: base64.b64decode(str(serve["host_certificate"])),
+            PLAIN_ALGORITHM: base64.b64decode(str(serve["host_key"])),
+        }
+        limits = cast("dict[str, Any]", serve["limits"])
+        self._max_sessions = int(limits["sessions"])
+        #: channels that are open, and those of them by number that the keeper was asked to start
+        self._sessions: set[NodeSession] = set()
+        self._started: dict[int, NodeSession] = {}
+        self._last_session = 0
+        self._keeper_key: KeeperKey | None = None
+        self._told: set[str] = set()
+        # asyncssh offers key exchange with a host key only when there are algorithms for it.
+        self._server_host_key_algs = list(self._keys)
+
+    # ------------------------------------------------------------------ key exchange
+
+    def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:
+        """The client's first choice of what we have (RFC 4253 section 7.1), and a key exchange that is recorded."""
+        for algorithm in peer_host_key_algs:
+            if algorithm in self._keys:
+                assert self._kex is not None
+                recording = RecordingHash(self._kex._hash_alg)
+                self._kex._hash_alg = cast(Any, recording)
+                self._keeper_key = KeeperKey(algorithm, self._keys[algorithm], recording, self._sign)
+                return True
+        return False
+
+    def get_server_host_key(self) -> Any:
+        return self._keeper_key
+
+    def _sign(self, hash_name: str, transcript: bytes) -> bytes:
+        if len(self._client_version) > MAX_VERSION:
+            raise asyncssh.KeyExchangeFailed("the client's version is too long")
+        try:
+            answer, _ = self._keeper.ask_now(
+                "kex", conn=self.number, hash=hash_name, transcript=base64_text(transcript)
+            )
+        except TinyportError as error:
+            raise asyncssh.KeyExchangeFailed(error.message) from None
+        return base64.b64decode(str(answer["signature"]))
+
+    # ------------------------------------------------------------------ authentication
+
+    async def reload_config(self) -> None:
+        """asyncssh builds its options anew for each user name, in a thread. Ours depend on nobody."""
+
+    def greet(self) -> None:
+        if self._greeting:
+            self.send_auth_banner(self._greeting if self._greeting.endswith("\n") else f"{self._greeting}\n")
+            self._greeting = ""
+
+    async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
+        """Both forms of a publickey request (RFC 4252 section 7) are the keeper's to judge, as a whole."""
+        if len(username) > MAX_LOGIN or len(key_data) > MAX_KEY:
+            return False
+        try:
+            if not msg:
+                await self._keeper.ask("query", conn=self.number, user=username, certificate=base64_text(key_data))
+                return True
+            if len(msg) > MAX_REQUEST or len(signature) > MAX_SIGNATURE:
+                return False
+            answer, _ = await self._keeper.ask(
+                "prove",
+                conn=self.number,
+                user=username,
+                message=base64_text(msg),
+                signature=base64_text(signature),
+            )
+        except TinyportError as error:
+            self._explain(error)
+            return False
+        permits = answer.get("permits")
+        self.permits_pty = isinstance(permits, dict) and bool(permits.get("pty"))
+        return True
+
+    def _explain(self, error: TinyportError) -> None:
+        """The reason as a banner: ssh shows it before its "Permission denied". Not for plain keys, which people have
+        beside their certificate, and each reason once.
+        """
+        if error.code in ("plain", "proof") or error.message in self._told or self.is_closed():
+            return
+        self._told.add(error.message)
+        self.send_auth_banner(f"tinyport: {error.message}\n")
+
+    # ------------------------------------------------------------------ sessions
+
+    def make_session(self) -> tuple[SessionChannel, NodeSession]:
+        if len(self._sessions) >= self._max_sessions:
+            reason = f"too many sessions on this connection, {self._max_sessions} are allowed"
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, reason)
+        session = NodeSession(self, self._loop)
+        self._sessions.add(session)
+        channel = SessionChannel(
+            self, self._loop, True, False, False, 0, 0, None, "strict", self._window, self._max_pktsize
+        )
+        return channel, session
+
+    async def open_session(self, session: NodeSession, request: dict[str, object]) -> Answer:
+        # Numbered here, not when the channel opens: the keeper wants numbers that rise.
+        self._last_session += 1
+        session.number = self._last_session
+        self._started[session.number] = session
+        return await self._keeper.ask("open", conn=self.number, session=session.number, **request)
+
+    def tell_session(self, session: NodeSession, op: str, **fields: object) -> None:
+        if not self._is_over:
+            self._keeper.tell(op, conn=self.number, session=session.number, **fields)
+
+    def session_over(self, session: NodeSession) -> None:
+        self._sessions.discard(session)
+        self._started.pop(session.number, None)
+
+    def session_exited(self, message: dict[str, object]) -> None:
+        """The keeper's ``exit``."""
+        session = self._started.get(cast(int, message["session"]))
+        if session is not None:
+            status, signal = message.get("status"), message.get("signal")
+            session.exited(
+                status if isinstance(status, int) else None,
+                signal if isinstance(signal, str) else None,
+                bool(message.get("core")),
+            )
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, text: str) -> None:
+        """The keeper's ``end``: say why, and go."""
+        if self.is_closed() or self._transport is None:
+            self.over(None)
+            return
+        self.disconnect(asyncssh.DISC_BY_APPLICATION, text)
+
+    def over(self, exc: Exception | None) -> None:
+        """It is over, for whatever reason. The keeper then lets go of its copy of the socket."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if isinstance(exc, (PeerError, TranscriptTooLarge)):
+            self._log.info("a connection failed", reason=exc)
+        self._keeper.tell("gone", conn=self.number)
+        self._gone(self.number)

@@ -1,0 +1,82 @@
+"""What the worker's SSH server offers. Built once: building takes milliseconds, and a thread that it may not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import asyncssh
+from asyncssh.encryption import get_encryption_algs
+from asyncssh.kex import get_kex_algs
+from asyncssh.mac import get_mac_algs
+from asyncssh.public_key import get_public_key_algs
+
+# A client that vanished is noticed after some four minutes; a phone may sleep for three.
+KEEPALIVE_INTERVAL = 60
+KEEPALIVE_COUNT = 4
+# What one session may hold in memory for a process that does not read; 10 MB/s over a 100 ms line.
+WINDOW = 1024 * 1024
+
+# curve25519 stands first: dropbear guesses the server's first, and asyncssh judges a wrong guess unlike RFC 4253
+# section 7. The client's order decides among the others, so nobody loses the post-quantum exchange.
+KEX = (
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "mlkem768x25519-sha256",
+    "ecdh-sha2-nistp256",
+    "diffie-hellman-group16-sha512",
+)
+CIPHERS = (
+    "chacha20-poly1305@openssh.com",
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+#: what ``server-sig-algs`` names (RFC 8308): keys inside user certificates
+SIGNATURES = (
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+
+
+def _on_offer(wanted: tuple[str, ...], available: list[bytes]) -> list[str]:
+    """Of what we want, what this asyncssh has (mlkem768 needs a library, chacha20 a libcrypto)."""
+    return [name for name in wanted if name.encode() in available]
+
+
+def make_options(
+    server_factory: Callable[[], asyncssh.SSHServer], login_grace: float
+) -> asyncssh.SSHServerConnectionOptions:
+    """Options for every connection of this process. Host keys are not in them: the keeper has the only one."""
+    return asyncssh.SSHServerConnectionOptions(
+        server_factory=server_factory,
+        server_host_keys=[],
+        config=[],
+        kex_algs=_on_offer(KEX, get_kex_algs()),
+        encryption_algs=_on_offer(CIPHERS, get_encryption_algs()),
+        mac_algs=_on_offer(MACS, get_mac_algs()),
+        signature_algs=_on_offer(SIGNATURES, get_public_key_algs()),
+        compression_algs=["none"],
+        login_timeout=login_grace,
+        keepalive_interval=KEEPALIVE_INTERVAL,
+        keepalive_count_max=KEEPALIVE_COUNT,
+        authorized_client_keys=None,
+        password_auth=False,
+        kbdint_auth=False,
+        host_based_auth=False,
+        gss_host=None,
+        agent_forwarding=False,
+        x11_forwarding=False,
+        allow_scp=False,
+        line_editor=False,
+        encoding=None,
+        window=WINDOW,
+    )
