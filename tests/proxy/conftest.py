@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import ssl
+import sys
 import time
 import uuid as uuids
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -42,6 +43,12 @@ Result = TypeVar("Result")
 
 NAME = "farm"
 DAY = 86400
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if sys.version_info < (3, 11):
+        # Its asyncio forgets to close the transports of a TLS connection whose handshake failed.
+        config.addinivalue_line("filterwarnings", "ignore:unclosed (transport|<socket):ResourceWarning")
 
 
 def run(main: Coroutine[Any, Any, Result], limit: float = 30.0) -> Result:

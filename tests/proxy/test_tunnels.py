@@ -217,11 +217,15 @@ def test_a_node_that_takes_nothing_loses_its_tunnel(
         pi = cluster.node("greenhouse")
         async with world(cluster, tmp_path, [pi]) as here:
             node = await here.node(pi)
-            node._writer.transport.pause_reading()  # type: ignore[attr-defined]
+            transport = node._writer.transport
+            assert isinstance(transport, asyncio.ReadTransport)
+            transport.pause_reading()
             while len(here.proxy.tunnels):
                 # Policies of some size, until the kernel's buffers are full and ours, too.
                 here.proxy.knowledge.take_policy(cluster.policy(config={"filler": "x" * 15_000}))
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
+            transport.resume_reading()
+            await node.gone()
 
     run(main())

@@ -100,6 +100,9 @@ class AuthLink:
         self.up = False
         #: set once the policy and all node documents of this run have come
         self.synced = asyncio.Event()
+        #: nodes heard of since the watch began; None once it told all it had
+        self._heard: set[str] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._full = True
         self._changed: set[str] = set()
         self._wake_report = asyncio.Event()
@@ -206,7 +209,7 @@ class AuthLink:
             if answer.status != 200:
                 _answer(answer.status, await _body(answer))
                 raise PeerError(f"the watch was answered with status {answer.status}")
-            self._heard: set[str] | None = set()
+            self._heard = set()
             self._full = True
             self._wake_report.set()
             buffer = bytearray()

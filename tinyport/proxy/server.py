@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import secrets
 import signal
 import ssl
@@ -203,10 +204,13 @@ async def serve(settings: ProxySettings, *, ready: Ready, stop: asyncio.Event) -
 
 
 def run(settings: ProxySettings, ready: Ready | None = None) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    The exit status. What keeps it from serving is said on standard error.
+    What keeps it from serving is said on standard error.
     """
+    # Each tunnel and each end of a session is a descriptor; the usual soft limit of 1024 is for select().
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def main() -> None:
         stop = asyncio.Event()
