@@ -5,12 +5,15 @@ tables.
 from __future__ import annotations
 
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from tinyport.core.durations import format_duration, parse_duration
-from tinyport.core.errors import OperatorError, PeerError, TinyportError
+from tinyport.admin import moments
+from tinyport.core.durations import parse_duration
+from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.labels import parse_pairs
+from tinyport.host.console import UsageError
 
 
 def rows(answer: Mapping[str, object], key: str) -> list[dict[str, Any]]:
@@ -30,12 +33,14 @@ def labels_text(labels: object) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(table_of(labels).items()))
 
 
-def ago(seconds: object) -> str:
-    """Unix seconds in the past as "3m 5s ago"; "in 2h" for the future; "-" for none."""
-    if not isinstance(seconds, (int, float)) or seconds <= 0:
-        return "-"
-    distance = time.time() - seconds
-    return f"{format_duration(distance)} ago" if distance >= 0 else f"in {format_duration(distance)}"
+def ago(moment: object) -> str:
+    """Unix seconds as "3 minutes ago", by this machine's clock."""
+    return moments.ago(moment, time.time())
+
+
+def path(*pieces: str) -> str:
+    """``("/v1/users", name)`` → a path in which whatever was typed stays one piece."""
+    return "/".join([pieces[0], *(urllib.parse.quote(piece, safe="") for piece in pieces[1:])])
 
 
 def words(value: object) -> str:
@@ -44,21 +49,21 @@ def words(value: object) -> str:
 
 
 def duration(text: str | None) -> int | None:
-    """``--ttl``'s value in seconds. OperatorError (usage) when it is none."""
+    """``--ttl``'s value in seconds. UsageError when it is none."""
     if text is None:
         return None
     try:
         return parse_duration(text)
     except TinyportError as error:
-        raise OperatorError(error.message, hint=error.hint, code="usage") from None
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def pairs(given: list[str]) -> dict[str, str]:
-    """``k=v`` words. OperatorError (usage) when one is not."""
+    """``k=v`` words. UsageError when one is not."""
     try:
         return parse_pairs(given)
     except TinyportError as error:
-        raise OperatorError(error.message, hint=error.hint, code="usage") from None
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def names(text: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyport.core.config import Config, parse_config
+from tinyport.core.config import Config, General, parse_config
 from tinyport.core.errors import ConfigError, OperatorError
 from tinyport.host.files import read_limited
 
@@ -48,6 +48,16 @@ def read_document(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: is not UTF-8"]) from None
     return parse_toml(text, str(path))
+
+
+def data_dir(path: Path | None) -> str:
+    """The folder that a configuration file names, whatever else is wrong with the file: tctl needs no more, and may not
+    be allowed to read the secrets that the rest asks for.
+    """
+    document = {} if path is None else read_document(path)
+    general = document.get("tinyport")
+    named = general.get("data_dir") if isinstance(general, dict) else None
+    return named if isinstance(named, str) and named else General.data_dir
 
 
 def read_secret(path: str) -> str:

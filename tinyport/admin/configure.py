@@ -1,90 +1,111 @@
-"""A commented tinyport.toml, for people to start from."""
+"""``tinyport configure``: a commented tinyport.toml, for people to start from."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from pathlib import Path
+
+from tinyport.admin import config_file
+from tinyport.admin.start_command import overridden, roles_of
+from tinyport.core.config import parse_config
+from tinyport.core.errors import OperatorError
+from tinyport.host.files import write_private
+
+_COMMENT_AT = 52
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the file, or write it where nothing is yet. ConfigError when an option's value would not be accepted."""
+    roles = roles_of(args.roles or "node")
+    text = commented_configuration(roles, args)
+    # What we write we must be able to read. A token's file may come later.
+    parse_config(config_file.parse_toml(text, "tinyport.toml"), "tinyport.toml", lambda _: "id.0123456789abcdef")
+    if args.output is None:
+        print(text, end="")
+        return 0
+    if os.path.exists(args.output):
+        raise OperatorError(f"{args.output} is there already", hint="move it away first")
+    write_private(Path(args.output).absolute(), text.encode())
+    return 0
 
 
 def commented_configuration(roles: tuple[str, ...], args: argparse.Namespace) -> str:
     """The text of a configuration file for ``roles``, with the options of ``tinyport configure`` filled in."""
-    parts = [_general(args)]
-    parts += [section(args) for name, section in (("auth", _auth), ("proxy", _proxy), ("node", _node)) if name in roles]
-    return "\n".join(parts)
-
-
-def _line(key: str, value: object | None, example: str, comment: str) -> str:
-    """A setting, or its example behind a ``#``."""
-    text = f"{key} = {example}" if value is None else f"{key} = {json.dumps(value)}"
-    return f"{'# ' if value is None else ''}{text:<44}  # {comment}"
+    sections = {"auth": _auth, "proxy": _proxy, "node": _node}
+    return "\n".join([_general(args), *(sections[role](args) for role in roles)])
 
 
 def _general(args: argparse.Namespace) -> str:
-    joining = '# token = { path = "/etc/tinyport/token" }'
-    if args.token:
-        joining = "token = " + (
-            f"{{ path = {json.dumps(args.token)} }}" if "/" in args.token else json.dumps(args.token)
-        )
-    return "\n".join(
-        (
-            "[tinyport]",
-            _line("nodename", args.nodename, '"pi-{serial}"', "default: the host's name"),
-            '# data_dir = "/var/lib/tinyport"',
-            _line("server", args.server, '"port.example.com:443"', "where this machine finds its cluster"),
-            f"{joining:<44}  # from tctl tokens add; not needed once joined",
-            _line("ca_pin", args.ca_pin, '"sha256:..."', "whom to trust with the token"),
-            '# log = { level = "info", format = "text" }   # format: text or json',
-            "",
-        )
+    general = overridden({}, args).get("tinyport", {})
+    return _section(
+        "tinyport",
+        _line("nodename", general.get("nodename"), '"pi-{serial}"', "default: the host's name"),
+        _line("data_dir", general.get("data_dir"), '"/var/lib/tinyport"', "where everything is kept"),
+        _line("server", general.get("server"), '"port.example.com:443"', "the cluster's proxy; for a proxy, auth"),
+        _line("token", general.get("token"), '{ path = "/etc/tinyport/token" }', "to join with; not needed afterwards"),
+        _line("ca_pin", _one(general.get("ca_pin")), '"sha256:..."', "whom to trust with the token"),
+        _line("log", None, '{ level = "info", format = "text" }', "debug, info, warning, error; text or json"),
     )
 
 
 def _auth(args: argparse.Namespace) -> str:
-    del args
-    return "\n".join(
-        (
-            "[auth]",
-            "enabled = true",
-            'cluster_name = "farm.example"                 # cannot change later',
-            '# listen = "0.0.0.0:3025"',
-            "",
-        )
+    return _section(
+        "auth",
+        "enabled = true",
+        _line("cluster_name", args.cluster_name or "farm.example", "", "cannot change later"),
+        _line("listen", None, '"0.0.0.0:3025"', ""),
+        _line("static_tokens", None, '[{ type = "node", value = { path = "/etc/tinyport/fleet-token" } }]', ""),
     )
 
 
 def _proxy(args: argparse.Namespace) -> str:
-    del args
-    return "\n".join(
-        (
-            "[proxy]",
-            "enabled = true",
-            '# listen = "0.0.0.0:3080"',
-            '# public_addr = ["port.example.com:443"]      # how people and nodes reach it',
-            '# tls = { cert = "/etc/tinyport/fullchain.pem", key = "/etc/tinyport/key.pem" }   # absent: self-made',
-            "",
-        )
+    public = [args.public_addr] if args.public_addr else None
+    return _section(
+        "proxy",
+        "enabled = true",
+        _line("listen", None, '"0.0.0.0:3080"', "the one public port"),
+        _line("public_addr", public, '["port.example.com:443"]', "where people and nodes reach it"),
+        _line("tls", None, '{ cert = "/etc/tinyport/fullchain.pem", key = "/etc/tinyport/key.pem" }', "for browsers"),
     )
 
 
 def _node(args: argparse.Namespace) -> str:
-    labels = None
-    if args.labels:
-        labels = ", ".join(
-            f"{json.dumps(k)} = {json.dumps(v)}" for k, _, v in (p.partition("=") for p in args.labels.split(","))
-        )
-    label_line = f"labels = {{ {labels} }}" if labels else '# labels = { model = "pi4" }'
-    return "\n".join(
-        (
-            "[node]",
-            "enabled = true",
-            '# listen = ["[::]:3022"]                      # [] serves through the tunnel alone',
-            '# advertise = ["10.0.0.7:3022"]',
-            f"{label_line:<44}  # shown, never trusted",
-            '# commands = [{ name = "uptime", command = ["uptime", "-p"], period = "5m" }]',
-            '# worker_idle = "60s"',
-            "# connections_per_worker = 0                  # 1: a process for each connection",
-            '# memory_limit = "25%"',
-            '# user = "tinyport"                           # who faces the network, when started as root',
-            "",
-        )
+    labels = overridden({}, args).get("node", {}).get("labels")
+    return _section(
+        "node",
+        "enabled = true",
+        _line("listen", None, '["[::]:3022"]', "[] serves through the tunnel alone"),
+        _line("advertise", None, '["10.0.0.7:3022"]', ""),
+        _line("labels", labels or None, '{ model = "pi4" }', "shown, never trusted"),
+        _line("commands", None, '[{ name = "uptime", command = ["uptime", "-p"], period = "5m" }]', ""),
+        _line("worker_idle", None, '"60s"', ""),
+        _line("connections_per_worker", None, "0", "1: a process for each connection"),
+        _line("memory_limit", None, '"25%"', "of this machine's memory, for sessions"),
+        _line("banner", None, '""', "what is said before a login"),
+        _line("user", None, '"tinyport"', "the account of what faces the network, when started as root"),
     )
+
+
+def _section(name: str, *lines: str) -> str:
+    return "\n".join((f"[{name}]", *lines, ""))
+
+
+def _one(pins: object) -> object:
+    return pins[0] if isinstance(pins, list) and len(pins) == 1 else pins
+
+
+def _line(key: str, value: object | None, example: str, comment: str) -> str:
+    """A setting, or an example behind a ``#``."""
+    text = f"# {key} = {example}" if value is None else f"{key} = {_toml(value)}"
+    return f"{text:<{_COMMENT_AT}}# {comment}" if comment else text
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # TOML's basic strings are JSON's, but for DEL, which must be escaped.
+    return json.dumps(value).replace("\x7f", "\\u007f")

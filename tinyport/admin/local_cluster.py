@@ -1,4 +1,4 @@
-"""Roles of one machine: started in order, each let in by the one before."""
+"""Roles of one machine: started in order, each told where the one before it listens, and let in by it."""
 
 from __future__ import annotations
 
@@ -7,93 +7,139 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyport.admin import config_file
+from tinyport.admin.machine import api_socket, dialable, identity_path, nodename
 from tinyport.admin.supervisor import Supervisor
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.names import format_address, parse_address
 from tinyport.link.api import AuthClient
-from tinyport.start import api_socket, identity_path
 
-#: Life of the token by which a role of this machine joins: it is used at once, and once.
+#: Life of the token by which a role of this machine joins (seconds): it is used at once, and once.
 TOKEN_LIFE = 600
+#: How long a role may take until it serves when it need not wait for another machine.
+READY_LIMIT = 120.0
 #: How long the node's first beat may take to be known at auth.
 ONLINE_LIMIT = 60.0
+#: The role that a role asks to be let in.
+_DOOR = {"proxy": "auth", "node": "proxy"}
+
+Document = dict[str, Any]
+
+
+def role_document(role: str, document: Document, config: Config) -> Document:
+    """What of the configuration is this role's business: ``[tinyport]`` and its own section.
+
+    When its cluster is on this machine, ``server`` is where that listens.
+    """
+    general = dict(document.get("tinyport", {}))
+    door = _DOOR.get(role)
+    if door is not None and door in document and (door in config.roles or config.tinyport.server is None):
+        general["server"] = format_address(*dialable(getattr(config, door).listen))
+    if role == "auth":
+        # A token is for joining, and auth joins nobody.
+        general.pop("token", None)
+    if role == "proxy" and (config.node.enabled or (config.auth.enabled and config.tinyport.nodename is None)):
+        # Names are unique, and the machine's own is for its node.
+        general["nodename"] = f"proxy-{nodename(config)}"[:63].rstrip("-.")
+    return {"tinyport": general, role: {**document.get(role, {}), "enabled": True}}
+
+
+def with_token(role: str, document: Document, config: Config) -> Document:
+    """``document`` with a single-use token, when the role has not joined, has no token of its own, and auth's socket is
+    on this machine. Whoever may open that socket may make tokens anyway.
+    """
+    socket = api_socket(config.tinyport.data_dir)
+    joined = identity_path(config.tinyport.data_dir, role).exists()
+    if role == "auth" or joined or config.tinyport.token is not None or not socket.exists():
+        return document
+    with AuthClient(socket) as client:
+        made = client.request("POST", "/v1/tokens", {"type": role, "ttl": TOKEN_LIFE, "uses": 1})
+    token, pins = made.get("token"), made.get("ca_pins")
+    if not isinstance(token, str) or not isinstance(pins, list):
+        raise OperatorError("auth made no token")
+    return {**document, "tinyport": {**document["tinyport"], "token": token, "ca_pin": pins}}
 
 
 class LocalCluster:
-    """Starts the roles of one configuration under a supervisor.
+    """The roles of one configuration under a supervisor.
 
-    ``document`` is the parsed configuration file; ports that the system chose are written into it, so that a role
-    that is started
-    again has the same one. A role without an identity and without a token, on the machine where auth runs, joins
-    by a token
-    that this process asks of auth's unix socket: whoever may open it may make tokens anyway.
+    ``document``: the parsed configuration file. Where a role listens on a port that the system chose, the document says
+    so from then on, and the role has the same one when it is started again.
     """
 
-    def __init__(self, document: dict[str, Any], source: str, supervisor: Supervisor) -> None:
-        self.document = document
+    def __init__(self, document: Document, source: str, supervisor: Supervisor) -> None:
+        self._document = {name: dict(section) for name, section in document.items()}
         self._source = source
         self._supervisor = supervisor
-        self._insecure = False
 
     @property
     def config(self) -> Config:
-        return config_file.check(self.document, self._source)
+        """The configuration as it is now. ConfigError when it is wrong."""
+        return config_file.check(self._document, self._source)
 
-    def start(self, roles: tuple[str, ...], *, insecure_no_ca_pin: bool = False) -> dict[str, dict[str, Any]]:
-        """Start ``roles`` and wait until each serves. Their ready lines by name."""
-        self._insecure = insecure_no_ca_pin
+    def start(self, *, insecure_no_ca_pin: bool = False) -> dict[str, dict[str, Any]]:
+        """Start the enabled roles and wait until each serves. Their ready lines by name."""
+        roles = self.config.roles
         answers: dict[str, dict[str, Any]] = {}
         for role in roles:
-            # A node may wait for its server as long as it takes, but not for one that we have just started.
-            limit = None if role == "node" and "proxy" not in roles else 120.0
-            answers[role] = answer = self._supervisor.start(role, self._task(role, roles), limit=limit)
-            if role in ("auth", "proxy"):
-                self.document.setdefault(role, {})["listen"] = answer["address"]
+            # A machine whose cluster is elsewhere waits for it as long as it takes.
+            limit = READY_LIMIT if role == "auth" or _DOOR[role] in roles else None
+            task = self._task(role, insecure_no_ca_pin, with_token)
+            answers[role] = answer = self._supervisor.start(role, task, limit=limit)
+            listening = answer.get("listen") if role == "node" else answer.get("address")
+            if listening is not None:
+                self._document.setdefault(role, {})["listen"] = listening
+            self._supervisor.retask(role, self._task(role, insecure_no_ca_pin, None))
         return answers
 
-    def _task(self, role: str, roles: tuple[str, ...]) -> dict[str, Any]:
-        task: dict[str, Any] = {
-            "document": self.document,
-            "source": self._source,
-            "insecure_no_ca_pin": self._insecure,
-        }
+    def _task(self, role: str, insecure_no_ca_pin: bool, join: Any) -> dict[str, Any]:
         config = self.config
-        joined = identity_path(config, role).exists()
-        if role != "auth" and "auth" in roles and config.tinyport.token is None and not joined:
-            token, pins = self._token(role)
-            document = {**self.document, "tinyport": {**self.document.get("tinyport", {})}}
-            document["tinyport"].update(token=token, ca_pin=pins)
-            task["document"] = document
-        return task
+        document = role_document(role, self._document, config)
+        if join is not None:
+            document = join(role, document, config)
+        return {"document": document, "source": self._source, "insecure_no_ca_pin": insecure_no_ca_pin}
 
-    def _token(self, role: str) -> tuple[str, list[str]]:
-        with AuthClient(api_socket(self.config)) as client:
-            made = client.request("POST", "/v1/tokens", {"type": role, "ttl": TOKEN_LIFE, "uses": 1})
-        token, pins = made.get("token"), made.get("ca_pins")
-        if not isinstance(token, str) or not isinstance(pins, list):
-            raise OperatorError("auth made no token")
-        return token, pins
-
-
-def wait_online(config: Config, name: str, supervisor: Supervisor, limit: float = ONLINE_LIMIT) -> None:
-    """Wait until auth lists node ``name`` as online. OperatorError after ``limit`` seconds."""
-    end = time.monotonic() + limit
-    while True:
-        if name in online_nodes(config):
-            return
-        if supervisor.stopping:
-            raise KeyboardInterrupt
-        if time.monotonic() > end:
-            raise OperatorError(f"node {name} did not come online within {limit:.0f} s")
-        time.sleep(0.1)
+    def wait_online(self, name: str, limit: float = ONLINE_LIMIT) -> None:
+        """Wait until auth lists node ``name`` as online. OperatorError after ``limit`` seconds; Stopped."""
+        end = time.monotonic() + limit
+        while name not in online_nodes(self.config):
+            if time.monotonic() > end:
+                raise OperatorError(f"node {name} did not come online within {limit:.0f} s")
+            self._supervisor.pause(0.1)
 
 
 def online_nodes(config: Config) -> set[str]:
     """The names of the nodes that auth lists as online; none when auth does not answer just now."""
     try:
-        with AuthClient(api_socket(config)) as client:
+        with AuthClient(api_socket(config.tinyport.data_dir)) as client:
             listed = client.request("GET", "/v1/nodes").get("nodes")
     except TinyportError:
         return set()
     nodes = [node for node in listed if isinstance(node, Mapping)] if isinstance(listed, list) else []
     return {str(node.get("name")) for node in nodes if node.get("status") == "online"}
+
+
+def listening_address(text: str, default_port: int, preferred: str | None) -> str:
+    """``host:port`` with a port that is free now when it was 0: ``preferred``'s, if that still is.
+
+    For a proxy, whose address others are told before it listens. OperatorError when there is none.
+    """
+    import socket
+
+    host, port = parse_address(text, default_port)
+    if port:
+        return format_address(host, port)
+    wishes = [0]
+    if preferred:
+        with_host, wish = parse_address(preferred, default_port)
+        if with_host == host:
+            wishes.insert(0, wish)
+    reason = ""
+    for wish in wishes:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, wish), family=family) as server:
+                return format_address(host, int(server.getsockname()[1]))
+        except OSError as error:
+            reason = error.strerror or str(error)
+    raise OperatorError(f"cannot listen on {format_address(host, 0)}: {reason.lower()}")

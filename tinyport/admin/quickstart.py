@@ -6,32 +6,41 @@ import argparse
 import json
 import os
 import pwd
-import socket
+import shlex
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tinyport.admin import config_file
-from tinyport.admin.local_cluster import LocalCluster, wait_online
-from tinyport.admin.supervisor import Supervisor
+from tinyport.admin.local_cluster import LocalCluster, listening_address
+from tinyport.admin.machine import LOOPBACK, api_socket, nodename
+from tinyport.admin.supervisor import Stopped, Supervisor, pids
 from tinyport.core.certificate import public_line
-from tinyport.core.config import Config
+from tinyport.core.config import PROXY_PORT, Config
 from tinyport.core.errors import OperatorError, TinyportError
-from tinyport.core.names import format_address, parse_address
+from tinyport.core.names import check_login
 from tinyport.host import user_identity
 from tinyport.host.files import private_folder, write_private
 from tinyport.host.logging_line import Log
 from tinyport.link.api import AuthClient
 from tinyport.link.login_keys import LoginKeys
-from tinyport.start import LOOPBACK, api_socket, nodename
 
 CLUSTER_NAME = "tinyport.local"
 ADMIN = "admin"
 ADMIN_LIFE = 12 * 3600
-DEFAULT_LISTEN = f"{LOOPBACK}:3080"
+# A new identity well before the old one ends, for a demonstration that is left running.
+ADMIN_RENEWAL = ADMIN_LIFE / 2
+DEFAULT_LISTEN = f"{LOOPBACK}:{PROXY_PORT}"
+ROLES = ("auth", "proxy", "node")
 
 
 def default_folder() -> Path:
-    """Where quickstart keeps its cluster when it is not told: with the person's other data."""
+    """Where quickstart keeps its cluster when it is not told: with the person's other data, root's with the
+    system's.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/tinyport-quickstart")
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "tinyport"
 
@@ -39,48 +48,84 @@ def default_folder() -> Path:
 def run(args: argparse.Namespace) -> int:
     """Start everything, say what to type next, serve until SIGTERM."""
     folder = Path(args.data_dir or default_folder()).absolute()
+    if args.ready_file:
+        # Whoever waits for it must not find the one of the last time.
+        Path(args.ready_file).unlink(missing_ok=True)
     private_folder(folder)
     path = folder / "tinyport.toml"
-    if not path.exists():
-        write_private(path, _first_configuration(folder, args.listen).encode())
-    document = config_file.read_document(path)
-    if args.listen:
-        # Port 0 means "choose one", and one was chosen when the file was written.
-        host, port = parse_address(args.listen, 3080)
-        if port:
-            document["proxy"]["listen"] = format_address(host, port)
-            document["proxy"]["public_addr"] = [format_address(host, port)]
-    supervisor = Supervisor(Log("tinyport", "debug" if args.debug else "warning"))
+    document = _document(path, folder, args.listen)
+    level = "debug" if args.debug else "warning"
+    document["tinyport"] = {"log": {"level": level}, **document.get("tinyport", {})}
+    for role in ROLES:
+        document[role] = {**document.get(role, {}), "enabled": True}
+    supervisor = Supervisor(Log("tinyport", level))
     supervisor.install_signals()
-    cluster = LocalCluster(document, str(path), supervisor)
     try:
-        answers = cluster.start(("auth", "proxy", "node"))
-        config = cluster.config
-        wait_online(config, nodename(config), supervisor)
-        identity = _administrator(config, folder)
-        ready = _ready(config, answers, supervisor, identity)
-        if args.ready_file:
-            write_private(args.ready_file, json.dumps(ready, indent=1).encode() + b"\n")
-        print("\n".join(_next_steps(ready, path)), flush=True)
-        supervisor.watch()
+        _serve(LocalCluster(document, str(path), supervisor), supervisor, folder, args.ready_file)
+    except Stopped:
+        pass
     finally:
         supervisor.stop()
     return 0
 
 
-def _first_configuration(folder: Path, listen: str | None) -> str:
-    """The file that quickstart starts from and ``tctl -c`` reads: everything on loopback, ports that are free now."""
-    host, port = parse_address(listen or DEFAULT_LISTEN, 3080)
-    proxy = format_address(host, port or _free_port(host))
-    quoted = json.dumps  # a JSON string is a TOML basic string
-    return f"""# Written by tinyport quickstart. Edit it and run quickstart again.
+def _serve(cluster: LocalCluster, supervisor: Supervisor, folder: Path, ready_file: str | None) -> None:
+    answers = cluster.start()
+    config = cluster.config
+    cluster.wait_online(nodename(config))
+    with AuthClient(api_socket(folder)) as client:
+        identity = _administrator(client, config, folder)
+        ready = _ready(client, config, answers)
+    ready = {**ready, "pids": pids(supervisor.roles), "admin_identity": str(identity)}
+    if ready_file:
+        write_private(ready_file, json.dumps(ready, indent=1).encode() + b"\n")
+    print("\n".join(next_steps(ready, folder / "tinyport.toml")), flush=True)
+    renewal = time.monotonic() + ADMIN_RENEWAL
+    while True:
+        supervisor.pause(60.0)
+        if time.monotonic() > renewal:
+            renewal = _renewed(config, folder)
+
+
+def _renewed(config: Config, folder: Path) -> float:
+    """A new identity file for the administrator → when to make the next one (monotonic seconds)."""
+    try:
+        with AuthClient(api_socket(folder)) as client:
+            _administrator(client, config, folder)
+    except TinyportError:
+        # Auth is being started again, say; the one that is there is good for some hours yet.
+        return time.monotonic() + 300.0
+    return time.monotonic() + ADMIN_RENEWAL
+
+
+def _document(path: Path, folder: Path, listen: str | None) -> dict[str, Any]:
+    """The configuration: written at the first time, read ever after; ``listen`` puts the proxy elsewhere this time."""
+    if not path.exists():
+        address = listening_address(listen or DEFAULT_LISTEN, PROXY_PORT, None)
+        write_private(path, first_configuration(folder, address).encode())
+        return config_file.read_document(path)
+    document = config_file.read_document(path)
+    if listen is not None:
+        proxy = dict(document.get("proxy", {}))
+        address = listening_address(listen, PROXY_PORT, str(proxy.get("listen", "")) or None)
+        document["proxy"] = {**proxy, "listen": address, "public_addr": [address]}
+    return document
+
+
+def first_configuration(folder: Path, proxy: str) -> str:
+    """The file that quickstart starts from and ``tctl -c`` reads: everything on loopback, so that nobody on the network
+    meets a cluster whose owner has just begun to read about it.
+    """
+    # A JSON string is a TOML basic string.
+    quoted = json.dumps
+    return f"""# Written by "tinyport quickstart", which reads it when it is run again. "tctl -c" reads it, too.
 [tinyport]
 data_dir = {quoted(str(folder))}
 
 [auth]
 enabled = true
 cluster_name = {quoted(CLUSTER_NAME)}
-listen = {quoted(f"{LOOPBACK}:{_free_port(LOOPBACK)}")}
+listen = {quoted(f"{LOOPBACK}:0")}
 
 [proxy]
 enabled = true
@@ -89,85 +134,80 @@ public_addr = [{quoted(proxy)}]
 
 [node]
 enabled = true
-listen = [{quoted(f"{LOOPBACK}:{_free_port(LOOPBACK)}")}]
+listen = [{quoted(f"{LOOPBACK}:0")}]
 """
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
-        port: int = server.getsockname()[1]
-        return port
+def person(environment: Mapping[str, str]) -> str:
+    """The login of whoever runs this: behind sudo, the person who typed it. OperatorError when it has no name."""
+    try:
+        if os.geteuid() == 0 and environment.get("SUDO_USER"):
+            return check_login(pwd.getpwnam(environment["SUDO_USER"]).pw_name)
+    except KeyError:
+        pass
+    try:
+        return check_login(pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:
+        raise OperatorError(f"user {os.geteuid()} has no name on this machine") from None
 
 
-def person() -> str:
-    """The login of whoever runs this: behind sudo, the person who typed it."""
-    name = pwd.getpwuid(os.getuid()).pw_name
-    behind = os.environ.get("SUDO_USER")
-    if os.getuid() == 0 and behind:
-        try:
-            return pwd.getpwnam(behind).pw_name
-        except KeyError:
-            return name
-    return name
-
-
-def _administrator(config: Config, folder: Path) -> Path:
+def _administrator(client: AuthClient, config: Config, folder: Path) -> Path:
     """Make the first user unless there is one, and a fresh identity file for it."""
-    path = folder / "admin.identity"
-    with AuthClient(api_socket(config)) as client:
-        try:
-            body = {"name": ADMIN, "roles": ["admin", "access"], "logins": [person()]}
-            client.request("POST", "/v1/users", body)
-        except TinyportError as error:
-            if error.code != "exists":
-                raise
-        keys = LoginKeys(ADMIN)
-        request = {
-            "user": ADMIN,
-            "ssh_public_key": public_line(keys.ssh_public_blob),
-            "tls_csr": keys.tls_csr,
-            "ttl": ADMIN_LIFE,
-        }
-        answer = client.request("POST", "/v1/sign", request)
-    proxy = format_address(*config.proxy.listen)
-    identity = user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key)
-    user_identity.save(path, identity)
+    path = folder / "admin-identity.json"
+    try:
+        body = {"name": ADMIN, "roles": ["admin", "access"], "logins": [person(os.environ)]}
+        client.request("POST", "/v1/users", body)
+    except TinyportError as error:
+        if error.code != "exists":
+            raise
+    keys = LoginKeys(ADMIN)
+    request = {
+        "user": ADMIN,
+        "ssh_public_key": public_line(keys.ssh_public_blob),
+        "tls_csr": keys.tls_csr,
+        "ttl": ADMIN_LIFE,
+    }
+    answer = client.request("POST", "/v1/sign", request)
+    proxy = config.proxy.public_addr[0]
+    user_identity.save(path, user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key))
     return path
 
 
-def _ready(
-    config: Config, answers: dict[str, dict[str, Any]], supervisor: Supervisor, identity: Path
-) -> dict[str, object]:
-    with AuthClient(api_socket(config)) as client:
-        pins = client.request("GET", "/v1/status").get("ca_pins")
+def _ready(client: AuthClient, config: Config, answers: dict[str, dict[str, Any]]) -> dict[str, object]:
+    pins = client.request("GET", "/v1/status").get("ca_pins")
     if not isinstance(pins, list) or not pins:
         raise OperatorError("auth has no CA pin")
     listening = answers["node"].get("listen") or [""]
     return {
         "proxy": answers["proxy"]["address"],
         "auth": answers["auth"]["address"],
-        "node": listening[0] if isinstance(listening, list) else listening,
+        "node": listening[0],
         "ca_pin": pins[0],
         "nodename": nodename(config),
-        "login": person(),
-        "pids": {name: role.pid for name, role in supervisor.roles.items()},
-        "admin_identity": str(identity),
+        "login": person(os.environ),
     }
 
 
-def _next_steps(ready: dict[str, object], path: Path) -> list[str]:
-    proxy, node, login = ready["proxy"], ready["nodename"], ready["login"]
-    identity = ready["admin_identity"]
+def next_steps(ready: Mapping[str, object], path: Path) -> list[str]:
+    """What to type next, ready to be pasted."""
+    proxy, node, login = (str(ready[name]) for name in ("proxy", "nodename", "login"))
+    identity = shlex.quote(str(ready["admin_identity"]))
+    tctl = f"tctl -c {shlex.quote(str(path))}"
     return [
-        f"tinyport serves at {proxy}; Ctrl-C stops it.",
+        f"tinyport serves at {proxy}; Ctrl-C stops it. In another terminal:",
         "",
         "A shell on this machine, through the cluster:",
-        f"  tsh -i {identity} --proxy {proxy} ssh {login}@{node}",
+        f"  tsh -i {identity} ssh {login}@{node}",
         "",
-        "A user of your own, who accepts the invitation and logs in:",
-        f"  tctl -c {path} users add alice --logins {login} --roles access",
+        "What there is:",
+        f"  {tctl} status",
+        f"  {tctl} nodes ls",
+        "",
+        "A user who accepts the invitation, logs in, and has a shell:",
+        f"  {tctl} users add alice --logins {login} --roles access",
         f"  tsh login --proxy {proxy} --user alice --ca-pin {ready['ca_pin']}",
+        f"  tsh ssh {login}@{node}",
         "",
-        "Another device:",
-        f"  tctl -c {path} tokens add --type node",
+        "Another device (the token's line is run there):",
+        f"  {tctl} tokens add --type node",
     ]

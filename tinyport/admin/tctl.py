@@ -6,10 +6,15 @@ import argparse
 from collections.abc import Sequence
 
 from tinyport.admin import tctl_access, tctl_audit, tctl_auth, tctl_nodes, tctl_resources, tctl_tokens, tctl_users
-from tinyport.admin.answers import ago, table_of, words
+from tinyport.admin.answers import table_of, words
 from tinyport.admin.connection import connect
-from tinyport.host.console import CommandLine, emit, output_options, paint
+from tinyport.admin.main import add_completion
+from tinyport.core.names import printable
+from tinyport.host.console import CommandLine, emit, output_options
 from tinyport.host.console import main as run_command_line
+
+#: shown even when there are none
+_ALWAYS = ("online", "offline")
 
 
 def build_parser() -> CommandLine:
@@ -20,14 +25,16 @@ def build_parser() -> CommandLine:
             "tctl status",
             "tctl users add alice --logins pi --roles access",
             "tctl tokens add --type node --labels site=berlin",
-            "tctl -i admin.identity --proxy port.example.com:443 nodes ls",
+            "tctl -i admin-identity.json nodes ls",
         ],
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="auth's tinyport.toml, on the auth host")
     parser.add_argument("-i", "--identity", metavar="FILE", help="an identity file, from anywhere")
     parser.add_argument("--proxy", metavar="H:P", help="the cluster's proxy (default: the login's)")
     parser.add_argument("-d", "--debug", action="store_true", help="show tracebacks")
-    parser.command("status", _status, help="the cluster at a glance", parents=[output_options()])
+    parser.command(
+        "status", _status, help="the cluster at a glance", examples=["tctl status"], parents=[output_options()]
+    )
     tctl_users.add_commands(parser)
     tctl_tokens.add_commands(parser)
     tctl_nodes.add_commands(parser)
@@ -35,11 +42,8 @@ def build_parser() -> CommandLine:
     tctl_access.add_commands(parser)
     tctl_audit.add_commands(parser)
     tctl_auth.add_commands(parser)
-    parser.command("version", _version, help="show the version", parents=[output_options()])
-    completion = parser.command(
-        "completion", _completion, help="print a completion script", examples=["source <(tctl completion bash)"]
-    )
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.command("version", _version, help="print the version", examples=["tctl version"], parents=[output_options()])
+    add_completion(parser, "tctl", _completion)
     return parser
 
 
@@ -51,16 +55,17 @@ def _status(args: argparse.Namespace) -> int:
     lines = [
         ("cluster", found.get("cluster")),
         ("version", found.get("version")),
-        ("CA pin", words(found.get("ca_pins"))),
-        ("nodes", f"{paint(str(nodes.get('online', 0)), 'green')} online, {nodes.get('offline', 0)} offline"),
+        ("CA pins", words(found.get("ca_pins"))),
+        ("nodes", ", ".join(f"{count} {state}" for state, count in nodes.items() if count or state in _ALWAYS)),
         ("users", found.get("users")),
         ("policy", f"serial {found.get('policy_serial')}"),
     ]
     for proxy in proxies if isinstance(proxies, list) else []:
         item = table_of(proxy)
-        state = "online" if item.get("online") else f"offline, last seen {ago(item.get('last_seen'))}"
-        lines.append(("proxy", f"{item.get('name')} {state}"))
-    emit(args, found, lambda: [f"{name + ':':<10}{value}" for name, value in lines])
+        where = words(item.get("addresses"))
+        state = "online" if item.get("online") else "offline"
+        lines.append(("proxy", f"{item.get('name')} {state}{' at ' + where if where else ''}"))
+    emit(args, found, lambda: [f"{name + ':':<10}{printable(str(value), 400)}" for name, value in lines])
     return 0
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from tinyport.admin.answers import ago, body, duration, rows, table_of
+from tinyport.admin.answers import ago, body, duration, path, rows, table_of
 from tinyport.admin.connection import connect
-from tinyport.core.errors import OperatorError
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, emit, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options, table
 
 
 def add_commands(parser: CommandLine) -> None:
@@ -58,14 +57,21 @@ def _locks(args: argparse.Namespace) -> int:
     lines = []
     for lock in rows(answer, "locks"):
         target = " ".join(f"{kind} {value}" for kind, value in table_of(lock.get("target")).items())
-        lines.append((lock.get("id"), target, ago(lock.get("expires")), lock.get("message")))
+        lines.append(
+            (
+                lock.get("id"),
+                target,
+                ago(lock.get("expires")) if lock.get("expires") else "when removed",
+                lock.get("message"),
+            )
+        )
     emit(args, answer, lambda: table(lines, ("ID", "TARGET", "ENDS", "MESSAGE")))
     return 0
 
 
 def _unlock(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        answer = client.request("DELETE", f"/v1/locks/{args.id}")
+        answer = client.request("DELETE", path("/v1/locks", args.id))
     emit(args, answer, lambda: [f"lock {printable(args.id)} was removed"])
     return 0
 
@@ -73,9 +79,7 @@ def _unlock(args: argparse.Namespace) -> int:
 def _explain(args: argparse.Namespace) -> int:
     login, at, node = args.target.rpartition("@")
     if not at or not login or not node:
-        raise OperatorError(
-            f"{printable(args.target, 80)!r} is not LOGIN@NODE", hint="for example pi@greenhouse", code="usage"
-        )
+        raise UsageError(f"{printable(args.target, 80)!r} is not LOGIN@NODE", hint="for example pi@greenhouse")
     with connect(args) as client:
         answer = client.request("POST", "/v1/explain", {"user": args.user, "login": login, "node": node})
     steps = answer.get("steps")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import time
 import urllib.parse
 from typing import Any
 
-from tinyport.admin.answers import ago, duration, rows
+from tinyport.admin.answers import ago, rows
 from tinyport.admin.connection import connect
-from tinyport.core.errors import OperatorError
+from tinyport.admin.moments import when
+from tinyport.core.events import CODES
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, emit, format_time, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options, table
 
 #: shown in their own columns
-_COLUMNS = ("id", "time", "code", "event", "user", "node", "node_name", "cluster", "arrived", "hash", "previous")
+_COLUMNS = ("id", "time", "code", "event", "user", "node", "cluster", "received", "node_uuid", "proxy_uuid")
+#: how many events are shown, at the start of -f, and at most (the server's own bound)
+SHOWN, FOLLOWED, MOST = 200, 10, 1000
+# Auth says every 10 s that it is alive.
+SILENCE = 35.0
 
 
 def add_commands(parser: CommandLine) -> None:
@@ -34,59 +40,74 @@ def add_commands(parser: CommandLine) -> None:
     audit.add_argument("--user", metavar="U")
     audit.add_argument("--node", metavar="N")
     audit.add_argument("--type", metavar="T", help="an event (session.start) or its code (T2000I)")
-    audit.add_argument("--since", metavar="T", help='how long ago ("2h"), or a date ("2026-01-31" or with "T12:00")')
+    audit.add_argument("--since", metavar="T", help='how long ago ("2h"), or a date ("2026-01-31", "2026-01-31T12:00")')
     audit.add_argument("--until", metavar="T")
-    audit.add_argument("--limit", type=int, default=200, metavar="N", help="the newest N (default %(default)s)")
+    audit.add_argument("--limit", type=int, metavar="N", help=f"the newest N (default {SHOWN}, at most {MOST})")
     sessions = parser.command("sessions", help="live sessions", examples=["tctl sessions ls"])
     sessions.command(
         "ls", _sessions, help="list live sessions", parents=[output_options()], examples=["tctl sessions ls"]
     )
 
 
-def _when(text: str | None) -> float | None:
-    """A moment as people write it → Unix seconds."""
-    if text is None:
-        return None
-    for form in ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):
-        try:
-            return time.mktime(time.strptime(text, form))
-        except ValueError:
-            continue
-    return time.time() - (duration(text) or 0)
+def _query(args: argparse.Namespace) -> dict[str, str]:
+    now = time.time()
+    query = {
+        "user": args.user,
+        "node": args.node,
+        "type": None if args.type is None else _event_name(args.type),
+        "since": None if args.since is None else f"{when(args.since, now):.0f}",
+        "until": None if args.until is None else f"{when(args.until, now):.0f}",
+    }
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _event_name(text: str) -> str:
+    """An event's name, which may be given by its code. UsageError when there is no such event."""
+    names = {code: name for name, code in CODES.items()}
+    name = names.get(text.upper(), text)
+    if name not in CODES:
+        near = difflib.get_close_matches(name, CODES, 1)
+        hint = f"did you mean {near[0]}?" if near else "for example session.start, or its code T2000I"
+        raise UsageError(f"there is no event {printable(text, 40)!r}", hint=hint)
+    return name
 
 
 def _audit(args: argparse.Namespace) -> int:
-    if not 1 <= args.limit <= 10_000:
-        raise OperatorError("--limit is from 1 to 10000", code="usage")
-    query: dict[str, Any] = {"limit": args.limit}
-    for name, value in (
-        ("user", args.user),
-        ("node", args.node),
-        ("type", args.type),
-        ("since", _when(args.since)),
-        ("until", _when(args.until)),
-    ):
-        if value is not None:
-            query[name] = value
-    if args.follow:
-        query["follow"] = 1
-        with connect(args) as client:
-            for event in client.stream("GET", f"/v1/audit?{urllib.parse.urlencode(query)}"):
-                if "event" in event:
-                    print(json.dumps(event) if args.format == "json" else _line(event), flush=True)
-        return 0
+    limit = args.limit or (FOLLOWED if args.follow else SHOWN)
+    if not 1 <= limit <= MOST:
+        raise UsageError(f"--limit is from 1 to {MOST}")
+    query = _query(args)
     with connect(args) as client:
-        answer = client.request("GET", f"/v1/audit?{urllib.parse.urlencode(query)}")
-    events = rows(answer, "events")
-    emit(args, answer, lambda: [_line(event) for event in events])
+        answer = client.request("GET", _audit_path({**query, "limit": str(limit)}))
+        events = rows(answer, "events")
+        if not args.follow:
+            emit(args, answer, lambda: [event_line(event) for event in events])
+            return 0
+        _print(args, events)
+        last = answer.get("last")
+        query.pop("since", None)
+        for event in client.stream("GET", _audit_path({**query, "after": str(last), "follow": "1"}), silence=SILENCE):
+            if "event" in event:
+                _print(args, [event])
     return 0
 
 
-def _line(event: dict[str, Any]) -> str:
+def _audit_path(query: dict[str, str]) -> str:
+    return f"/v1/audit?{urllib.parse.urlencode(query)}"
+
+
+def _print(args: argparse.Namespace, events: list[dict[str, Any]]) -> None:
+    """JSON of a list that has no end is one object a line."""
+    for event in events:
+        print(json.dumps(event).replace("\x7f", "\\u007f") if args.format == "json" else event_line(event), flush=True)
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """An event for people: when, what, who, where, and whatever else it says. All of it may be hostile text."""
     stamp = event.get("time")
     when = format_time(stamp) if isinstance(stamp, (int, float)) else "-"
     subject = printable(str(event.get("user") or "-"), 40)
-    node = printable(str(event.get("node_name") or event.get("node") or "-"), 40)
+    node = printable(str(event.get("node") or event.get("target") or "-"), 40)
     rest = " ".join(
         f"{key}={printable(str(value), 120)}"
         for key, value in event.items()
@@ -101,14 +122,8 @@ def _sessions(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", "/v1/sessions")
     lines = [
-        (
-            s.get("id") or s.get("session"),
-            s.get("user"),
-            s.get("login"),
-            s.get("node_name") or s.get("node"),
-            ago(s.get("started")),
-        )
-        for s in rows(answer, "sessions")
+        (item.get("sid"), item.get("user"), item.get("login"), item.get("node"), ago(item.get("started")))
+        for item in rows(answer, "sessions")
     ]
     emit(args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "STARTED")))
     return 0

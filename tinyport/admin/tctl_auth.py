@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyport.admin.answers import body, duration, rows
-from tinyport.admin.connection import connect, proxy_of
+from tinyport.admin.connection import connect, public_proxy
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.names import check_node, check_user, printable
@@ -76,12 +76,12 @@ def _sign(args: argparse.Namespace) -> int:
     request = body(user=args.user, ssh_public_key=public_line(keys.ssh_public_blob), tls_csr=keys.tls_csr, ttl=ttl)
     with connect(args) as client:
         answer = client.request("POST", "/v1/sign", request)
-        proxy = proxy_of(client)
+        proxy = args.proxy or public_proxy(client)
     if args.format == "openssh":
         _write_openssh(output, keys.ssh_key, keys.ssh_public_blob, str(answer.get("ssh_certificate")))
         return 0
-    if proxy.startswith("PROXY"):
-        raise OperatorError("the cluster has no proxy that an identity file could name", hint="start a proxy first")
+    if proxy is None:
+        raise OperatorError("no proxy has joined that the identity file could name", hint="give --proxy HOST:PORT")
     identity = user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key)
     user_identity.save(output, identity)
     print(f"{output}: identity of {printable(args.user)}; use it with tsh -i {output}")

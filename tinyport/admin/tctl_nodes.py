@@ -6,9 +6,9 @@ import argparse
 import urllib.parse
 from typing import Any
 
-from tinyport.admin.answers import ago, labels_text, pairs, rows
-from tinyport.admin.connection import connect, proxy_of
-from tinyport.admin.tctl_tokens import join_line
+from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of
+from tinyport.admin.connection import connect, public_proxy
+from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, emit, output_options, paint, table
 
@@ -26,9 +26,15 @@ def add_commands(parser: CommandLine) -> None:
     )
     listing.add_argument("labels", nargs="*", metavar="k=v")
     listing.add_argument("--search", metavar="TEXT", help="in names and labels")
-    nodes.command(
-        "add", _add, help="print one line to paste on a device", parents=[output_options()], examples=["tctl nodes add"]
+    add = nodes.command(
+        "add",
+        _add,
+        help="print one line to paste on a device",
+        description="Print one line that makes the device it is pasted on a node, with a service of its own.",
+        examples=["tctl nodes add", "tctl nodes add --labels site=berlin"],
+        parents=[output_options()],
     )
+    add.add_argument("--labels", metavar="k=v,...", help="labels of the node; they decide access")
     for name, help in (("accept", "let a pending node in"), ("reject", "turn a pending node away")):
         verb = nodes.command(name, _decide, help=help, parents=[output_options()], examples=[f"tctl nodes {name} ID"])
         verb.add_argument("id", metavar="ID", help="name or UUID")
@@ -56,9 +62,8 @@ def _list(args: argparse.Namespace) -> int:
     query = [("selector", f"{key}={value}") for key, value in pairs(args.labels).items()]
     if args.search:
         query.append(("search", args.search))
-    path = "/v1/nodes" + (f"?{urllib.parse.urlencode(query)}" if query else "")
     with connect(args) as client:
-        answer = client.request("GET", path)
+        answer = client.request("GET", "/v1/nodes" + (f"?{urllib.parse.urlencode(query)}" if query else ""))
     found = rows(answer, "nodes")
     emit(args, answer, lambda: _table(found))
     return 0
@@ -78,33 +83,38 @@ def _table(nodes: list[dict[str, Any]]) -> list[str]:
 
 
 def _add(args: argparse.Namespace) -> int:
+    request = body(type="node", labels=pairs(names(args.labels)) if args.labels else None)
     with connect(args) as client:
-        answer = client.request("POST", "/v1/tokens", {"type": "node"})
-        line = join_line("node", proxy_of(client), answer)
+        answer = client.request("POST", "/v1/tokens", request)
+        server = public_proxy(client) or NO_PROXY
+    token = f"--token {answer.get('token')} --ca-pin {first_pin(answer)}"
+    line = (
+        f"sudo sh -c 'mkdir -p /etc/tinyport && tinyport configure --roles node --server {server} {token} "
+        "-o /etc/tinyport/tinyport.toml && tinyport install'"
+    )
     emit(args, {**answer, "line": line}, lambda: [line])
     return 0
 
 
 def _decide(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        answer = client.request("POST", f"/v1/nodes/{_quoted(args.id)}/{args.verb}", {})
+        answer = client.request("POST", path("/v1/nodes", args.id, args.verb), {})
     emit(args, answer, lambda: [f"node {printable(args.id)} was {args.verb}ed"])
     return 0
 
 
 def _label(args: argparse.Namespace) -> int:
+    # The API takes a label away by null; nobody types that.
+    changes = {key: value or None for key, value in pairs(args.labels).items()}
     with connect(args) as client:
-        answer = client.request("PATCH", f"/v1/nodes/{_quoted(args.id)}", {"labels": pairs(args.labels)})
-    emit(args, answer, lambda: [f"labels of {printable(args.id)} were set"])
+        answer = client.request("PATCH", path("/v1/nodes", args.id), {"labels": changes})
+    labels = labels_text(table_of(answer.get("node")).get("labels")) or "none"
+    emit(args, answer, lambda: [f"labels of {printable(args.id)}: {printable(labels, 2000)}"])
     return 0
 
 
 def _remove(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        answer = client.request("DELETE", f"/v1/nodes/{_quoted(args.id)}")
+        answer = client.request("DELETE", path("/v1/nodes", args.id))
     emit(args, answer, lambda: [f"node {printable(args.id)} was removed"])
     return 0
-
-
-def _quoted(text: str) -> str:
-    return urllib.parse.quote(text, safe="")

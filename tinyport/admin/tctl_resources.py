@@ -11,9 +11,9 @@ from typing import Any
 
 from tinyport.admin.config_file import parse_toml
 from tinyport.admin.connection import connect
-from tinyport.core.errors import OperatorError
+from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, emit, output_options, to_json
+from tinyport.host.console import CommandLine, UsageError, emit, output_options, to_json
 from tinyport.host.files import read_limited
 
 KINDS = ("user", "role", "token", "node", "cluster_config", "lock")
@@ -24,9 +24,8 @@ def add_commands(parser: CommandLine) -> None:
     get = parser.command(
         "get",
         _get,
-        help="show resources as JSON",
+        help="print resources as JSON, to read or to edit",
         examples=["tctl get role", "tctl get role/access"],
-        parents=[output_options(default="json")],
     )
     get.add_argument("resource", metavar="KIND[/NAME]", help=f"kinds: {', '.join(KINDS)}")
     create = parser.command(
@@ -47,10 +46,8 @@ def add_commands(parser: CommandLine) -> None:
 def _path(text: str, *, named: bool) -> str:
     kind, slash, name = text.partition("/")
     if kind not in KINDS or (slash and not name) or (named and not name):
-        raise OperatorError(
-            f"{printable(text, 80)!r} is not a resource",
-            hint=f"write KIND/NAME; kinds: {', '.join(KINDS)}",
-            code="usage",
+        raise UsageError(
+            f"{printable(text, 80)!r} is not a resource", hint=f"write KIND/NAME; kinds: {', '.join(KINDS)}"
         )
     return f"/v1/resources/{kind}" + (f"/{urllib.parse.quote(name, safe='')}" if name else "")
 
@@ -59,39 +56,58 @@ def _get(args: argparse.Namespace) -> int:
     path = _path(args.resource, named=False)
     with connect(args) as client:
         answer = client.request("GET", path)
-    emit(args, answer, lambda: to_json(answer).splitlines())
+    # What is printed can be edited and given to "tctl create -f".
+    found = answer.get("resource", answer.get("resources"))
+    if found is None:
+        raise PeerError("auth's answer has no resource", hint="is auth of another version?")
+    print(to_json(found))
     return 0
 
 
-def read_resource(file: str) -> tuple[str, str, dict[str, Any]]:
-    """A resource file → (kind, name, document). OperatorError or ConfigError when it is none."""
+def read_resources(file: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """A resource file, JSON (an object or a list of them) or TOML → (kind, name, document) of each. OperatorError or
+    ConfigError when it is none.
+    """
     if file == "-":
         text = sys.stdin.read(MAX_DOCUMENT + 1)
+        if len(text) > MAX_DOCUMENT:
+            raise OperatorError(f"standard input is larger than {MAX_DOCUMENT} bytes")
     else:
         text = read_limited(Path(file), MAX_DOCUMENT).decode("utf-8", "replace")
-    if text.lstrip().startswith("{"):
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise OperatorError(f"{file}: is not JSON: {error}") from None
-    else:
-        document = parse_toml(text, file)
-    kind, name = document.pop("kind", None), document.get("name")
-    if kind not in KINDS:
+    documents = _json(text, file) if text.lstrip()[:1] in ("{", "[") else [parse_toml(text, file)]
+    return [_checked(document, file) for document in documents]
+
+
+def _json(text: str, file: str) -> list[object]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        # "[" may begin a table of TOML as well.
+        if text.lstrip().startswith("["):
+            return [parse_toml(text, file)]
+        raise OperatorError(f"{file} is not JSON: {error}") from None
+    return found if isinstance(found, list) else [found]
+
+
+def _checked(document: object, file: str) -> tuple[str, str, dict[str, Any]]:
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or kind not in KINDS:
         raise OperatorError(f'{file}: needs kind = "..."', hint=f"kinds: {', '.join(KINDS)}")
-    if kind == "cluster_config":
-        name = name or "cluster"
-    if not isinstance(name, str) or not name:
+    name = document.get("name") or ("cluster" if kind == "cluster_config" else None)
+    if not isinstance(name, str):
         raise OperatorError(f'{file}: needs name = "..."')
-    return kind, name, document
+    return kind, name, {key: value for key, value in document.items() if key != "kind"}
 
 
 def _create(args: argparse.Namespace) -> int:
-    kind, name, document = read_resource(args.file)
-    path = _path(f"{kind}/{name}", named=True) + ("" if args.force else "?create=1")
+    made: list[object] = []
+    lines: list[str] = []
     with connect(args) as client:
-        answer = client.request("PUT", path, document)
-    emit(args, answer, lambda: [f"{kind} {printable(name)} was {'stored' if args.force else 'created'}"])
+        for kind, name, document in read_resources(args.file):
+            path = _path(f"{kind}/{name}", named=True) + ("" if args.force else "?create=1")
+            made.append(client.request("PUT", path, document).get("resource"))
+            lines.append(f"{kind} {printable(name)} was {'stored' if args.force else 'created'}")
+    emit(args, made[0] if len(made) == 1 else made, lambda: lines)
     return 0
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, rows, table_of
-from tinyport.admin.connection import connect, proxy_of
+from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of
+from tinyport.admin.connection import auth_address, connect, public_proxy
+from tinyport.core.config import is_pin
+from tinyport.core.errors import PeerError
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, emit, output_options, table
+
+#: stand for an address that we do not know, in lines that are pasted
+NO_PROXY, NO_AUTH = "PROXY:3080", "AUTH:3025"
 
 
 def add_commands(parser: CommandLine) -> None:
@@ -48,21 +53,29 @@ def _add(args: argparse.Namespace) -> int:
     )
     with connect(args) as client:
         answer = client.request("POST", "/v1/tokens", request)
-        proxy = proxy_of(client)
+        # A node dials a proxy, a proxy dials auth.
+        server = (public_proxy(client) or NO_PROXY) if args.type == "node" else (auth_address(args) or NO_AUTH)
+    uses = answer.get("uses")
     lines = [
-        f"token {answer.get('id')} for a {args.type}: {answer.get('uses')} use(s), ends {ago(answer.get('expires'))}.",
-        "On the machine, as root:",
-        f"  {join_line(args.type, proxy, answer)}",
+        f"a token for {'one' if uses == 1 else uses} {args.type}{'' if uses == 1 else 's'}; it ends "
+        f"{ago(answer.get('expires'))}. On the machine that joins:",
+        f"  {join_line(args.type, server, answer)}",
     ]
-    emit(args, answer, lambda: lines)
+    emit(args, {**answer, "line": join_line(args.type, server, answer)}, lambda: lines)
     return 0
+
+
+def first_pin(answer: dict[str, object]) -> str:
+    """The newest CA pin in an answer. PeerError when there is none: a line without it would not be safe to paste."""
+    pins = answer.get("ca_pins")
+    if not isinstance(pins, list) or not pins or not is_pin(str(pins[0])):
+        raise PeerError("auth's answer has no CA pin", hint="is auth of another version?")
+    return str(pins[0])
 
 
 def join_line(kind: str, server: str, answer: dict[str, object]) -> str:
     """The command by which a machine joins with the token in ``answer``."""
-    pins = answer.get("ca_pins")
-    pin = f" --ca-pin {pins[0]}" if isinstance(pins, list) and pins else ""
-    return f"tinyport start --roles={kind} --server {server} --token {answer.get('token')}{pin}"
+    return f"tinyport start --roles={kind} --server {server} --token {answer.get('token')} --ca-pin {first_pin(answer)}"
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -80,6 +93,6 @@ def _list(args: argparse.Namespace) -> int:
 
 def _remove(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        answer = client.request("DELETE", f"/v1/tokens/{args.id}")
+        answer = client.request("DELETE", path("/v1/tokens", args.id))
     emit(args, answer, lambda: [f"token {printable(args.id)} was revoked"])
     return 0

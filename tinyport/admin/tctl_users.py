@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
-from tinyport.admin.answers import ago, body, duration, names, rows, words
-from tinyport.admin.connection import connect, proxy_of
+from tinyport.admin.answers import ago, body, duration, names, path, rows, words
+from tinyport.admin.connection import connect, public_proxy
+from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, emit, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options, table
 from tinyport.link.api import AuthClient
 
 
@@ -51,23 +53,25 @@ def _add(args: argparse.Namespace) -> int:
 
 def _reset(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        answer = client.request("POST", f"/v1/users/{args.name}/reset", body(ttl=duration(args.ttl)))
+        answer = client.request("POST", path("/v1/users", args.name, "reset"), body(ttl=duration(args.ttl)))
         _show_invitation(args, client, answer, f"user {printable(args.name)} was reset")
     return 0
 
 
 def _show_invitation(args: argparse.Namespace, client: AuthClient, answer: dict[str, object], what: str) -> None:
     urls = answer.get("urls")
-    if not isinstance(urls, list) or not urls:
-        urls = [f"https://{proxy_of(client)}/invite#{answer.get('invitation')}"]
-        answer = {**answer, "urls": urls}
-    pins = client.request("GET", "/v1/status").get("ca_pins")
-    pin = f" --ca-pin {pins[0]}" if isinstance(pins, list) and pins else ""
+    url = str(urls[0]) if isinstance(urls, list) and urls else ""
+    if not url:
+        url = f"https://{public_proxy(client) or NO_PROXY}/invite#{answer.get('invitation')}"
+        answer = {**answer, "urls": [url]}
+    pin = first_pin(client.request("GET", "/v1/status"))
+    line = f"tsh signup {shlex.quote(url)} --ca-pin {pin}"
+    answer = {**answer, "line": line}
     lines = [
-        f"{what}; the invitation is good for one use and ends {ago(answer.get('expires'))}:",
-        f"  {urls[0]}",
+        f"{what}. The invitation is good once, and ends {ago(answer.get('expires'))}:",
+        f"  {printable(url, 1000)}",
         "or, in a terminal:",
-        f"  tsh signup '{urls[0]}'{pin}",
+        f"  {printable(line, 1200)}",
     ]
     emit(args, answer, lambda: lines)
 
@@ -86,23 +90,25 @@ def _list(args: argparse.Namespace) -> int:
 def _state(user: dict[str, Any]) -> str:
     if user.get("locked_until"):
         return "locked out"
-    return "active" if user.get("active", True) else "invited"
+    return "invited" if user.get("invited") else "active"
 
 
 def _remove(args: argparse.Namespace) -> int:
-    return _change(args, "DELETE", f"/v1/users/{args.name}", None, "removed")
+    return _change(args, "DELETE", path("/v1/users", args.name), None, "removed")
 
 
 def _update(args: argparse.Namespace) -> int:
+    if args.roles is None and args.logins is None:
+        raise UsageError("nothing to change", hint="give --roles, --logins, or both")
     request = body(
         roles=names(args.roles) if args.roles is not None else None,
         logins=names(args.logins) if args.logins is not None else None,
     )
-    return _change(args, "PATCH", f"/v1/users/{args.name}", request, "updated")
+    return _change(args, "PATCH", path("/v1/users", args.name), request, "updated")
 
 
 def _unlock(args: argparse.Namespace) -> int:
-    return _change(args, "POST", f"/v1/users/{args.name}/unlock", {}, "unlocked")
+    return _change(args, "POST", path("/v1/users", args.name, "unlock"), {}, "unlocked")
 
 
 def _change(args: argparse.Namespace, method: str, path: str, request: dict[str, object] | None, done: str) -> int:

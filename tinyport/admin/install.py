@@ -1,0 +1,103 @@
+"""``tinyport install``: the service of this machine, as systemd has it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tinyport.admin import config_file, units
+from tinyport.core.config import Config, General
+from tinyport.core.errors import OperatorError
+from tinyport.host.files import write_public
+
+UNIT_FOLDER = Path("/etc/systemd/system")
+SYSTEMD_RUNS = Path("/run/systemd/system")
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+")
+
+Execute = Callable[[Sequence[str]], None]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the units, or write, enable and start them. OperatorError when this machine is not one for that."""
+    path = config_file.chosen_path(args.config)
+    if path is None:
+        raise OperatorError(
+            f"there is no {config_file.DEFAULT} to run a service from", hint="tinyport configure -o FILE writes one"
+        )
+    config = config_file.load(path)
+    found = units.units(_roles(config), _safe(_program()), _safe(str(path.absolute())))
+    if args.show:
+        for name, text in found.items():
+            print(f"# {UNIT_FOLDER / name}\n{text}")
+        return 0
+    if not SYSTEMD_RUNS.is_dir():
+        raise OperatorError("this machine does not run systemd", hint='"tinyport install --print" shows the units')
+    if os.geteuid() != 0:
+        raise OperatorError("installing a service takes root", hint="try with sudo")
+    install(found, path, UNIT_FOLDER, _execute)
+    print(f"enabled and started: {', '.join(found)}; see systemctl status {next(iter(found))}")
+    return 0
+
+
+def install(found: dict[str, str], configuration: Path, folder: Path, execute: Execute) -> None:
+    """Write units and start them. ``execute`` runs a command and raises OperatorError when it fails."""
+    try:
+        account = pwd.getpwnam(units.ACCOUNT)
+    except KeyError:
+        shell = shutil.which("nologin") or "/usr/sbin/nologin"
+        execute(["useradd", "--system", "--home-dir", "/nonexistent", "--shell", shell, units.ACCOUNT])
+        account = None
+    if units.SERVER in found:
+        # The server is not root, and the file may hold secrets: its group may read it, others may not.
+        gid = account.pw_gid if account is not None else pwd.getpwnam(units.ACCOUNT).pw_gid
+        os.chown(configuration, -1, gid)
+        os.chmod(configuration, 0o640)
+    for name, text in found.items():
+        write_public(folder / name, text.encode())
+    execute(["systemctl", "daemon-reload"])
+    # It may wait for its cluster; whoever installs it need not.
+    execute(["systemctl", "enable", *found])
+    execute(["systemctl", "restart", "--no-block", *found])
+
+
+def _roles(config: Config) -> tuple[str, ...]:
+    if not config.roles:
+        raise OperatorError("the configuration enables no role", hint="enable one, then run this again")
+    if config.tinyport.data_dir != General.data_dir and config.roles != ("node",):
+        raise OperatorError(
+            f"the server's unit keeps its data in {General.data_dir}, the configuration in {config.tinyport.data_dir}",
+            hint='take data_dir out, or adapt what "tinyport install --print" shows',
+        )
+    return config.roles
+
+
+def _program() -> str:
+    """How this program was called, as an absolute path."""
+    found = shutil.which(sys.argv[0])
+    if found is None or Path(found).name != "tinyport":
+        found = shutil.which("tinyport")
+    if found is None:
+        raise OperatorError("cannot tell where the tinyport program is", hint="run it by its full path")
+    return os.path.abspath(found)
+
+
+def _safe(path: str) -> str:
+    # systemd has its own quoting, specifiers and variables; we need none of them.
+    if not _SAFE.issuperset(path):
+        raise OperatorError(f"{path!r} has characters that a unit cannot name simply", hint="move it somewhere plainer")
+    return path
+
+
+def _execute(words: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise OperatorError(f"{words[0]} is not on this machine") from None
+    if done.returncode:
+        raise OperatorError(f"{' '.join(words)} failed: {done.stderr.strip()[-500:]}")

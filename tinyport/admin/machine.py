@@ -1,0 +1,85 @@
+"""This machine as a member of a cluster: what it is called, and where its parts keep their files."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from tinyport.core.config import Config
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.names import check_node
+
+LOOPBACK = "127.0.0.1"
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+_SERIAL_FILES = ("/sys/firmware/devicetree/base/serial-number", "/etc/machine-id")
+_INTERFACES = Path("/sys/class/net")
+
+
+def nodename(config: Config) -> str:
+    """The configured name with its templates filled in; by default the host's name, made to fit.
+
+    OperatorError when this machine lacks what a template asks for, or when what comes out is no name.
+    """
+    template = config.tinyport.nodename
+    if template is None:
+        return _from_hostname(socket.gethostname())
+    name = template
+    if "{serial}" in name:
+        name = name.replace("{serial}", _serial())
+    if "{mac}" in name:
+        name = name.replace("{mac}", _mac())
+    try:
+        return check_node(name)
+    except PeerError as error:
+        raise OperatorError(f"nodename {template!r} becomes {name!r}: {error.hint or error.message}") from None
+
+
+def _from_hostname(host: str) -> str:
+    """A hostname may have capitals and underscores, a node's name may not."""
+    name = "".join(char if char in _NAME_LETTERS else "-" for char in host.lower())[:63]
+    labels = [label.strip("-") for label in name.split(".")]
+    try:
+        return check_node(".".join(label for label in labels if label))
+    except PeerError:
+        return "node"
+
+
+def _serial() -> str:
+    """The board's serial number: the device tree's (Raspberry Pi), else the machine id's end."""
+    for path in _SERIAL_FILES:
+        try:
+            text = Path(path).read_text(encoding="ascii", errors="replace").strip("\0\n ")
+        except OSError:
+            continue
+        if text.isalnum():
+            return text[-16:].lower()
+    raise OperatorError("this machine has no serial number", hint="give tinyport.nodename without {serial}")
+
+
+def _mac() -> str:
+    """The hardware address of the first interface that has one, without colons."""
+    for path in sorted(_INTERFACES.glob("*/address")):
+        try:
+            text = path.read_text(encoding="ascii").strip().replace(":", "")
+        except OSError:
+            continue
+        if path.parent.name != "lo" and text.strip("0"):
+            return text.lower()
+    raise OperatorError("this machine has no network interface", hint="give tinyport.nodename without {mac}")
+
+
+def api_socket(data_dir: str | Path) -> Path:
+    """Where auth's unix socket is when auth runs on this machine with that folder."""
+    return Path(data_dir) / "auth" / "api.sock"
+
+
+def identity_path(data_dir: str | Path, role: str) -> Path:
+    """Where a node or proxy keeps its identity."""
+    return Path(data_dir) / role / "identity.json"
+
+
+def dialable(address: tuple[str, int]) -> tuple[str, int]:
+    """A listening address as somebody on this machine can dial it."""
+    host, port = address
+    wildcard = {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not bound
+    return wildcard.get(host, host), port

@@ -1,0 +1,120 @@
+"""``tinyport start``: the configuration file, what the command line says on top of it, and the roles running."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from tinyport.admin import config_file
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.labels import parse_pairs
+from tinyport.core.names import printable
+from tinyport.host.console import UsageError
+
+ROLES = ("auth", "proxy", "node")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the enabled roles until SIGTERM. One role: this process becomes it. Several: a supervisor and its roles."""
+    path = config_file.chosen_path(args.config)
+    source = "command line" if path is None else str(path)
+    document = overridden({} if path is None else config_file.read_document(path), args)
+    config = config_file.check(document, source)
+    roles = config.roles
+    if not roles:
+        raise OperatorError("no role is enabled", hint="give --roles=node, or enable roles in tinyport.toml")
+    if len(roles) == 1:
+        return _become(roles[0], document, source, args.insecure_no_ca_pin)
+    from tinyport.admin.local_cluster import LocalCluster
+    from tinyport.admin.supervisor import Stopped, Supervisor
+    from tinyport.host.logging_line import Log
+
+    supervisor = Supervisor(Log("tinyport", config.tinyport.log_level, config.tinyport.log_format))
+    supervisor.install_signals()
+    try:
+        LocalCluster(document, source, supervisor).start(insecure_no_ca_pin=args.insecure_no_ca_pin)
+        notify("READY=1")
+        supervisor.watch()
+    except Stopped:
+        pass
+    finally:
+        notify("STOPPING=1")
+        supervisor.stop()
+    return 0
+
+
+def _become(role: str, document: dict[str, Any], source: str, insecure_no_ca_pin: bool) -> int:
+    # Nothing to supervise: systemd or procd does that better, and a device's memory is dear.
+    from tinyport.admin.local_cluster import role_document, with_token
+    from tinyport.start import run_role
+
+    config = config_file.check(document, source)
+    mine = with_token(role, role_document(role, document, config), config)
+    return run_role(role, config_file.check(mine, source), None, insecure_no_ca_pin=insecure_no_ca_pin)
+
+
+def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """A parsed file with what the command line says put over it."""
+    changed = {name: dict(section) if isinstance(section, Mapping) else section for name, section in document.items()}
+    general = _section(changed, "tinyport")
+    for key in ("data_dir", "server", "nodename", "ca_pin"):
+        value = getattr(args, key)
+        if value:
+            general[key] = os.path.abspath(value) if key == "data_dir" else value
+    if args.token:
+        # A token has no slash in it, so what has one is the name of a file.
+        general["token"] = {"path": os.path.abspath(args.token)} if "/" in args.token else args.token
+    if getattr(args, "debug", False):
+        general["log"] = {**_section(general, "log"), "level": "debug"}
+    if args.roles:
+        wanted = roles_of(args.roles)
+        for role in ROLES:
+            if role in wanted or role in changed:
+                _section(changed, role)["enabled"] = role in wanted
+    if args.labels:
+        node = _section(changed, "node")
+        node["labels"] = {**_section(node, "labels"), **_labels(args.labels)}
+    return changed
+
+
+def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section to write to. One that is no table stays as it is, for the check to complain about."""
+    found = document.get(name, {})
+    if not isinstance(found, Mapping):
+        return {}
+    document[name] = dict(found)
+    section: dict[str, Any] = document[name]
+    return section
+
+
+def roles_of(text: str) -> tuple[str, ...]:
+    """``"proxy,auth"`` → ("auth", "proxy"), in the order they start. UsageError for anything else."""
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [word for word in wanted if word not in ROLES]
+    if unknown or not wanted:
+        raise UsageError(f"unknown role {printable(','.join(unknown), 60)!r}", hint="roles are auth, proxy, node")
+    return tuple(role for role in ROLES if role in wanted)
+
+
+def _labels(text: str) -> dict[str, str]:
+    try:
+        return parse_pairs([pair for pair in text.split(",") if pair])
+    except PeerError as error:
+        raise UsageError(error.message, hint=error.hint) from None
+
+
+def notify(text: str) -> None:
+    """Tell systemd, when it started us (sd_notify(3))."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    if not name:
+        return
+    address = f"\0{name[1:]}" if name.startswith("@") else name
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
+            stream.sendto(text.encode(), address)
+    except OSError:
+        # It learns from our exit status at the latest.
+        return

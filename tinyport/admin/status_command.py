@@ -1,0 +1,148 @@
+"""``tinyport status``: who and where we are in a session, or how this machine's node is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinyport.admin import config_file
+from tinyport.admin.moments import ago, span
+from tinyport.core.errors import OperatorError, PeerError, Unavailable
+from tinyport.core.names import printable
+from tinyport.host.console import emit
+
+MAX_STATUS = 256 * 1024
+ASK_LIMIT = 5.0
+
+_SESSION = {
+    "user": "TINYPORT_USER",
+    "login": "LOGNAME",
+    "node": "TINYPORT_NODE",
+    "cluster": "TINYPORT_CLUSTER",
+    "session": "TINYPORT_SESSION",
+    "from": "SSH_CONNECTION",
+    "terminal": "SSH_TTY",
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    if os.environ.get("SSH_CONNECTION") and os.environ.get("TINYPORT_USER"):
+        found = session(os.environ)
+        emit(args, found, lambda: _lines(found))
+        return 0
+    folder = args.data_dir
+    if folder is None:
+        folder = config_file.data_dir(config_file.chosen_path(args.config))
+    status = ask_monitor(Path(folder))
+    emit(args, status, lambda: node_lines(status, time.time()))
+    return 0
+
+
+def session(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the environment of a session says about it."""
+    return {name: environment[variable] for name, variable in _SESSION.items() if environment.get(variable)}
+
+
+def ask_monitor(data_dir: Path) -> dict[str, Any]:
+    """What the node daemon of ``data_dir`` says of itself. Unavailable when none runs; OperatorError when it is not
+    ours to ask.
+    """
+    try:
+        folder = os.open(data_dir / "node", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        raise OperatorError("the status of this machine's node is not for this user", hint="try with sudo") from None
+    except OSError:
+        raise Unavailable(f"there is no node in {data_dir}", hint="see -c and --data-dir") from None
+    asker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        asker.settimeout(ASK_LIMIT)
+        # By the folder's descriptor: a path may be longer than the 107 bytes that an address has room for.
+        asker.connect(f"/proc/self/fd/{folder}/monitor.sock")
+        data = b""
+        while len(data) < MAX_STATUS and (piece := asker.recv(65536)):
+            data += piece
+    except PermissionError:
+        raise OperatorError("the status of this machine's node is not for this user", hint="try with sudo") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Unavailable(f"no node is running in {data_dir}: {reason}", hint="tinyport start --roles=node") from None
+    finally:
+        asker.close()
+        os.close(folder)
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):
+        raise PeerError("the node's answer cannot be read")
+    return status
+
+
+def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
+    """The daemon's answer for people."""
+    tunnel, memory = _table(status.get("tunnel")), _table(status.get("memory"))
+    state = f"{tunnel.get('tunnel', 'unknown')} since {ago(tunnel.get('since'), now)}"
+    if tunnel.get("reason"):
+        state += f": {tunnel['reason']}"
+    elif tunnel.get("server"):
+        state += f", through {tunnel['server']}"
+    shown: dict[str, object] = {
+        "node": f"{status.get('name')} {status.get('uuid')}",
+        "cluster": status.get("cluster"),
+        "tunnel": state,
+        "listens": _words(status.get("listen")) or "no, through the tunnel alone",
+        "certificate": f"generation {status.get('generation')}, ends {ago(status.get('valid_before'), now)}",
+        "clock": _skew(status.get("skew")),
+        "processes": _processes(_table(status.get("pids"))),
+        "memory": _memory(memory),
+        "version": status.get("version"),
+    }
+    return _lines(shown)
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _skew(seconds: object) -> str:
+    if not isinstance(seconds, (int, float)):
+        return "not yet compared with the cluster's"
+    if abs(seconds) < 1:
+        return "as the cluster's"
+    return f"{span(seconds)} {'ahead of' if seconds > 0 else 'behind'} the cluster's"
+
+
+def _processes(pids: Mapping[str, Any]) -> str:
+    found = []
+    for name, pid in pids.items():
+        for one in pid if isinstance(pid, list) else [pid]:
+            if one is not None:
+                found.append(f"{name} {one}")
+    return ", ".join(found)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    """Proportional and private, summed over the processes."""
+    sums = {"pss": 0, "private": 0}
+    for one in memory.values():
+        for kind in sums:
+            value = _table(one).get(kind)
+            sums[kind] += value if isinstance(value, int) else 0
+    if not sums["pss"]:
+        return "the kernel does not say"
+    return f"{sums['pss'] / 1e6:.1f} MB (PSS), {sums['private'] / 1e6:.1f} MB private"
+
+
+def _words(value: object) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else ""
+
+
+def _lines(found: Mapping[str, object]) -> list[str]:
+    wide = max((len(name) for name in found), default=0) + 3
+    return [f"{name + ':':<{wide}}{printable(str(value), 400)}" for name, value in found.items()]
