@@ -264,7 +264,8 @@ class AuthLink:
         while True:
             try:
                 await asyncio.wait_for(self._wake_report.wait(), REPORT_EVERY)
-                await asyncio.sleep(REPORT_DELAY)
+                if not self._full:
+                    await asyncio.sleep(REPORT_DELAY)
             except asyncio.TimeoutError:
                 # Nothing changed: an empty report keeps the lease.
                 self._log.debug("presence is still the same")

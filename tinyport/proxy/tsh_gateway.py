@@ -74,7 +74,7 @@ class TshGateway:
             admitted = await self._gatekeeper.admit(request.certificate, request.target, request.login, stream.peer[0])
             node = await self._dial(admitted.uuid, stream.peer, request.login)
         except TinyportError as error:
-            self._log.info("tsh refused", user=identity.id, peer=format_address(*stream.peer), reason=error)
+            self._log.debug("tsh refused", user=identity.id, peer=format_address(*stream.peer), reason=error)
             stream.offer(_line({"ok": False, "error": _error(error)}))
             await stream.close()
             return
