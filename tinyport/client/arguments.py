@@ -1,0 +1,294 @@
+"""What may be typed after ``tsh``: every command with its options, help and examples. Completion and the man page come
+from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getopt
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tinyport.host.console import CommandLine, Run, UsageError, output_options
+
+Commands = dict[str, Callable[["Build"], None]]
+
+
+def common_options(*, top: bool) -> argparse.ArgumentParser:
+    """-i, --proxy, --insecure, -d: before the command and after it."""
+    missing: Any = None if top else argparse.SUPPRESS
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "-i", dest="identity", metavar="IDENTITY", default=missing, help="identity file of tctl auth sign, for a login"
+    )
+    parent.add_argument("--proxy", metavar="HOST[:PORT]", default=missing, help="the cluster's proxy (port 3080)")
+    parent.add_argument(
+        "--insecure",
+        action="store_true",
+        default=False if top else missing,
+        help="believe an unknown proxy without a check",
+    )
+    parent.add_argument(
+        "-d", dest="debug", action="store_true", default=False if top else missing, help="show where an error came from"
+    )
+    return parent
+
+
+class Build:
+    """A parser being built; ``run_of`` gives what a command runs."""
+
+    def __init__(self, parser: CommandLine, runs: dict[str, Run]) -> None:
+        self.parser = parser
+        self.runs = runs
+        self.common = common_options(top=False)
+
+    def add(
+        self,
+        name: str,
+        help: str,
+        *examples: str,
+        parents: Sequence[argparse.ArgumentParser] = (),
+        parser_class: type[CommandLine] | None = None,
+        description: str | None = None,
+    ) -> CommandLine:
+        return self.parser.command(
+            name,
+            self.runs[name],
+            help=help,
+            description=description,
+            examples=examples,
+            parents=[self.common, *parents],
+            parser_class=parser_class,
+        )
+
+
+class _Forward(argparse.Action):
+    """-L, -R and -D, in the order they were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        kind = (option_string or "-L")[1]
+        namespace.forwards = [*(getattr(namespace, "forwards", None) or []), (kind, values)]
+
+
+class SshCommandLine(CommandLine):
+    """ssh's grammar: options may stand on both sides of the target, and what follows it, from the first word that is
+    no option on, is the command and not looked at.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, rest = self._leading_options(list(args or []))
+        target = rest[0] if rest else None
+        more, command = self._leading_options(rest[1:])
+        # argparse would drop a "--" of the command's own.
+        namespace, extra = super().parse_known_args([*options, *more], namespace)
+        if target is None:
+            self.error("the following arguments are required: TARGET")
+        namespace.target, namespace.command = target, command
+        return namespace, extra
+
+    def _leading_options(self, words: list[str]) -> tuple[list[str], list[str]]:
+        """Split ``words`` where the options end; a "--" there is taken away."""
+        short, long = "", []
+        for action in self._actions:
+            takes = action.nargs != 0
+            for name in action.option_strings:
+                if name.startswith("--"):
+                    long.append(name[2:] + ("=" if takes else ""))
+                else:
+                    short += name[1:] + (":" if takes else "")
+        try:
+            _, rest = getopt.getopt(words, short, long)
+        except getopt.GetoptError as error:
+            raise UsageError(str(error), hint=f'run "{self.prog} --help"') from None
+        options = words[: len(words) - len(rest)]
+        if options and options[-1] == "--":
+            options.pop()
+        return options, rest
+
+
+def _login_options(parser: CommandLine) -> None:
+    parser.add_argument(
+        "--ca-pin", action="append", metavar="PIN", help="sha256:... of the cluster's TLS CA (tctl status shows it)"
+    )
+
+
+def signup(build: Build) -> None:
+    parser = build.add(
+        "signup",
+        "accept an invitation from a terminal",
+        "tsh signup 'https://port.example.com/invite#ID.SECRET'",
+        description="Accept an invitation by choosing a password; off a terminal, the first line of standard input.",
+    )
+    parser.add_argument("url", metavar="URL", help="the link that tctl users add printed")
+    _login_options(parser)
+
+
+def login(build: Build) -> None:
+    parser = build.add(
+        "login",
+        "log in: get a certificate for some hours",
+        "tsh login --proxy port.example.com --user ana",
+        "tsh login --ttl 2h",
+        description="Log in. Without a terminal, the password is the first line of standard input.",
+    )
+    parser.add_argument(
+        "--user", metavar="U", help="the cluster's name for you (TINYPORT_USER; default: your name here)"
+    )
+    parser.add_argument("--ttl", metavar="T", help='how long: "30m", "8h" (default and most: what your roles say)')
+    _login_options(parser)
+    parser.add_argument("--out", metavar="FILE", help="write an identity file and leave the profile alone")
+
+
+def logout(build: Build) -> None:
+    parser = build.add("logout", "forget the login, and take it out of ssh-agent", "tsh logout")
+    parser.add_argument("--all", action="store_true", help="at every proxy")
+
+
+def status(build: Build) -> None:
+    build.add("status", "who you are, where, and until when", "tsh status", parents=[output_options()])
+
+
+def ls(build: Build) -> None:
+    parser = build.add(
+        "ls", "list the nodes", "tsh ls", "tsh ls site=berlin -v", "tsh ls --search green", parents=[output_options()]
+    )
+    parser.add_argument("labels", metavar="k=v", nargs="*", help="only nodes with all these labels; * is a wildcard")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="UUIDs, addresses and versions, too")
+    parser.add_argument("--search", metavar="TEXT", help="only nodes with TEXT in a name or label")
+
+
+def ssh(build: Build) -> None:
+    parser = build.add(
+        "ssh",
+        "a shell or a command on a node",
+        "tsh ssh pi@greenhouse",
+        "tsh ssh pi@greenhouse uptime",
+        "tsh ssh -L 8080:localhost:80 -N pi@site=berlin",
+        parser_class=SshCommandLine,
+        description="Open a shell on a node, or run a command there and exit with its status (255: not reached).",
+    )
+    add = parser.add_argument
+    add("-p", dest="port", metavar="P", help="taken and ignored: a node is found by its name")
+    add("-l", dest="login", metavar="LOGIN", help="who to be on the node (TINYPORT_LOGIN)")
+    add("-A", dest="forward_agent", action="store_true", help="forward the ssh-agent")
+    for name, text in (
+        ("-L", "forward a port or socket here to one there: [BIND:]PORT:HOST:HOSTPORT"),
+        ("-R", "forward a port or socket there to one here: [BIND:]PORT:HOST:HOSTPORT"),
+        ("-D", "a SOCKS server here: [BIND:]PORT"),
+    ):
+        add(name, dest="forwards", metavar="SPEC", action=_Forward, default=[], help=text)
+    add("-N", dest="no_command", action="store_true", help="no shell, no command: forwardings only")
+    add("-t", dest="tty", action="store_const", const=True, default=None, help="a terminal even for a command")
+    add("-T", dest="tty", action="store_const", const=False, help="no terminal")
+    add("-o", dest="option", metavar="OPT", action="append", default=[], help="an option of ssh_config: Name=value")
+    add("--cluster", metavar="C", help="refuse to go anywhere but to this cluster")
+    add("target", nargs="?", metavar="[LOGIN@]NODE|UUID|k=v", help="the node")
+    add("command", nargs="*", metavar="COMMAND", help="default: a login shell")
+
+
+def scp(build: Build) -> None:
+    parser = build.add(
+        "scp",
+        "copy files to, from and between nodes",
+        "tsh scp config.toml pi@greenhouse:/etc/app/",
+        "tsh scp -r 'pi@greenhouse:logs/*.gz' .",
+    )
+    parser.add_argument("-r", dest="recursive", action="store_true", help="folders, too")
+    parser.add_argument("-p", dest="preserve", action="store_true", help="keep times and modes")
+    parser.add_argument("-P", dest="port", metavar="P", help="taken and ignored: a node is found by its name")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="no progress")
+    parser.add_argument("-o", dest="option", metavar="OPT", action="append", default=[], help="an option of ssh_config")
+    parser.add_argument(
+        "paths", metavar="SRC", nargs="+", help="[LOGIN@]NODE:PATH, or a path here; the last one is DST"
+    )
+
+
+def config(build: Build) -> None:
+    build.add(
+        "config",
+        "print an ssh_config block, and write the known hosts",
+        "tsh config >> ~/.ssh/config",
+        description="Print a block for ~/.ssh/config with which ssh, scp, rsync, git and Ansible reach NODE.CLUSTER.",
+    )
+
+
+def proxy(build: Build) -> None:
+    group = build.parser.command("proxy", help="a way to a node for other programs")
+    parser = group.command(
+        "ssh",
+        build.runs["proxy ssh"],
+        help="join standard input and output to a node, for ProxyCommand",
+        examples=["ssh -o ProxyCommand='tsh proxy ssh %r@%h:%p' pi@greenhouse"],
+        parents=[build.common],
+    )
+    parser.add_argument("target", metavar="LOGIN@NODE[:PORT]", help="ssh's %%r@%%h:%%p; the port is ignored")
+
+
+def clusters(build: Build) -> None:
+    build.add("clusters", "list the clusters you are logged in to", "tsh clusters", parents=[output_options()])
+
+
+def sessions(build: Build) -> None:
+    build.add("sessions", "list the live sessions", "tsh sessions", parents=[output_options()])
+
+
+def completion(build: Build) -> None:
+    parser = build.add("completion", "print the completion script of a shell", 'eval "$(tsh completion bash)"')
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+
+
+def version(build: Build) -> None:
+    build.add("version", "print the version", "tsh version", parents=[output_options()])
+
+
+#: every command, in the order of the help
+COMMANDS: Commands = {
+    "signup": signup,
+    "login": login,
+    "logout": logout,
+    "status": status,
+    "ls": ls,
+    "ssh": ssh,
+    "scp": scp,
+    "config": config,
+    "proxy": proxy,
+    "sessions": sessions,
+    "clusters": clusters,
+    "completion": completion,
+    "version": version,
+}
+
+
+def build_parser(runs: dict[str, Run], only: str | None = None) -> CommandLine:
+    """The parser of tsh; with ``only``, of that one command (which costs less than all)."""
+    parser = CommandLine(
+        "tsh",
+        description="Reach the machines of a tinyport cluster.",
+        examples=("tsh login --proxy port.example.com", "tsh ls", "tsh ssh pi@greenhouse"),
+        parents=[common_options(top=True)],
+    )
+    build = Build(parser, runs)
+    for name, add in COMMANDS.items():
+        if only is None or name == only:
+            add(build)
+    return parser
+
+
+def command_of(words: Sequence[str]) -> str | None:
+    """The command among the words of a command line, when it is one of ours."""
+    takes_value = ("-i", "--proxy")
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            skip = word in takes_value
+        else:
+            return word if word in COMMANDS else None
+    return None
