@@ -54,7 +54,7 @@ async def put_lock(call: Call, tables: WriteTables, id: str) -> LockRow:
     now = service.now()
     expires: float | None = None
     if fields.has("ttl"):
-        expires = now + fields.integer("ttl", 1, LONGEST_LOCK)
+        expires = float(int(now) + fields.integer("ttl", 1, LONGEST_LOCK))
     elif fields.has("expires"):
         expires = float(fields.integer("expires", 0, 2**40))
     held = await tables.cluster.locks()

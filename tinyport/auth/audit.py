@@ -34,9 +34,10 @@ class Audit:
             "time": int(self._clock()),
         }
         await tables.audit.set_head(id, hash, self._authority.sign(head))
-        tables.after_commit(self._tell)
+        tables.after_commit(self.wake)
 
-    def _tell(self) -> None:
+    def wake(self) -> None:
+        """Have everybody look who waits for growth."""
         # A new Event for the next growth: everybody who waits for this one wakes, however many they are.
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()

@@ -118,7 +118,7 @@ async def serve_service(
         if housekeeping.done():
             housekeeping.result()
     finally:
-        service.closing.set()
+        service.end_streams()
         await listener.close()
         unix.close()
         path.unlink(missing_ok=True)

@@ -55,6 +55,12 @@ class Service:
     def cluster(self) -> str:
         return self.authority.cluster
 
+    def end_streams(self) -> None:
+        """Never-ending answers end now."""
+        self.closing.set()
+        self.watchers.wake()
+        self.audit.wake()
+
     async def close(self) -> None:
         self.passwords.close()
         await self.store.close()

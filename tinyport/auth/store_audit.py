@@ -123,4 +123,4 @@ class AuditRows:
 
     async def sessions(self) -> list[dict[str, object]]:
         rows = await self._rows.all("SELECT sid, started, body FROM sessions ORDER BY started, sid")
-        return [{**unpack(row["body"]), "sid": row["sid"], "started": row["started"]} for row in rows]
+        return [{**unpack(row["body"]), "id": row["sid"], "sid": row["sid"], "started": row["started"]} for row in rows]

@@ -23,14 +23,19 @@ class Watcher:
         self._waiting[subject] = message
         self._news.set()
 
+    def wake(self) -> None:
+        self._news.set()
+
     async def next(self, timeout: float) -> Message | None:
-        """The next message, or None when there was none for ``timeout`` seconds."""
+        """The next message, or None when there was none for ``timeout`` seconds, or ``wake`` was called."""
         if not self._waiting:
             self._news.clear()
             try:
                 await asyncio.wait_for(self._news.wait(), timeout)
             except asyncio.TimeoutError:
                 return None
+        if not self._waiting:
+            return None
         return self._waiting.pop(next(iter(self._waiting)))
 
 
@@ -51,6 +56,11 @@ class Watchers:
         """Never waits: called between a commit and the next transaction."""
         for watcher in self._watchers:
             watcher.tell(subject, message)
+
+    def wake(self) -> None:
+        """Have every ``next`` return, with nothing if there is nothing."""
+        for watcher in self._watchers:
+            watcher.wake()
 
     def __len__(self) -> int:
         return len(self._watchers)
