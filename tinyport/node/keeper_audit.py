@@ -59,7 +59,9 @@ class Audit:
         """Somebody may not. An event only when a CA of ours vouches for who it is: strangers must not fill the log."""
         what = describe_certificate(cert) if cert is not None else "a key without a certificate"
         name = printable(login, 60)
-        self._log.info(f"Failed publickey for {name} from {peer[0]} port {peer[1]} ssh2: {what}", reason=error)
+        # People have plain keys beside their certificate, and ssh offers all of them.
+        tell = self._log.debug if error.code == "plain" else self._log.info
+        tell(f"Failed publickey for {name} from {peer[0]} port {peer[1]} ssh2: {what}", reason=error)
         if cert is not None and error.code not in ("foreign", "kind", "bad_request"):
             self._event(
                 "access.denied",

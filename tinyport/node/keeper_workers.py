@@ -24,6 +24,8 @@ START_LIMIT = 60.0
 MAX_FAILED_STARTS = 3
 # A worker that was told to leave has nothing left to do.
 KILL_AFTER = 5.0
+# One that has closed its channel has only its own end before it.
+EXIT_LIMIT = 1.0
 
 Heard = Callable[["Worker", dict[str, object]], None]
 
@@ -179,7 +181,7 @@ class Workers:
             # It ends; what it had is dealt with when it has.
             self._loop.remove(worker.channel.fileno())
             worker.leaving = True
-            self._loop.kill(worker.pid, signal.SIGKILL)
+            self._loop.after(EXIT_LIMIT, lambda: self._make_go(worker))
             return
         message, descriptors = received
         for descriptor in descriptors:

@@ -55,10 +55,12 @@ def _on_offer(wanted: tuple[str, ...], available: list[bytes]) -> list[str]:
 def make_options(
     server_factory: Callable[[], asyncssh.SSHServer], login_grace: float
 ) -> asyncssh.SSHServerConnectionOptions:
-    """Options for every connection of this process. Host keys are not in them: the keeper has the only one."""
+    """Options for every connection of this process. The host key in them is a dummy, as asyncssh insists on one; the
+    keeper has the only real one, and ``NodeConnection`` offers that.
+    """
     return asyncssh.SSHServerConnectionOptions(
         server_factory=server_factory,
-        server_host_keys=[],
+        server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
         config=[],
         kex_algs=_on_offer(KEX, get_kex_algs()),
         encryption_algs=_on_offer(CIPHERS, get_encryption_algs()),
