@@ -467,8 +467,20 @@ def _read_configuration(descriptor: int) -> dict[str, object]:
     return configuration
 
 
+def _close_inherited() -> None:
+    """Whatever else whoever started the monitor left open: sessions of other people must not find it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > CONFIGURATION:
+            try:
+                os.close(int(name))
+            except OSError:
+                # The listing's own.
+                continue
+
+
 def main() -> None:
     """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
+    _close_inherited()
     os.set_inheritable(CHANNEL, False)
     configuration = _read_configuration(CONFIGURATION)
     name_process("tinyport-keeper")
