@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tinyport.admin.machine import nodename
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import format_address
+from tinyport.host.machine import nodename
 
 Say = Callable[[Mapping[str, object]], None]
 

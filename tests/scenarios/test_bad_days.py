@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.scenarios.cluster import BIN, Cluster, alive, text, wait_for
+from tinyport.host.console import DENIED
 
 
 def node_words(cluster: Cluster, folder: Path, token: str, pin: str, name: str = "second") -> list[str]:
@@ -43,7 +44,7 @@ def new_token(cluster: Cluster, *more: str) -> dict[str, Any]:
 def test_a_wrong_token_is_a_clear_end(cluster: Cluster, tmp_path: Path) -> None:
     words = node_words(cluster, tmp_path / "n", "abcdefghij.klmnopqrstuvwxyz234567ab", cluster.ready["ca_pin"])
     done = cluster.run(*words)
-    assert done.returncode == 1, text(done)
+    assert done.returncode == DENIED, text(done)
     assert b"token" in done.stderr
     assert b"Traceback" not in done.stderr
 
@@ -89,7 +90,7 @@ def test_a_second_node_joins_and_a_used_token_does_not_serve_twice(fragile: Clus
             done = fragile.tsh("ssh", f"{fragile.login_name}@second", "echo ok", home=user)
             assert done.stdout == b"ok\n", text(done)
             again = fragile.run(*node_words(fragile, tmp_path / "n3", token, fragile.ready["ca_pin"], "third"))
-            assert again.returncode == 1, text(again)
+            assert again.returncode == DENIED, text(again)
             assert b"used" in again.stderr
         finally:
             second.terminate()

@@ -6,10 +6,10 @@ import argparse
 import time
 
 from tinyport.admin import config_file
-from tinyport.admin.machine import api_socket
 from tinyport.core.errors import AccessDenied, OperatorError, TinyportError, Unavailable
 from tinyport.core.names import parse_address
 from tinyport.host import profile
+from tinyport.host.machine import api_socket
 from tinyport.host.user_identity import UserIdentity
 from tinyport.link.api import AuthClient
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyport.admin import config_file
-from tinyport.admin.machine import api_socket, dialable, identity_path, nodename
 from tinyport.admin.supervisor import Supervisor
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.names import format_address, parse_address
+from tinyport.host.machine import api_socket, dialable, identity_path, nodename
 from tinyport.link.api import AuthClient
 
 #: Life of the token by which a role of this machine joins (seconds): it is used at once, and once.

@@ -10,8 +10,10 @@ _UNITS = (("year", 365 * 86400), ("day", 86400), ("hour", 3600), ("minute", 60),
 
 
 def span(seconds: float) -> str:
-    """Seconds as "3 minutes": one unit, rounded down, which is all that a listing needs."""
-    left = int(abs(seconds))
+    """Seconds as "3 minutes": one unit, rounded down, which is all that a listing needs. What is just short of a round
+    number counts as that: a token of half an hour has 30 minutes when it is shown, not 29.
+    """
+    left = int(abs(seconds) * 1.02 + 0.5)
     for word, size in _UNITS:
         if left >= size:
             count = left // size

@@ -14,7 +14,6 @@ from typing import Any
 
 from tinyport.admin import config_file
 from tinyport.admin.local_cluster import LocalCluster, listening_address
-from tinyport.admin.machine import LOOPBACK, api_socket, nodename
 from tinyport.admin.supervisor import Stopped, Supervisor, pids
 from tinyport.core.certificate import public_line
 from tinyport.core.config import PROXY_PORT, Config
@@ -23,6 +22,7 @@ from tinyport.core.names import check_login
 from tinyport.host import user_identity
 from tinyport.host.files import private_folder, write_private
 from tinyport.host.logging_line import Log
+from tinyport.host.machine import LOOPBACK, api_socket, nodename
 from tinyport.link.api import AuthClient
 from tinyport.link.login_keys import LoginKeys
 

@@ -31,7 +31,9 @@ def command(module: str = "tinyport.admin.role_process", call: str = "main()") -
     current folder) finds nothing in a virtual environment.
     """
     root = str(Path(__file__).resolve().parent.parent.parent)
-    path = [entry for entry in sys.path if os.path.isabs(entry)]
+    # The folder of the script that was called comes first in sys.path; no module of ours is there.
+    scripts = os.path.dirname(os.path.abspath(sys.argv[0]))
+    path = [entry for entry in sys.path if os.path.isabs(entry) and entry != scripts]
     if root not in path:
         path.append(root)
     return [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; from {module} import *; {call}"]
@@ -82,6 +84,7 @@ def main() -> None:
     task = json.loads(os.pread(TASK, _MAX_TASK, 0))
     os.close(TASK)
     os.set_inheritable(READY, False)
+    name_process(f"tinyport-{task['role']}")
     end_with_parent(task["parent"])
     try:
         config = config_file.check(task["document"], task["source"])
@@ -89,6 +92,15 @@ def main() -> None:
     except Exception as error:
         status = report(f"tinyport {task['role']}", error)
     raise SystemExit(status)
+
+
+def name_process(name: str) -> None:
+    """What ``ps -o comm`` and ``top`` show, at most 15 characters."""
+    try:
+        Path("/proc/self/comm").write_text(name[:15])
+    except OSError:
+        # No /proc, or a read-only one: the name is a kindness.
+        return
 
 
 def end_with_parent(parent: int) -> None:

@@ -18,6 +18,7 @@ from tinyport.host.console import CommandLine, UsageError, emit, format_time, ou
 
 #: shown in their own columns
 _COLUMNS = ("id", "time", "code", "event", "user", "node", "cluster", "received", "node_uuid", "proxy_uuid")
+_MOMENTS = ("expires", "until")
 #: how many events are shown, at the start of -f, and at most (the server's own bound)
 SHOWN, FOLLOWED, MOST = 200, 10, 1000
 # Auth says every 10 s that it is alive.
@@ -104,18 +105,34 @@ def _print(args: argparse.Namespace, events: list[dict[str, Any]]) -> None:
 
 def event_line(event: dict[str, Any]) -> str:
     """An event for people: when, what, who, where, and whatever else it says. All of it may be hostile text."""
-    stamp = event.get("time")
-    when = format_time(stamp) if isinstance(stamp, (int, float)) else "-"
-    subject = printable(str(event.get("user") or "-"), 40)
-    node = printable(str(event.get("node") or event.get("target") or "-"), 40)
+    name = printable(str(event.get("event")), 30)
+    code = printable(str(event.get("code")), 10)
     rest = " ".join(
-        f"{key}={printable(str(value), 120)}"
+        f"{printable(key, 40)}={_value(key, value)}"
         for key, value in event.items()
         if key not in _COLUMNS and value is not None
     )
-    name = printable(str(event.get("event")), 30)
-    code = printable(str(event.get("code")), 10)
-    return f"{when}  {code:<7} {name:<18} {subject:<12} {node:<16} {rest}".rstrip()
+    columns = f"{_time(event.get('time'))}  {code:<7} {name:<18} {_name(event.get('user')):<12}"
+    return f"{columns} {_name(event.get('node')):<16} {rest}".rstrip()
+
+
+def _name(value: object) -> str:
+    return printable(value, 40) if isinstance(value, str) and value else "-"
+
+
+def _time(value: object) -> str:
+    return format_time(value) if isinstance(value, (int, float)) else "-"
+
+
+def _value(key: str, value: object) -> str:
+    """A word, or quoted JSON when it is more than one."""
+    if key in _MOMENTS and isinstance(value, (int, float)):
+        return f'"{_time(value)}"'
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    shown = printable(text, 200)
+    return json.dumps(shown, ensure_ascii=False) if " " in shown or not shown else shown
 
 
 def _sessions(args: argparse.Namespace) -> int:
