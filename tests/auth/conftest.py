@@ -222,9 +222,7 @@ class AuthServer:
         return Client(lambda: _UnixConnection(self.addresses.socket))
 
     def bearer(self, cert_pem: str, key: Any) -> Client:
-        context = client_context(
-            self.tls_cas, alpn=["tinyport-auth"], cert_pem=cert_pem, key_pem=private_pem(key)
-        )
+        context = client_context(self.tls_cas, alpn=["tinyport-auth"], cert_pem=cert_pem, key_pem=private_pem(key))
         return Client(lambda: self._https(context))
 
     def _https(self, context: Any) -> http.client.HTTPConnection:
