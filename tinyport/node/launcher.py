@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import random
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ def run(settings: NodeSettings) -> NoReturn:
     os.pwrite(descriptor, json.dumps(configuration).encode(), 0)
     for inherited in (*view, *([] if settings.ready_fd is None else [settings.ready_fd])):
         os.set_inheritable(inherited, True)
+    _no_core_dumps()
     argv = light_arguments("tinyport.node.monitor", call=f"main({descriptor})")
     os.execv(argv[0], argv)
 
@@ -130,6 +132,12 @@ def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int,
         "ready_file": None if settings.ready_file is None else str(settings.ready_file),
         "ready_fd": settings.ready_fd,
     }
+
+
+def _no_core_dumps() -> None:
+    """Core files of link would hold the TLS key. The soft limit only: a user may raise it again in a session."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _service_user(name: str | None, log: Log) -> dict[str, int] | None:

@@ -316,7 +316,6 @@ def run(config: dict[str, object], identity: dict[str, object], given: Inherited
     name_process("tinyport-link")
     link = Link(config, identity, given, log)
     os.close(given.secret)
-    _no_core_dumps()
     user = config["user"]
     if isinstance(user, dict):
         _become(int(user["uid"]), int(user["gid"]))
@@ -333,13 +332,6 @@ def _become(uid: int, gid: int) -> None:
     except PermissionError:
         return
     raise SystemExit("link could not give up its privileges")
-
-
-def _no_core_dumps() -> None:
-    # They would hold the TLS key. A changed user id forbids them already; an unprivileged node changes none.
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _stated_time(signed: dict[str, object]) -> float | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
@@ -16,7 +15,7 @@ from tinyport.link import websocket
 from tinyport.link.httphead import parse_head
 from tinyport.link.tlsstream import TlsStream
 from tinyport.node.link_connect import Connect, proxy_for
-from tinyport.node.loop import Loop
+from tinyport.node.loop import Loop, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -331,7 +330,7 @@ class Tunnel:
         least, most = FIRST_WAIT
         longest = min(most * 2**self._failures, LONGEST_WAIT)
         self._failures = min(self._failures + 1, 16)
-        return random.uniform(least, longest)  # noqa: S311 - spreads a fleet, guards nothing
+        return spread(least, longest)
 
     def _again(self, wait: float) -> None:
         self._set_timer(wait, self._begin)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+def spread(least: float, most: float) -> float:
+    """A random number of seconds between two. The ``random`` module would cost 0.2 MB for this."""
+    return least + (most - least) * int.from_bytes(os.urandom(4), "big") / 2**32
+
+
 class Timer:
     """A call in the future; ``cancel`` any number of times."""
 

@@ -17,7 +17,7 @@ import time
 
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.core.names import format_address
-from tinyport.host.files import write_private
+from tinyport.host.files import read_limited, write_private
 from tinyport.host.logging_line import Log
 from tinyport.node import identity_view, monitor_status
 from tinyport.node.ipc import Channel, pair
@@ -88,9 +88,7 @@ class Monitor:
             cluster=self._public["cluster"],
             listen=",".join(self._addresses()) or "tunnel",
         )
-        # Whatever is there now stays, so that the garbage collector does not write to the pages shared with link.
-        gc.collect()
-        gc.freeze()
+        _preload()
         self._start_link()
         self._renewal.start()
         period = monitor_status.watchdog_period()
@@ -151,6 +149,7 @@ class Monitor:
             os.close(self._view[0])
             from tinyport.node import link
 
+            # Loaded before the fork already, see _preload.
             given = link.Inherited(channel, self._listeners, self._view[1], spool, versions)
             level, format = _log_words(self._config)
             link.run(self._config, self._public, given, Log("node.link", level, format))
@@ -353,8 +352,8 @@ class Monitor:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. ``::`` serves IPv4, too, and becomes IPv4 alone where there is no IPv6. OperatorError names
-    the address and what is wrong.
+    """A listening TCP socket. ``::`` serves IPv4, too, and becomes IPv4 alone where there is no IPv6. OperatorError
+    names the address and what is wrong.
     """
     where = format_address(host, port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -381,6 +380,19 @@ def listen(host: str, port: int) -> socket.socket:
     return stream
 
 
+def _preload() -> None:
+    """Load what link needs into pages that both share: 2 MB less than when link loads it. Nothing of it runs here;
+    docs/decisions/0005-the-monitor-loads-links-code.md.
+    """
+    import hashlib  # noqa: F401 - the tunnel's handshake needs it
+
+    import tinyport.node.link  # noqa: F401
+
+    # Whatever is there now stays, so that the garbage collector does not write to the shared pages.
+    gc.collect()
+    gc.freeze()
+
+
 def _lock(folder: int) -> None:
     """One monitor for one folder. Waits a moment for a predecessor that is stopping."""
     end = time.monotonic() + LOCK_LIMIT
@@ -398,10 +410,9 @@ def _lock(folder: int) -> None:
 
 def _document_versions(folder: str) -> dict[str, tuple[int, int]]:
     """What the documents on the disk claim to be, for the tunnel's hello. The keeper alone judges them."""
-    from tinyport.host.files import read_limited
     from tinyport.node.link_documents import peek
 
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for kind in ("policy", "node"):
         try:
             claimed = peek(json.loads(read_limited(f"{folder}/{kind}.json", MAX_DOCUMENT_FILE)))

@@ -1,4 +1,4 @@
-"""The keeper as its parent sees it: started when link asks, given to link, started again. Light: the monitor loads it."""
+"""The keeper as its parent sees it: started when link asks, given to link, started again. Light: monitor loads it."""
 
 from __future__ import annotations
 

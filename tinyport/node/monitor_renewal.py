@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 
 from tinyport.core.errors import TinyportError
 from tinyport.node import identity_view
-from tinyport.node.loop import Loop
+from tinyport.node.loop import Loop, spread
 from tinyport.node.python_process import arguments, spawn
 
 TYPE_CHECKING = False
@@ -124,7 +123,7 @@ class Renewal:
 
     def _failed(self, reason: str) -> None:
         self._clear()
-        pause = random.uniform(self._pause / 2, self._pause)  # noqa: S311 - spreads a fleet, guards nothing
+        pause = spread(self._pause / 2, self._pause)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         self._not_before = time.monotonic() + pause
         self._log.warning("the certificate could not be renewed", reason=reason, next_try=f"{pause:.0f}s")

@@ -40,7 +40,8 @@ def arguments(module: str, path: Sequence[str], *, call: str = "main()") -> list
 def light_arguments(module: str, *, call: str) -> list[str]:
     """As ``arguments``, with the standard library and our own package alone."""
     code = f"import sys; sys.path.append({package_root()!r}); from {module} import main; {call}"
-    return [sys.executable, "-I", "-S", "-c", code]
+    # Without the columns of the source in each code object, which tracebacks underline: 0.2 MB less.
+    return [sys.executable, "-I", "-S", "-X", "no_debug_ranges", "-c", code]
 
 
 def environment() -> dict[str, str]:
