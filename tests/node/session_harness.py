@@ -113,7 +113,7 @@ class Authority:
             now=int(time.time()),
             ttl=3600,
         )
-        texts = {name: "-" for name in ("tls_key", "tls_certificate", "server")}
+        texts = dict.fromkeys(("tls_key", "tls_certificate", "server"), "-")
         lists: dict[str, list[str]] = {name: [] for name in ("tls_cas", "proxies", "ca_pins")}
         identity: dict[str, object] = {
             **texts,

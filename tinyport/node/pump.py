@@ -5,9 +5,10 @@ output or a child closes its input early. Here both directions are counted by ha
 
 - towards the process: data and EOF may come before the descriptors do, and wait; what the process does not take pauses
   the channel; EOF closes its standard input after the last byte; a closed standard input swallows the rest.
-- towards the client: nothing is read while the channel's buffer is full; EOF is sent when both outputs have ended; the
-  exit status goes out when the process has ended *and* its outputs were read to their end. A terminal is read until it
-  is empty then, as background jobs may keep it open (as sshd does both).
+- towards the client: nothing is read while the channel's buffer is full; EOF and the exit status go out when the
+  process has ended *and* its outputs were read to their end. A terminal is read until it is empty then, as background
+  jobs may keep it open (as sshd does). EOF does not go out before: a client that shares its connection closes the
+  channel at EOF, asyncssh confirms that at once, and the exit status would have nowhere to go.
 """
 
 from __future__ import annotations
@@ -187,11 +188,7 @@ class Pump:
         self._maybe_finish()
 
     def _maybe_finish(self) -> None:
-        if self._done or not self._attached or self._outputs:
-            return
-        if self._exit is None:
-            # Both outputs have ended; the process goes on.
-            self._send(self._channel.write_eof)
+        if self._done or not self._attached or self._outputs or self._exit is None:
             return
         self._done = True
         status, signal, core = self._exit
