@@ -79,9 +79,11 @@ class NodeConnection(asyncssh.SSHServerConnection):
         self._greeting = str(serve.get("banner") or "")
         self._gone = gone
         self._is_over = False
+        # The plain key is named first: dropbear's client guesses it, and asyncssh does not count the host key algorithm
+        # when it judges a guess (RFC 4253 section 7). The client's order decides which one is used.
         self._keys = {
-            CERTIFICATE_ALGORITHM: base64.b64decode(str(serve["host_certificate"])),
             PLAIN_ALGORITHM: base64.b64decode(str(serve["host_key"])),
+            CERTIFICATE_ALGORITHM: base64.b64decode(str(serve["host_certificate"])),
         }
         limits = cast("dict[str, Any]", serve["limits"])
         self._max_sessions = int(limits["sessions"])

@@ -1,0 +1,146 @@
+"""OpenSSH's programs against our node, through the proxy and straight."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_program
+from tests.interop.conftest import Peer
+from tests.scenarios.cluster import text, wait_for
+
+
+@pytest.fixture(params=["through the proxy", "straight"])
+def options(request: pytest.FixtureRequest, peer: Peer) -> list[str]:
+    need_program("ssh")
+    return peer.direct if request.param == "straight" else peer.via_proxy
+
+
+def ssh(peer: Peer, *words: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return peer.cluster.run("ssh", *words, home=peer.user, input=input)
+
+
+def test_commands_streams_and_status(peer: Peer, options: list[str]) -> None:
+    data = os.urandom(4_000_000)
+    done = ssh(peer, *options, peer.destination, "cat; echo problem >&2; exit 9", input=data)
+    assert (done.returncode, done.stderr) == (9, b"problem\n"), text(done)
+    assert done.stdout == data
+
+
+def test_a_command_that_ends_by_a_signal(peer: Peer, options: list[str]) -> None:
+    # RFC 4254 6.10: exit-signal; OpenSSH's client then ends with 255.
+    done = ssh(peer, *options, peer.destination, "kill -TERM $$")
+    assert done.returncode == 255, text(done)
+
+
+def test_a_terminal(peer: Peer, options: list[str]) -> None:
+    done = ssh(peer, *options, "-tt", peer.destination, "tty && stty -echo && exit 4")
+    assert done.returncode == 4, text(done)
+    assert b"/dev/pts/" in done.stdout
+
+
+def test_a_background_job_does_not_hang_the_connection(peer: Peer, options: list[str]) -> None:
+    done = ssh(peer, *options, peer.destination, "sleep 600 >/dev/null 2>&1 </dev/null & echo started")
+    assert (done.returncode, done.stdout) == (0, b"started\n"), text(done)
+
+
+def test_only_harmless_variables_pass(peer: Peer, options: list[str]) -> None:
+    words = [*options, "-o", "SetEnv=LC_TINYPORT=yes LD_PRELOAD=/evil BASH_ENV=/evil", peer.destination]
+    done = ssh(peer, *words, "echo $LC_TINYPORT:$LD_PRELOAD:$BASH_ENV")
+    assert done.stdout == b"yes::\n", text(done)
+
+
+def test_sftp_moves_a_folder(peer: Peer, options: list[str], tmp_path: Path) -> None:
+    need_program("sftp")
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    for name in ("a", "inner/b"):
+        (tree / name).write_bytes(os.urandom(70_000))
+    target = tmp_path / "target"
+    target.mkdir()
+    batch = f"cd {target}\nput -r {tree}\nrename tree moved\nget -r moved {tmp_path}/back\nls -l moved\n"
+    words = [word if word != "-p" else "-P" for word in options]
+    done = peer.cluster.run("sftp", *words, "-b", "-", peer.destination, home=peer.user, input=batch)
+    assert done.returncode == 0, text(done)
+    for name in ("a", "inner/b"):
+        assert (tmp_path / "back" / name).read_bytes() == (tree / name).read_bytes()
+
+
+def test_many_sessions_in_one_connection(peer: Peer, options: list[str], tmp_path: Path) -> None:
+    control = tmp_path / "c"
+    shared = [*options, "-o", f"ControlPath={control}"]
+    master = subprocess.Popen(
+        ["ssh", *shared, "-o", "ControlMaster=yes", "-N", peer.destination], env=peer.cluster.env(peer.user)
+    )
+    try:
+        wait_for("the master", control.exists)
+        running = [
+            subprocess.Popen(
+                ["ssh", *shared, peer.destination, f"cat >/dev/null; echo {number}; exit {number}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=peer.cluster.env(peer.user),
+            )
+            # OpenSSH's MaxSessions is 10; ours is higher.
+            for number in range(20)
+        ]
+        for number, process in enumerate(running):
+            out, _ = process.communicate(b"x" * 10_000, timeout=60)
+            assert (process.returncode, out) == (number, b"%d\n" % number)
+    finally:
+        master.terminate()
+        master.wait(30)
+
+
+def test_a_key_without_a_certificate_is_refused_in_words(peer: Peer, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    words = [
+        "-F",
+        "none",
+        "-i",
+        str(key),
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "IdentityAgent=none",
+        "-o",
+        "BatchMode=yes",
+    ]
+    known = [word for word in peer.config.read_text().split() if word.endswith("known_hosts")]
+    alias = ["-o", f"HostKeyAlias={peer.name}", "-o", f"UserKnownHostsFile={known[0].strip(chr(34))}", "-p", peer.port]
+    done = ssh(peer, *words, *alias, f"{peer.cluster.login_name}@{peer.host}", "true")
+    assert done.returncode == 255
+    assert b"Permission denied (publickey)" in done.stderr, text(done)
+
+
+def test_rsync(peer: Peer, tmp_path: Path) -> None:
+    need_program("rsync")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "f").write_bytes(os.urandom(200_000))
+    command = " ".join(["ssh", *peer.via_proxy])
+    for _ in range(2):
+        words = ("rsync", "-a", "-e", command, f"{source}/", f"{peer.destination}:{tmp_path}/copy/")
+        done = peer.cluster.run(*words, home=peer.user)
+        assert done.returncode == 0, text(done)
+    assert (tmp_path / "copy/f").read_bytes() == (source / "f").read_bytes()
+
+
+def test_git(peer: Peer, tmp_path: Path) -> None:
+    need_program("git")
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    env = {"GIT_SSH_COMMAND": " ".join(["ssh", *peer.via_proxy]), "GIT_CONFIG_GLOBAL": "/dev/null"}
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for words in (
+        ["git", "init", "-q", str(origin)],
+        ["git", "-C", str(origin), *author, "commit", "-q", "--allow-empty", "-m", "first"],
+        ["git", "clone", "-q", f"{peer.destination}:{origin}", str(clone)],
+    ):
+        done = peer.cluster.run(*words, home=peer.user, env=env)
+        assert done.returncode == 0, text(done)
+    log = peer.cluster.run("git", "-C", clone, "log", "--format=%s", home=peer.user)
+    assert log.stdout == b"first\n"
