@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import pwd
@@ -15,7 +16,7 @@ from typing import Any
 from tinyport.admin import config_file
 from tinyport.admin.local_cluster import LocalCluster, listening_address
 from tinyport.admin.supervisor import Stopped, Supervisor, pids
-from tinyport.core.certificate import public_line
+from tinyport.admin.tctl_auth import sign_user
 from tinyport.core.config import PROXY_PORT, Config
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.names import check_login
@@ -24,7 +25,6 @@ from tinyport.host.files import private_folder, write_private
 from tinyport.host.logging_line import Log
 from tinyport.host.machine import LOOPBACK, api_socket, nodename
 from tinyport.link.api import AuthClient
-from tinyport.link.login_keys import LoginKeys
 
 CLUSTER_NAME = "tinyport.local"
 ADMIN = "admin"
@@ -48,10 +48,11 @@ def default_folder() -> Path:
 def run(args: argparse.Namespace) -> int:
     """Start everything, say what to type next, serve until SIGTERM."""
     folder = Path(args.data_dir or default_folder()).absolute()
+    private_folder(folder)
+    lock = _only_one(folder)
     if args.ready_file:
         # Whoever waits for it must not find the one of the last time.
         Path(args.ready_file).unlink(missing_ok=True)
-    private_folder(folder)
     path = folder / "tinyport.toml"
     document = _document(path, folder, args.listen)
     level = "debug" if args.debug else "warning"
@@ -66,7 +67,21 @@ def run(args: argparse.Namespace) -> int:
         pass
     finally:
         supervisor.stop()
+        os.close(lock)
     return 0
+
+
+def _only_one(folder: Path) -> int:
+    """The folder's lock, held until the descriptor is closed. OperatorError when another quickstart has it."""
+    descriptor = os.open(folder / "quickstart.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OperatorError(
+            f"another quickstart is running in {folder}", hint="stop it, or choose another --data-dir"
+        ) from None
+    return descriptor
 
 
 def _serve(cluster: LocalCluster, supervisor: Supervisor, folder: Path, ready_file: str | None) -> None:
@@ -160,16 +175,7 @@ def _administrator(client: AuthClient, config: Config, folder: Path) -> Path:
     except TinyportError as error:
         if error.code != "exists":
             raise
-    keys = LoginKeys(ADMIN)
-    request = {
-        "user": ADMIN,
-        "ssh_public_key": public_line(keys.ssh_public_blob),
-        "tls_csr": keys.tls_csr,
-        "ttl": ADMIN_LIFE,
-    }
-    answer = client.request("POST", "/v1/sign", request)
-    proxy = config.proxy.public_addr[0]
-    user_identity.save(path, user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key))
+    user_identity.save(path, sign_user(client, ADMIN, ADMIN_LIFE, config.proxy.public_addr[0]))
     return path
 
 

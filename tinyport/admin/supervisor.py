@@ -32,6 +32,8 @@ STEADY = 60.0
 #: How long a role may take to end after SIGTERM before it is killed.
 STOP_LIMIT = 15.0
 _MAX_LINE = 64 * 1024
+# Whatever happens wakes us; this is only what poll() is given.
+_FOR_EVER = 3600.0
 
 #: (role, task) → (pid, descriptor on which the ready line comes)
 Spawn = Callable[[str, Task], "tuple[int, int]"]
@@ -95,9 +97,10 @@ class Supervisor:
         self._launch(role)
         end = None if limit is None else time.monotonic() + limit
         while not role.served:
-            if end is not None and time.monotonic() > end:
+            left = _FOR_EVER if end is None else end - time.monotonic()
+            if left <= 0:
                 raise OperatorError(f"{name} did not start to serve within {limit:.0f} s")
-            self.pause(1.0)
+            self.pause(left)
         return role.answer
 
     def retask(self, name: str, task: Task) -> None:
@@ -114,7 +117,7 @@ class Supervisor:
     def watch(self) -> None:
         """Keep the roles running until SIGTERM or SIGINT."""
         while not self._stopping:
-            self._turn(60.0)
+            self._turn(_FOR_EVER)
 
     def _launch(self, role: Role) -> None:
         role.pid, role.ready_fd = self._spawn(role.name, role.task)

@@ -15,6 +15,8 @@ from tinyport.core.signatures import Ed25519Key
 from tinyport.host import user_identity
 from tinyport.host.console import CommandLine, emit, output_options
 from tinyport.host.files import write_private, write_public
+from tinyport.host.user_identity import UserIdentity
+from tinyport.link.api import AuthClient
 from tinyport.link.login_keys import LoginKeys
 
 
@@ -72,20 +74,30 @@ def _sign(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if args.host is not None:
         return _sign_host(args, output, ttl)
-    keys = LoginKeys(check_user(args.user))
-    request = body(user=args.user, ssh_public_key=public_line(keys.ssh_public_blob), tls_csr=keys.tls_csr, ttl=ttl)
     with connect(args) as client:
-        answer = client.request("POST", "/v1/sign", request)
-        proxy = args.proxy or public_proxy(client)
-    if args.format == "openssh":
-        _write_openssh(output, keys.ssh_key, keys.ssh_public_blob, str(answer.get("ssh_certificate")))
-        return 0
-    if proxy is None:
-        raise OperatorError("no proxy has joined that the identity file could name", hint="give --proxy HOST:PORT")
-    identity = user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key)
+        if args.format == "openssh":
+            keys, answer = _certified(client, args.user, ttl)
+            _write_openssh(output, keys.ssh_key, keys.ssh_public_blob, str(answer.get("ssh_certificate")))
+            return 0
+        proxy = public_proxy(client)
+        if proxy is None:
+            raise OperatorError("no proxy has joined that an identity file could name", hint="start one first")
+        identity = sign_user(client, args.user, ttl, proxy)
     user_identity.save(output, identity)
     print(f"{output}: identity of {printable(args.user)}; use it with tsh -i {output}")
     return 0
+
+
+def sign_user(client: AuthClient, user: str, ttl: int | None, proxy: str) -> UserIdentity:
+    """A user's identity with keys that are made here. ``ttl``: seconds; ``proxy``: where the cluster is reached."""
+    keys, answer = _certified(client, user, ttl)
+    return user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key)
+
+
+def _certified(client: AuthClient, user: str, ttl: int | None) -> tuple[LoginKeys, dict[str, object]]:
+    keys = LoginKeys(check_user(user))
+    request = body(user=user, ssh_public_key=public_line(keys.ssh_public_blob), tls_csr=keys.tls_csr, ttl=ttl)
+    return keys, client.request("POST", "/v1/sign", request)
 
 
 def _sign_host(args: argparse.Namespace, output: Path, ttl: int | None) -> int:

@@ -1,0 +1,298 @@
+"""The tinyport command without its daemons: configuration, status, installing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.admin.conftest import PIN, TOKEN, Ran
+from tinyport.admin import config_file, install, units
+from tinyport.admin.main import build_parser, main
+from tinyport.admin.start_command import notify, overridden
+from tinyport.admin.status_command import ask_monitor, node_lines
+from tinyport.core.errors import OperatorError, TinyportError
+
+NOW = 1_800_000_000.0
+PACKAGED = Path(__file__).parents[2] / "packaging" / "systemd"
+
+
+@pytest.fixture
+def tinyport(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> Ran:
+        status = main(list(words))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Ran(status, out, err)
+
+    return run
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    return build_parser().parse_args(["start", *words])
+
+
+# ------------------------------------------------------------------ configuration
+
+
+def test_the_command_line_is_put_over_the_file(tmp_path: Path) -> None:
+    document = {"tinyport": {"nodename": "a", "log": {"format": "json"}}, "auth": {"cluster_name": "c"}, "node": {}}
+    args = parsed(
+        *("--roles=node", "--server", "h:1", "--token", TOKEN, "--ca-pin", PIN, "--nodename", "b"),
+        *("--labels", "x=y,z=", "--data-dir", "d", "-d"),
+    )
+    assert overridden(document, args) == {
+        "tinyport": {
+            "nodename": "b",
+            "log": {"format": "json", "level": "debug"},
+            "data_dir": os.path.abspath("d"),
+            "server": "h:1",
+            "ca_pin": [PIN],
+            "token": TOKEN,
+        },
+        "auth": {"cluster_name": "c", "enabled": False},
+        "node": {"enabled": True, "labels": {"x": "y", "z": ""}},
+    }
+    assert overridden({}, parsed("--token", "./token"))["tinyport"]["token"] == {"path": os.path.abspath("token")}
+
+
+def test_sections_that_are_none_are_left_for_the_check() -> None:
+    with pytest.raises(TinyportError, match="must be a section"):
+        config_file.check(overridden({"tinyport": 7, "node": []}, parsed("--roles=node", "--server", "h:1")), "t")
+
+
+@pytest.mark.parametrize("words", [("--roles=nod",), ("--roles=,",), ("--labels", "x")])
+def test_wrong_usage(words: tuple[str, ...], tinyport: Any) -> None:
+    ran = tinyport("start", *words)
+    assert ran.status == 2
+    assert "hint" in ran.err
+
+
+def test_nothing_to_start(tinyport: Any) -> None:
+    ran = tinyport("start")
+    assert ran.status == 1
+    assert "no role is enabled" in ran.err
+
+
+def test_a_node_that_is_not_told_where_its_cluster_is(tinyport: Any, tmp_path: Path) -> None:
+    ran = tinyport("start", "--roles=node", "--data-dir", str(tmp_path))
+    assert ran.status == 1
+    assert "not told where its cluster is" in ran.err
+
+
+def test_check_config_names_every_problem(tinyport: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text('[tinyport]\nnodname = "x"\n[node]\nworker_idle = "soon"\n')
+    ran = tinyport("check-config", str(path))
+    assert ran.status == 1
+    assert [line.split(": ")[1] for line in ran.err.splitlines()] == ["error", "error"]
+    assert f"{path}: tinyport.nodname: unknown key; did you mean 'nodename'?" in ran.err
+    path.write_text("[node]\nenabled = true\n")
+    assert tinyport("check-config", str(path)).out == f"{path}: good; roles: node\n"
+
+
+@pytest.mark.parametrize(("data", "said"), [(b"[node", "t.toml"), (b"\xff\xfe", "is not UTF-8")])
+def test_a_file_that_is_no_toml(data: bytes, said: str, tinyport: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_bytes(data)
+    ran = tinyport("check-config", str(path))
+    assert (ran.status, said in ran.err) == (1, True)
+
+
+def test_a_file_that_is_not_there(tinyport: Any) -> None:
+    ran = tinyport("check-config", "/nowhere/t.toml")
+    assert (ran.status, "cannot read /nowhere/t.toml: no such file" in ran.err) == (1, True)
+
+
+def test_configure_writes_what_it_can_read(tinyport: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tinyport.toml"
+    words = (
+        "--roles",
+        "node",
+        "--server",
+        "h:443",
+        "--token",
+        TOKEN,
+        "--ca-pin",
+        PIN,
+        "--labels",
+        'm="x\\',
+    )
+    assert tinyport("configure", *words, "--nodename", "pi-{serial}", "-o", str(path)).status == 0
+    config = config_file.load(path)
+    assert (config.roles, config.tinyport.token, config.tinyport.server) == (("node",), TOKEN, ("h", 443))
+    assert config.node.labels == {"m": '"x\\'}
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = tinyport("configure", *words, "-o", str(path))
+    assert (again.status, "is there already" in again.err) == (1, True)
+
+
+def test_configure_for_a_server(tinyport: Any, tmp_path: Path) -> None:
+    words = ("--roles", "auth,proxy", "--cluster-name", "farm.example", "--public-addr", "port.example.com:443")
+    text = tinyport("configure", *words).out
+    config = config_file.check(config_file.parse_toml(text, "t"), "t")
+    assert config.roles == ("auth", "proxy")
+    assert config.proxy.public_addr == ("port.example.com:443",)
+    # Every example in it is a good one as well.
+    lines = [line.removeprefix("# ").partition("  # ")[0] for line in text.splitlines()]
+    shown = "\n".join(line for line in lines if "path" not in line).replace("sha256:...", PIN)
+    config_file.check(config_file.parse_toml(shown, "t"), "t")
+
+
+def test_configure_refuses_what_would_not_be_read(tinyport: Any) -> None:
+    ran = tinyport("configure", "--roles", "node", "--ca-pin", "sha256:12", "--nodename", "A B")
+    assert ran.status == 1
+    assert ran.err.count("error") == 2
+    assert ran.out == ""
+
+
+# ------------------------------------------------------------------ status
+
+
+STATUS = {
+    "version": "0.1.0",
+    "name": "greenhouse",
+    "uuid": "0c9a7f4e-0000-4000-8000-000000000001",
+    "cluster": "farm.example",
+    "tunnel": {"tunnel": "up", "since": NOW - 200, "server": "port.example.com:443", "reason": None},
+    "listen": ["[::]:3022"],
+    "valid_before": NOW + 6 * 86400,
+    "generation": 3,
+    "skew": -120.0,
+    "pids": {"monitor": 10, "link": 11, "keeper": None, "workers": []},
+    "memory": {"10": {"pss": 6_000_000, "private": 4_000_000}, "11": {"pss": 5_500_000, "private": 3_300_000}},
+}
+
+
+def test_the_status_of_a_node_in_words() -> None:
+    assert node_lines(STATUS, NOW) == [
+        "node:         greenhouse 0c9a7f4e-0000-4000-8000-000000000001",
+        "cluster:      farm.example",
+        "tunnel:       up since 3 minutes ago, through port.example.com:443",
+        "listens:      [::]:3022",
+        "certificate:  generation 3, ends in 6 days",
+        "clock:        2 minutes behind the cluster's",
+        "processes:    monitor 10, link 11",
+        "memory:       11.5 MB (PSS), 7.3 MB private",
+        "version:      0.1.0",
+    ]
+
+
+@pytest.mark.parametrize("status", [{}, {"tunnel": 7, "memory": {"1": "x"}, "pids": [], "skew": "x", "listen": None}])
+def test_a_status_of_another_version_is_shown_all_the_same(status: dict[str, object]) -> None:
+    assert len(node_lines(status, NOW)) == 9
+
+
+def test_asking_a_monitor(tmp_path: Path, tinyport: Any) -> None:
+    # Longer than an address has room for.
+    data_dir = tmp_path / ("x" * 100)
+    (data_dir / "node").mkdir(parents=True)
+    folder = os.open(data_dir / "node", os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"/proc/self/fd/{folder}/monitor.sock")
+        listener.listen()
+
+        def answer() -> None:
+            stream, _ = listener.accept()
+            with stream:
+                stream.sendall(b'{"name": "greenhouse"}')
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        ran = tinyport("status", "--data-dir", str(data_dir), "--format", "json")
+        thread.join()
+    os.close(folder)
+    assert ran.json == {"name": "greenhouse"}
+    with pytest.raises(TinyportError, match="no node is running"):
+        ask_monitor(data_dir)
+    assert "there is no node" in tinyport("status", "--data-dir", str(tmp_path)).err
+
+
+def test_the_status_of_a_session(tinyport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 5000 10.0.0.7 22")
+    monkeypatch.setenv("TINYPORT_USER", "alice\x1b[31m")
+    monkeypatch.setenv("TINYPORT_NODE", "greenhouse")
+    out = tinyport("status").out
+    assert "\x1b" not in out
+    assert "node:" in out
+    assert "greenhouse" in out
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("READY=1")
+        assert listener.recv(100) == b"READY=1"
+    notify("READY=1")
+
+
+def test_version(tinyport: Any) -> None:
+    assert tinyport("version", "--format", "json").json["version"] == tinyport("version").out.split()[1]
+
+
+# ------------------------------------------------------------------ install
+
+
+def test_the_packaged_units_are_these() -> None:
+    made = units.units(("auth", "proxy", "node"))
+    assert {path.name: path.read_text() for path in PACKAGED.glob("*.service")} == made
+
+
+def test_the_units_are_good_ones(tmp_path: Path) -> None:
+    from tests.conftest import need_program
+
+    analyze = need_program("systemd-analyze")
+    for name, text in units.units(("auth", "proxy", "node"), program="/bin/true").items():
+        (tmp_path / name).write_text(text)
+    paths = [str(path) for path in tmp_path.glob("*.service")]
+    done = subprocess.run([analyze, "verify", "--man=no", *paths], capture_output=True, text=True, check=False)
+    about_ours = [line for line in done.stderr.splitlines() if "tinyport" in line]
+    assert about_ours == []
+
+
+def test_installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[list[str]] = []
+    monkeypatch.setattr(units, "ACCOUNT", pwd.getpwuid(os.getuid()).pw_name)
+    config = tmp_path / "tinyport.toml"
+    config.touch(0o600)
+    found = units.units(("auth", "node"), "/opt/tinyport/bin/tinyport", str(config))
+    install.install(found, config, tmp_path, lambda words: done.append(list(words)))
+    assert (
+        f"ExecStart=/opt/tinyport/bin/tinyport start --roles=auth -c {config}" in (tmp_path / units.SERVER).read_text()
+    )
+    assert f"start --roles=node -c {config}" in (tmp_path / units.NODE).read_text()
+    assert config.stat().st_mode & 0o777 == 0o640
+    assert [words[:2] for words in done] == [["systemctl", word] for word in ("daemon-reload", "enable", "restart")]
+
+
+def test_an_account_is_made_for_what_faces_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "ACCOUNT", "no-such-account")
+    done: list[Sequence[str]] = []
+    install.install(units.units(("node",)), tmp_path / "t.toml", tmp_path, done.append)
+    assert done[0][0] == "useradd"
+    assert done[0][-1] == "no-such-account"
+
+
+def test_what_cannot_be_installed(tmp_path: Path, tinyport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text("")
+    assert "enables no role" in tinyport("install", "-c", str(path)).err
+    path.write_text('[tinyport]\ndata_dir = "/srv"\n[auth]\ncluster_name = "c"\n')
+    assert "the server's unit keeps its data in /var/lib/tinyport" in tinyport("install", "-c", str(path)).err
+    assert "there is no" in tinyport("install").err
+    with pytest.raises(OperatorError, match="name simply"):
+        install._safe("/opt/50%/tinyport")
+    path.write_text("[node]\nlisten = []\n")
+    monkeypatch.setattr(install, "_program", lambda: "/usr/bin/tinyport")
+    monkeypatch.setattr(install, "SYSTEMD_RUNS", tmp_path / "nowhere")
+    assert "does not run systemd" in tinyport("install", "-c", str(path)).err
+    assert "# /etc/systemd/system/tinyport-node.service\n" in tinyport("install", "-c", str(path), "--print").out

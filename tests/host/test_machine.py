@@ -1,0 +1,67 @@
+"""What this machine is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyport.core.config import Config, General
+from tinyport.core.errors import OperatorError
+from tinyport.core.names import check_node
+from tinyport.host import machine
+
+
+def named(template: str) -> str:
+    return machine.nodename(Config(tinyport=General(nodename=template)))
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("Greenhouse_7.local", "greenhouse-7.local"),
+        ("-pi-.", "pi"),
+        ("", "node"),
+        ("0c9a7f4e-0000-4000-8000-000000000001", "node"),
+        ("x" * 80, "x" * 63),
+        ("größe", "gr--e"),
+    ],
+)
+def test_a_host_name_is_made_to_fit(host: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    assert machine.nodename(Config()) == name
+
+
+@given(st.text(max_size=100))
+def test_any_host_name_becomes_a_name(host: str) -> None:
+    assert check_node(machine._from_hostname(host))
+
+
+def test_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "serial").write_bytes(b"10000000ABCDEF01\0")
+    (tmp_path / "eth0").mkdir()
+    (tmp_path / "eth0" / "address").write_text("DC:A6:32:00:00:01\n")
+    (tmp_path / "lo").mkdir()
+    (tmp_path / "lo" / "address").write_text("00:00:00:00:00:00\n")
+    monkeypatch.setattr(machine, "_SERIAL_FILES", (str(tmp_path / "gone"), str(tmp_path / "serial")))
+    monkeypatch.setattr(machine, "_INTERFACES", tmp_path)
+    assert named("pi-{serial}") == "pi-10000000abcdef01"
+    assert named("{mac}.shed") == "dca632000001.shed"
+    assert named("plain") == "plain"
+
+
+def test_a_machine_without_what_the_template_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_SERIAL_FILES", ())
+    monkeypatch.setattr(machine, "_INTERFACES", tmp_path)
+    with pytest.raises(OperatorError, match="no serial number"):
+        named("pi-{serial}")
+    with pytest.raises(OperatorError, match="no network interface"):
+        named("{mac}")
+
+
+def test_listening_everywhere_is_dialled_here() -> None:
+    assert machine.dialable(("0.0.0.0", 1)) == ("127.0.0.1", 1)
+    assert machine.dialable(("::", 1)) == ("::1", 1)
+    assert machine.dialable(("10.0.0.7", 1)) == ("10.0.0.7", 1)
