@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,7 +122,7 @@ class Client:
     def post(self, path: str, body: object = None) -> Answer:
         return self.call("POST", path, {} if body is None else body)
 
-    def lines(self, path: str) -> Iterator[dict[str, Any]]:
+    def lines(self, path: str) -> Generator[dict[str, Any], None, None]:
         """A never-ending answer, line by line; close the generator to leave."""
         connection = self.connect()
         try:

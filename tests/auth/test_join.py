@@ -154,8 +154,8 @@ def test_the_proof_binds_key_challenge_and_request(auth: AuthServer) -> None:
     ]
     for body in wrong:
         assert auth.anyone().post("/v1/join", body).status == 400
-    for challenge in ("", "nonsense", "ü", challenge[:-4] + "AAAA"):
-        answer = auth.anyone().post("/v1/join", {**good, "challenge": challenge})
+    for text in ("", "nonsense", "ü", challenge[:-4] + "AAAA"):
+        answer = auth.anyone().post("/v1/join", {**good, "challenge": text})
         assert answer.status in (400, 401), answer
     auth.clock.now += 121
     stale = auth.anyone().post("/v1/join", good)

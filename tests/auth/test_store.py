@@ -71,11 +71,15 @@ def test_an_error_rolls_back_and_tells_nobody(tmp_path: Path) -> None:
 
     async def work() -> None:
         store = await _with_store(tmp_path)
-        with pytest.raises(ValueError, match="stop"):
+
+        async def fail() -> None:
             async with store.write() as tables:
                 await tables.cluster.set_meta("name", "value")
                 tables.after_commit(lambda: told.append("committed"))
                 raise ValueError("stop")
+
+        with pytest.raises(ValueError, match="stop"):
+            await fail()
         assert await store.read.cluster.meta("name") is None
         async with store.write() as tables:
             tables.after_commit(lambda: told.append("second"))

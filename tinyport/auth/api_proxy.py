@@ -149,11 +149,14 @@ async def _write(service: Service, news: list[Seen], change: Change) -> None:
 
 
 async def _tell(service: Service, tables: WriteTables, came: frozenset[str], went: frozenset[str]) -> None:
-    for event, uuids in (("node.online", came), ("node.offline", went)):
+    # After an outage these are thousands: one chain of events with one signature, not a signature for each.
+    events = []
+    for name, uuids in (("node.online", came), ("node.offline", went)):
         for uuid in sorted(uuids):
             node = await tables.nodes.get(uuid)
             if node is not None:
-                await service.audit.record(tables, event, node=node.name, node_uuid=uuid)
+                events.append(service.audit.event(name, node=node.name, node_uuid=uuid))
+    await service.audit.append(tables, events)
 
 
 async def expire_presence(service: Service) -> None:

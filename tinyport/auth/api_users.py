@@ -76,8 +76,12 @@ async def read_roles(call: Call, tables: WriteTables, held: Sequence[str]) -> tu
 
 
 async def withdraw(call: Call, tables: WriteTables, user: str) -> None:
-    """Certificates that the user has by now count no more. The next ones are dated after this."""
-    await tables.users.set_refuse_before(user, int(call.service.now()) + 1)
+    """Certificates that the user has by now count no more. The next ones are dated after this.
+
+    Dates are whole seconds: withdrawn twice within one, the second time must be later than what was issued between.
+    """
+    held = await tables.users.refused_before(user)
+    await tables.users.set_refuse_before(user, max(int(call.service.now()), held) + 1)
 
 
 async def invite(call: Call, tables: WriteTables, user: str, ttl: int) -> tuple[str, float]:

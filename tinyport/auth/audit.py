@@ -16,13 +16,16 @@ class Audit:
         self._clock = clock
         self._grown = asyncio.Event()
 
+    def event(self, name: str, **fields: object) -> dict[str, object]:
+        """An event of our own, now, for ``append``. Fields that are None are left out."""
+        return event(name, time=self._clock(), cluster=self._authority.cluster, **fields)
+
     async def record(self, tables: WriteTables, name: str, **fields: object) -> None:
-        """One event of our own, now. Fields that are None are left out."""
-        made = event(name, time=self._clock(), **fields)
-        await self.append(tables, [{**made, "cluster": self._authority.cluster}])
+        """Write down one event of our own."""
+        await self.append(tables, [self.event(name, **fields)])
 
     async def append(self, tables: WriteTables, events: Sequence[Mapping[str, object]]) -> None:
-        """Events that are complete already (those of nodes and proxies, stamped)."""
+        """Write down events that are complete."""
         if not events:
             return
         id, hash = await tables.audit.append(events)

@@ -33,6 +33,8 @@ _CLEAN_EVERY = 3600.0
 # asyncio's keep-alive of aiohttp; a proxy's questions come more often, its pool drops what is older.
 _KEEPALIVE = 75.0
 _STOP_SECONDS = 2.0
+# How long the rest of a refused request is read, so that the refusal is not lost in a reset.
+_LINGER_SECONDS = 0.5
 _KEEP_CERTIFICATES = 30 * 86400
 _KEEP_BATCHES = 90 * 86400
 
@@ -92,7 +94,7 @@ async def serve_service(
         access_log=None,
         logger=_silent(),
         keepalive_timeout=_KEEPALIVE,
-        lingering_time=_STOP_SECONDS,
+        lingering_time=_LINGER_SECONDS,
         auto_decompress=False,
         shutdown_timeout=_STOP_SECONDS,
     )
