@@ -119,4 +119,8 @@ def apply_modes(terminal: int, modes: Mapping[int, int]) -> None:
     attributes[_ISPEED] = _SPEEDS.get(modes.get(_TTY_OP_ISPEED, -1), attributes[_ISPEED])
     attributes[_OSPEED] = _SPEEDS.get(modes.get(_TTY_OP_OSPEED, -1), attributes[_OSPEED])
     attributes[_CC] = characters
-    termios.tcsetattr(terminal, termios.TCSANOW, attributes)
+    try:
+        termios.tcsetattr(terminal, termios.TCSANOW, attributes)
+    except termios.error:
+        # The C library says so when not *all* could be set (a pty has always 8 bits); what could be is.
+        return

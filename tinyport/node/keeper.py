@@ -28,6 +28,7 @@ from tinyport.node.ipc import Channel
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import MAX_SESSIONS, PROVED, Connection, Endpoint, refusal_text
 from tinyport.node.keeper_documents import Documents
+from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_workers import Worker, Workers
 from tinyport.node.loop import READ, WRITE, Loop
@@ -281,6 +282,7 @@ class Keeper:
         if worker is None:
             connection.cut()
             return
+        connection.told_why = True
         self._workers.send(worker, {"op": "end", "conn": connection.number, "message": text})
         self._loop.after(END_LIMIT, lambda: self._end_over(connection))
 
@@ -299,6 +301,8 @@ class Keeper:
         return None
 
     def _connection_over(self, connection: Connection) -> None:
+        if connection.told_why and connection.number in self._connections:
+            Lingering(self._loop, connection.duplicate())
         connection.close()
         self._connections.pop(connection.number, None)
         self._serve_extra.pop(connection.number, None)

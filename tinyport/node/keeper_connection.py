@@ -117,6 +117,8 @@ class Connection:
         self.max_sessions = MAX_SESSIONS
         #: set once too many proofs failed
         self.exhausted = False
+        #: the client was sent our reason for ending it
+        self.told_why = False
         self._stream = stream
         self._documents = documents
         self._starter = starter

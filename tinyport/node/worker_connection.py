@@ -212,7 +212,9 @@ class NodeConnection(asyncssh.SSHServerConnection):
         if self.is_closed() or self._transport is None:
             self.over(None)
             return
-        self.disconnect(asyncssh.DISC_BY_APPLICATION, text)
+        # Not disconnect(): it closes the channels first, and ssh(1) then may leave before it has read the reason.
+        self._send_disconnect(asyncssh.DISC_BY_APPLICATION, text, "en")
+        self._force_close(None)
 
     def over(self, exc: Exception | None) -> None:
         """It is over, for whatever reason. The keeper then lets go of its copy of the socket."""
