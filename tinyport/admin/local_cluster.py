@@ -38,8 +38,8 @@ def role_document(role: str, document: Document, config: Config) -> Document:
     if role == "auth":
         # A token is for joining, and auth joins nobody.
         general.pop("token", None)
-    if role == "proxy" and (config.node.enabled or (config.auth.enabled and config.tinyport.nodename is None)):
-        # Names are unique, and the machine's own is for its node.
+    if role == "proxy" and ("node" in document or config.tinyport.nodename is None):
+        # Names are unique, and the machine's own is for its node, which may be a service of its own.
         general["nodename"] = f"proxy-{nodename(config)}"[:63].rstrip("-.")
     return {"tinyport": general, role: {**document.get(role, {}), "enabled": True}}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinyport.admin import config_file
 from tinyport.admin.local_cluster import LocalCluster, listening_address
+from tinyport.admin.role_process import name_process
 from tinyport.admin.supervisor import Stopped, Supervisor, pids
 from tinyport.admin.tctl_auth import sign_user
 from tinyport.core.config import PROXY_PORT, Config
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     document["tinyport"] = {"log": {"level": level}, **document.get("tinyport", {})}
     for role in ROLES:
         document[role] = {**document.get(role, {}), "enabled": True}
+    name_process("tinyport")
     supervisor = Supervisor(Log("tinyport", level))
     supervisor.install_signals()
     try:
@@ -209,7 +211,7 @@ def next_steps(ready: Mapping[str, object], path: Path) -> list[str]:
         f"  {tctl} status",
         f"  {tctl} nodes ls",
         "",
-        "A user who accepts the invitation, logs in, and has a shell:",
+        'A user, who accepts the invitation with the "tsh signup" line that this prints, logs in, and has a shell:',
         f"  {tctl} users add alice --logins {login} --roles access",
         f"  tsh login --proxy {proxy} --user alice --ca-pin {ready['ca_pin']}",
         f"  tsh ssh {login}@{node}",

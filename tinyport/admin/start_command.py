@@ -29,9 +29,11 @@ def run(args: argparse.Namespace) -> int:
     if len(roles) == 1:
         return _become(roles[0], document, source, args.insecure_no_ca_pin)
     from tinyport.admin.local_cluster import LocalCluster
+    from tinyport.admin.role_process import name_process
     from tinyport.admin.supervisor import Stopped, Supervisor
     from tinyport.host.logging_line import Log
 
+    name_process("tinyport")
     supervisor = Supervisor(Log("tinyport", config.tinyport.log_level, config.tinyport.log_format))
     supervisor.install_signals()
     try:

@@ -1,0 +1,144 @@
+"""``tinyport start`` as services run it: server and node of one machine apart, each told only its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios.cluster import BIN, LIMIT, alive, wait_for
+
+STATIC = "fleet.0123456789abcdefghij"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+class Machine:
+    """A machine with one configuration file and several services."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.proxy = f"127.0.0.1:{free_port()}"
+        self.config = folder / "tinyport.toml"
+        self.config.write_text(
+            f'[tinyport]\nnodename = "shed"\ndata_dir = "{folder}/data"\n'
+            f'[auth]\ncluster_name = "farm.example"\nlisten = "127.0.0.1:{free_port()}"\n'
+            f'static_tokens = [{{ type = "node", value = "{STATIC}" }}]\n'
+            f'[proxy]\nlisten = "{self.proxy}"\npublic_addr = ["{self.proxy}"]\n'
+            '[node]\nlisten = ["127.0.0.1:0"]\n'
+        )
+        self.services: list[subprocess.Popen[bytes]] = []
+
+    def env(self) -> dict[str, str]:
+        # A folder with a module that would be taken instead of the real one, if anybody looked there.
+        (self.folder / "cwd").mkdir(exist_ok=True)
+        (self.folder / "cwd" / "tinyport.py").write_text("raise SystemExit('the wrong tinyport')")
+        return {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(self.folder), "NOTIFY_SOCKET": self.notify}
+
+    @property
+    def notify(self) -> str:
+        return str(self.folder / "notify")
+
+    def start(self, roles: str) -> subprocess.Popen[bytes]:
+        words = [str(BIN / "tinyport"), "start", "-c", str(self.config), f"--roles={roles}"]
+        with (self.folder / f"{roles}.log").open("ab") as log:
+            service = subprocess.Popen(words, stdout=log, stderr=log, cwd=self.folder / "cwd", env=self.env())
+        self.services.append(service)
+        return service
+
+    def tctl(self, *words: str) -> Any:
+        command = [str(BIN / "tctl"), "-c", str(self.config), *words, "--format", "json"]
+        done = subprocess.run(command, capture_output=True, env=self.env(), timeout=LIMIT, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def nodes(self) -> dict[str, str]:
+        listed = self.tctl("nodes", "ls") or {"nodes": []}
+        return {node["name"]: node["status"] for node in listed["nodes"]}
+
+    def stop(self) -> None:
+        for service in self.services:
+            service.terminate()
+        for service in self.services:
+            try:
+                assert service.wait(LIMIT) == 0
+            finally:
+                service.kill()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    made.env()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_server_and_node_as_services_of_their_own(machine: Machine) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(machine.notify)
+        systemd.settimeout(LIMIT)
+        server = machine.start("auth,proxy")
+        assert systemd.recv(4096) == b"READY=1"
+        # It has joined by a token that it got at auth's socket, and kept nothing of it.
+        (proxy,) = machine.tctl("status")["proxies"]
+        assert proxy["name"] == "proxy-shed"
+        node = machine.start("node")
+        wait_for("the node to be online", lambda: machine.nodes() == {"shed": "online"})
+        # One role is the process that was started: the monitor, not somebody who watches it.
+        assert Path(f"/proc/{node.pid}/comm").read_text().strip() == "tinyport-monitor"[:15]
+        server.send_signal(signal.SIGHUP)
+        node.send_signal(signal.SIGHUP)
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    names = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children}
+    assert sorted(names) == ["tinyport-auth", "tinyport-proxy"]
+    for pid in (*names.values(), node.pid):
+        assert STATIC.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    os.kill(names["tinyport-auth"], signal.SIGKILL)
+    wait_for("auth to be back", lambda: not alive(names["tinyport-auth"]) and machine.tctl("status") is not None)
+    wait_for("the node to be online", lambda: machine.nodes() == {"shed": "online"})
+    (proxy,) = machine.tctl("status")["proxies"]
+    node.terminate()
+    assert node.wait(LIMIT) == 0
+    wait_for("the node to be offline", lambda: machine.nodes() == {"shed": "offline"})
+
+
+def test_a_static_token_lets_a_device_in(machine: Machine, tmp_path: Path) -> None:
+    machine.start("auth,proxy")
+    found = wait_for("auth", lambda: machine.tctl("status"))
+    wait_for("the proxy", lambda: any(proxy["online"] for proxy in (machine.tctl("status") or found)["proxies"]))
+    token = tmp_path / "token"
+    token.write_text(f"{STATIC}\n")
+    device = tmp_path / "device.toml"
+    device.write_text("[node]\nlisten = []\n")
+    words = ["start", "-c", device, "--roles=node", "--server", machine.proxy, "--data-dir", tmp_path / "device"]
+    words += ["--token", token, "--ca-pin", found["ca_pins"][0], "--nodename", "device"]
+    command = [str(BIN / "tinyport"), *(str(word) for word in words)]
+    with (tmp_path / "device.log").open("ab") as log:
+        service = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path / "cwd", env=machine.env())
+    machine.services.append(service)
+    wait_for("the device to be online", lambda: machine.nodes().get("device") == "online")
+
+
+def test_a_role_that_cannot_start_ends_everything_with_its_own_words(machine: Machine) -> None:
+    host, _, port = machine.proxy.rpartition(":")
+    with socket.create_server((host, int(port))):
+        server = machine.start("auth,proxy")
+        assert server.wait(LIMIT) == 1
+    machine.services.clear()
+    said = (machine.folder / "auth,proxy.log").read_text()
+    assert f"cannot listen on {machine.proxy}" in said
+    assert "tinyport: error: proxy could not start" in said
+    assert "Traceback" not in said
