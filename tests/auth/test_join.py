@@ -298,6 +298,17 @@ def test_a_source_that_fails_too_often_waits(auth: AuthServer, clock: Clock) -> 
     assert auth.anyone().post("/v1/join", body).code == "bad_token"
 
 
+def test_a_proxy_is_not_made_to_wait_for_one_behind_it(auth: AuthServer) -> None:
+    proxy = auth.join("gate", "proxy")
+    proxy.client.post("/v1/presence", {"full": True, "nodes": []})
+    auth.service.failures._burst = 3
+    body = auth.join_body(f"nosuchid.{'a' * 26}", "a", *_keys())
+    assert [auth.anyone().post("/v1/join", body).code for _ in range(8)] == ["bad_token"] * 8
+    # Others behind it still join, and the log is not flooded.
+    auth.join("a")
+    assert len(auth.events("node.join.failed")) == 3
+
+
 def test_board_names_that_are_long(auth: AuthServer) -> None:
     token = auth.token(name_template="{name}-{uuid8}")
     answer = auth.anyone().post("/v1/join", auth.join_body(token, "a" * 63, *_keys()))

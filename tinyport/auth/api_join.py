@@ -47,7 +47,7 @@ def _kind(fields: Fields) -> str:
 async def join_route(call: Call) -> Answer:
     """A stranger with a token becomes a node or a proxy."""
     service, fields = call.service, call.fields
-    service.failures.check(call.source, service.settings.monotonic())
+    service.check_source(call.source)
     token = fields.text("token", 300)
     kind = _kind(fields)
     nodename = fields.checked("nodename", check_node)
@@ -75,9 +75,9 @@ async def join_route(call: Call) -> Answer:
 
 
 async def failed(call: Call, event: str, error: TinyportError, **fields: object) -> None:
-    """Count a stranger's failure against its source, and write it down: so it is at most as often as one may fail."""
-    call.service.failures.failed(call.source, call.service.settings.monotonic())
-    await refused(call, event, error, source=call.source or None, **fields)
+    """Count a stranger's failure against its source, and write it down: but no flood of them."""
+    if call.service.count_failure(call.source):
+        await refused(call, event, error, source=call.source or None, **fields)
 
 
 async def refused(call: Call, event: str, error: TinyportError, **fields: object) -> None:
@@ -97,7 +97,7 @@ async def refused(call: Call, event: str, error: TinyportError, **fields: object
 async def return_route(call: Call) -> Answer:
     """A device that slept past its certificate's end comes back by the key that was registered."""
     service, fields = call.service, call.fields
-    service.failures.check(call.source, service.settings.monotonic())
+    service.check_source(call.source)
     uuid = fields.text("uuid", 64)
     if not is_uuid(uuid):
         raise PeerError("uuid: a UUID is needed")

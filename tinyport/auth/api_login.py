@@ -39,7 +39,7 @@ def roles_of(call: Call, user: UserRow) -> list[Role]:
 async def login(call: Call) -> Answer:
     """User and password → an SSH and a TLS certificate for the same person."""
     service, fields = call.service, call.fields
-    service.failures.check(call.source, service.settings.monotonic())
+    service.check_source(call.source)
     name = fields.text("user", 64)
     password = fields.text("password", LONGEST)
     ssh_key = service.authority.user_key(fields.text("ssh_public_key", _MAX_KEY))
@@ -83,11 +83,14 @@ async def _login_failed(call: Call, name: str, *, counts: bool) -> NoReturn:
     """Write the failure down, lock the user out when there were too many, and refuse: in the same words for an unknown
     user, a wrong password and a user who is locked out."""
     service = call.service
-    service.failures.failed(call.source, service.settings.monotonic())
+    told = service.count_failure(call.source)
     now = service.now()
     async with service.store.write() as tables:
         user = await tables.users.get(name)
-        await service.audit.record(tables, "user.login.failed", user=printable(name, 64), source=call.source or None)
+        if told:
+            await service.audit.record(
+                tables, "user.login.failed", user=printable(name, 64), source=call.source or None
+            )
         if user is not None and counts and now >= user.locked_until:
             failures = user.failures + 1
             out = failures >= MAX_FAILURES
@@ -162,12 +165,12 @@ def _bad_invitation() -> AccessDenied:
 
 async def _invitation(call: Call) -> InvitationRow:
     service = call.service
-    service.failures.check(call.source, service.settings.monotonic())
+    service.check_source(call.source)
     id, secret = tokens.split(call.fields.text("invitation", 300))
     found = await service.store.read.users.invitation(id)
     right = tokens.matches(secret, found.digest if found is not None else tokens.digest(""))
     if found is None or not right or service.now() >= found.expires:
-        service.failures.failed(call.source, service.settings.monotonic())
+        service.count_failure(call.source)
         raise _bad_invitation()
     return found
 

@@ -105,6 +105,7 @@ async def presence(call: Call) -> Answer:
     service, fields = call.service, call.fields
     full = fields.flag("full")
     now = service.now()
+    service.proxy_sources[call.caller.uuid] = call.source
     reported: dict[str, tuple[Seen, bool]] = {}
     for item in fields.items("nodes", MAX_REPORTED):
         seen, online = _seen(Fields(item if isinstance(item, dict) else {}), now)
@@ -127,7 +128,7 @@ async def _known(service: Service, reported: Mapping[str, tuple[Seen, bool]]) ->
     """Without the nodes that were removed: their tunnels are about to be closed, they are not to come back by that."""
     nodes = service.store.read.nodes
     if len(reported) > _PAGE:
-        there = {node.uuid for node in await nodes.all("node")}
+        there = await nodes.uuids("node")
         return {uuid: entry for uuid, entry in reported.items() if uuid in there}
     return {uuid: entry for uuid, entry in reported.items() if await nodes.get(uuid) is not None}
 

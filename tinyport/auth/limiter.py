@@ -28,6 +28,10 @@ class FailureLimiter:
         level, at = self._buckets.get(source, (0.0, now))
         return max(0.0, level - (now - at) * self._rate)
 
+    def bearable(self, source: str, now: float) -> bool:
+        """Has the source failed less than too often, counting what it did last?"""
+        return self._level(source, now) <= self._burst
+
     def check(self, source: str, now: float) -> None:
         """TinyportError ``slow_down`` while the source has failed too often."""
         over = self._level(source, now) - self._burst + 1
@@ -38,7 +42,8 @@ class FailureLimiter:
             raise error
 
     def failed(self, source: str, now: float) -> None:
-        self._buckets[source] = (self._level(source, now) + 1, now)
+        # Not far above the limit, or a source that is let through all the same would never come down again.
+        self._buckets[source] = (min(self._level(source, now) + 1, self._burst + 1), now)
         self._buckets.move_to_end(source)
         while len(self._buckets) > self._sources:
             self._buckets.popitem(last=False)

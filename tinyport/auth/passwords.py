@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from tinyport.auth.settings import PasswordCost
 from tinyport.core.errors import PeerError, Unavailable
+
+T = TypeVar("T")
 
 # NIST SP 800-63B section 5.1.1.2: at least 8, and at least 64 allowed.
 SHORTEST = 8
@@ -39,13 +43,12 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """argon2's encoded hash. Unavailable when too many are waiting."""
-        made = await self._run(lambda: self._hasher.hash(password))
-        return str(made)
+        return await self._run(lambda: self._hasher.hash(password))
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Is this the password? ``stored`` None (no such user, no password yet): False, after as long a time."""
         right = await self._run(lambda: self._verify(stored or self._nobody, password))
-        return bool(right) and stored is not None
+        return right and stored is not None
 
     def _verify(self, stored: str, password: str) -> bool:
         try:
@@ -53,8 +56,7 @@ class Passwords:
         except (VerificationError, InvalidHashError):
             return False
 
-    async def _run(self, work: object) -> object:
-        assert callable(work)
+    async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= MOST_WAITING:
             raise Unavailable("too many people are logging in at this moment", hint="try again in a few seconds")
         self._waiting += 1

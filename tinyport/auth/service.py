@@ -47,6 +47,21 @@ class Service:
     #: node UUID → what of it was last written to the store, so that repetitions are not
     written: dict[str, object] = field(default_factory=dict)
 
+    #: proxy UUID → the address it calls from: strangers who come through it come from there, too
+    proxy_sources: dict[str, str] = field(default_factory=dict)
+
+    def check_source(self, source: str) -> None:
+        """TinyportError ``slow_down`` for an address that failed too often. One of our proxies is not made to wait: it
+        stands for everybody behind it, and one of them must not be able to shut the others out."""
+        if source not in self.proxy_sources.values():
+            self.failures.check(source, self.settings.monotonic())
+
+    def count_failure(self, source: str) -> bool:
+        """A stranger failed. False when they did so often that it is not to be written down any more."""
+        now = self.settings.monotonic()
+        self.failures.failed(source, now)
+        return self.failures.bearable(source, now)
+
     def now(self) -> float:
         """Unix seconds."""
         return self.settings.clock()

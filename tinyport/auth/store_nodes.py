@@ -71,6 +71,9 @@ class NodeRows:
         rows = await self._rows.all(f"SELECT {_COLUMNS} FROM nodes WHERE kind = ? ORDER BY name", kind)  # noqa: S608
         return [_node(row) for row in rows]
 
+    async def uuids(self, kind: str) -> set[str]:
+        return {row["uuid"] for row in await self._rows.all("SELECT uuid FROM nodes WHERE kind = ?", kind)}
+
     async def _one(self, where: str, value: object) -> NodeRow | None:
         row = await self._rows.one(f"SELECT {_COLUMNS} FROM nodes WHERE {where}", value)  # noqa: S608
         return None if row is None else _node(row)
