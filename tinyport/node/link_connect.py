@@ -242,7 +242,8 @@ def _look_up(host: str, port: int, writing: int) -> None:
     answer: object = "the look-up failed"
     try:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # As bytes: for text the idna codec would be imported, and link may not be able to read it any more.
+            found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
             answer = list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_TARGETS]
         except (OSError, UnicodeError) as error:
             answer = str(error)
