@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.node.tiny_cluster import NAME
 from tinyport.core.certificate import certificate_line, public_line
 from tinyport.core.issue import issue_host_certificate, issue_user_certificate
 from tinyport.core.policy import sign_document
@@ -25,7 +26,7 @@ from tinyport.node.python_process import arguments, search_path, spawn
 
 SLOWNESS = float(os.environ.get("TINYPORT_TEST_SLOWNESS", "1"))
 LIMIT = 30 * SLOWNESS
-CLUSTER = "garden"
+CLUSTER = NAME
 UUID = "0d9b0c2e-7c55-4c1a-9a3e-6c1f5a1b2c3d"
 LOGIN = getpass.getuser()
 
@@ -47,6 +48,7 @@ class Authority:
         self.host_ca = Ed25519Key.generate()
         self.policy_key = Ed25519Key.generate()
         self.serial = 1
+        self.tls_cas: list[str] = []
         self.roles: dict[str, object] = {
             "ops": {"name": "ops", "allow": {"logins": ["*"], "node_labels": {"*": ["*"]}}},
             "narrow": {
@@ -65,7 +67,7 @@ class Authority:
             "issued_at": int(time.time()) - 5,
             "user_cas": [public_line(self.user_ca.public_blob)],
             "host_cas": [public_line(self.host_ca.public_blob)],
-            "tls_cas": [],
+            "tls_cas": self.tls_cas,
             "roles": self.roles,
             "locks": [],
             "refuse_before": {},
@@ -168,7 +170,7 @@ class Rig:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._wake_in, self._wake_out = os.pipe()
-        self._outgoing: list[dict[str, object]] = []
+        self._outgoing: list[tuple[dict[str, object], list[int]]] = []
         self._thread: threading.Thread | None = None
         self.log_path = folder / "keeper.log"
         self.key = folder / "id"
@@ -220,7 +222,10 @@ class Rig:
                         self._channel.send(message, [stream.fileno()])
                 elif source == self._wake_in:
                     os.read(self._wake_in, 1)
-                    self._channel.send(self._outgoing.pop(0))
+                    message, descriptors = self._outgoing.pop(0)
+                    self._channel.send(message, descriptors)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
                 elif not self._heard():
                     return
 
@@ -240,9 +245,9 @@ class Rig:
 
     # ------------------------------------------------------------------ doing
 
-    def tell(self, message: dict[str, object]) -> None:
-        """Something that link sends to the keeper."""
-        self._outgoing.append(message)
+    def tell(self, message: dict[str, object], *descriptors: int) -> None:
+        """Something that link sends to the keeper, with descriptors that are taken over."""
+        self._outgoing.append((message, list(descriptors)))
         os.write(self._wake_out, b"x")
 
     def install(self, signed: Mapping[str, str]) -> None:
@@ -276,8 +281,8 @@ class Rig:
         }
         return ["-F", "none", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
 
-    def command(self, *words: str, login: str = LOGIN) -> list[str]:
-        return ["ssh", *self.options(), "-p", str(self.port), f"{login}@127.0.0.1", *words]
+    def command(self, *words: str, login: str = LOGIN, port: int = 0) -> list[str]:
+        return ["ssh", *self.options(), "-p", str(port or self.port), f"{login}@127.0.0.1", *words]
 
     def ssh(
         self, *words: str, options: tuple[str, ...] = (), login: str = LOGIN, input: bytes = b"", **more: Any

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.node.session_harness import CLUSTER, Authority
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.policy import sign_document
+from tinyport.core.signatures import Ed25519Key
+from tinyport.host import identity_file
+from tinyport.host.logging_line import Log
+from tinyport.node.keeper_documents import Documents
+
+OTHER = "11111111-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    authority = Authority()
+    authority.identity(tmp_path)
+    return authority
+
+
+def load(folder: Path) -> Documents:
+    paths = {name: str(folder / f"{name}.json") for name in ("identity", "policy", "node")}
+    return Documents({**paths, "floor": str(folder / "floor")}, Log("test", level="error"))
+
+
+def test_what_is_on_the_disk_is_used(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    assert documents.policy is not None
+    assert documents.node is not None
+    assert documents.versions() == {"policy": [1, 1], "node": [1, 1]}
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", "{", '{"document": "{}", "signature": "AAAA"}'])
+def test_a_damaged_document_is_as_if_absent(tmp_path: Path, authority: Authority, damage: str) -> None:
+    (tmp_path / "policy.json").write_text(damage)
+    documents = load(tmp_path)
+    assert documents.policy is None
+    assert documents.versions()["policy"] == [0, 0]
+
+
+def test_a_newer_document_lasts(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    assert documents.install(authority.policy(user_cas=[])) == "policy"
+    assert load(tmp_path).versions()["policy"] == [1, 2]
+    assert oct((tmp_path / "policy.json").stat().st_mode & 0o777) == "0o600"
+
+
+def test_equal_and_older_documents_change_nothing(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    authority.serial = 1
+    assert documents.install(authority.policy(user_cas=[])) is None
+    assert documents.policy is not None
+    assert documents.policy.user_cas
+
+
+def test_a_document_of_somebody_else(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    stranger = Authority()
+    stranger.serial = 9
+    for signed in (stranger.policy(), authority.policy(cluster="elsewhere"), authority.node(serial=2, uuid=OTHER)):
+        with pytest.raises(PeerError):
+            documents.install(signed)
+    assert documents.versions() == {"policy": [1, 1], "node": [1, 1]}
+
+
+def test_a_full_disk_keeps_no_lock_away(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    (tmp_path / "policy.json").unlink()
+    (tmp_path / "policy.json").mkdir()
+    assert documents.install(authority.policy(user_cas=[])) == "policy"
+    assert documents.policy is not None
+    assert not documents.policy.user_cas
+
+
+def statement(authority: Authority, moment: float) -> dict[str, str]:
+    body = {"kind": "time", "cluster": CLUSTER, "nonce": "n", "time": moment}
+    return sign_document(authority.policy_key, body)
+
+
+def test_auth_says_what_time_it_is_and_the_disk_remembers(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    future = time.time() + 10 * 86400
+    documents.confirm_time(statement(authority, future), time.monotonic())
+    assert documents.now() >= future
+    assert float((tmp_path / "floor").read_text()) >= future - 1
+    # A board that has lost its clock starts from there.
+    assert load(tmp_path).now() >= future - 1
+
+
+def test_an_old_statement_does_not_turn_time_back(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    before = documents.now()
+    documents.confirm_time(statement(authority, 1000.0), None)
+    assert documents.now() >= before
+
+
+@pytest.mark.parametrize("heard", ["x", -1.0, True, float("nan"), 1e18])
+def test_a_statement_heard_at_no_possible_moment(tmp_path: Path, authority: Authority, heard: object) -> None:
+    documents = load(tmp_path)
+    with pytest.raises(PeerError):
+        documents.confirm_time(statement(authority, time.time() + 9e9), heard)
+    assert documents.now() < time.time() + 60
+
+
+def test_a_statement_of_somebody_else(tmp_path: Path, authority: Authority) -> None:
+    with pytest.raises(PeerError):
+        load(tmp_path).confirm_time(statement(Authority(), 5e9), time.monotonic())
+
+
+@pytest.mark.parametrize("floor", ["", "nan", "inf", "-1", "x", "9" * 60])
+def test_a_nonsensical_floor_is_none(tmp_path: Path, authority: Authority, floor: str) -> None:
+    (tmp_path / "floor").write_text(floor)
+    assert abs(load(tmp_path).now() - time.time()) < 60
+
+
+def test_a_renewed_identity_is_noticed_and_a_damaged_one_is_not_taken(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    first = documents.refresh_identity()
+    identity = identity_file.load(tmp_path / "identity.json")
+    identity["ssh_key"] = Ed25519Key.generate().to_openssh().decode()
+    identity_file.save(tmp_path / "identity.json", identity)
+    second = documents.refresh_identity()
+    assert second.key.public_blob != first.key.public_blob
+    (tmp_path / "identity.json").write_text("{")
+    os.utime(tmp_path / "identity.json", (1, 1))
+    quiet = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
+    documents._log = quiet
+    assert documents.refresh_identity() is second
+
+
+def test_an_identity_that_is_no_nodes(tmp_path: Path, authority: Authority) -> None:
+    identity = json.loads((tmp_path / "identity.json").read_text())
+    (tmp_path / "identity.json").write_text(json.dumps({**identity, "kind": "proxy"}))
+    with pytest.raises(OperatorError, match="not a node"):
+        load(tmp_path)
