@@ -9,6 +9,8 @@ import itertools
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -489,3 +491,9 @@ def test_no_message_raises_anything_but_our_errors(desk: Desk, connection: Conne
                 finally:
                     fresh.close()
                     desk.clients.pop().close()
+
+
+def test_the_keeper_loads_no_ssh_library() -> None:
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import tinyport.node.keeper; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"asyncio", "asyncssh", "ssl", "logging"} & set(loaded.stdout.split())
