@@ -29,10 +29,10 @@ def spawn_toy(role: str, task: Task) -> tuple[int, int]:
 class Stage:
     """A supervisor of toy roles, and what they wrote down."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, adopts: bool = False) -> None:
         self.lines = folder / "lines"
         self.lines.touch()
-        self.supervisor = Supervisor(Log("test", "error"), spawn_toy, first_wait=0.01)
+        self.supervisor = Supervisor(Log("test", "error"), spawn_toy, first_wait=0.01, adopts=adopts)
 
     def start(self, name: str, does: str = "serves", **more: Any) -> dict[str, Any]:
         return self.supervisor.start(name, {"does": does, "lines": str(self.lines), **more}, limit=LIMIT)
@@ -140,21 +140,43 @@ def test_a_stubborn_role_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch
         os.kill(pid, 0)
 
 
+ADOPTS = """
+import sys
+from tests.admin.test_supervisor import Stage
+from pathlib import Path
+stage = Stage(Path(sys.argv[1]), adopts=True)
+stage.supervisor.install_signals()
+stage.start("a", "leaves a child")
+stage.until(lambda: "a began a child" in stage.said())
+stage.supervisor.stop()
+"""
+
+
+def run_script(script: str, folder: Path) -> int:
+    words = [sys.executable, "-c", script, str(folder)]
+    return subprocess.run(words, cwd=Path(__file__).parents[2], check=False, timeout=LIMIT).returncode
+
+
+def test_what_roles_leave_behind_can_be_ended_too(tmp_path: Path) -> None:
+    # In a process of its own: this one should not adopt anybody.
+    assert run_script(ADOPTS, tmp_path) == 0
+    lines = (tmp_path / "lines").read_text().splitlines()
+    assert [line.rpartition(" ")[0] for line in lines] == ["a began", "a began a child", "a stopped", "a stopped"]
+    assert len({line.rpartition(" ")[2] for line in lines}) == 2
+
+
 ORPHANS = """
 import sys, os, signal
 from tests.admin.test_supervisor import Stage
 from pathlib import Path
 stage = Stage(Path(sys.argv[1]))
-print(stage.start("a")["pid"], flush=True)
+stage.start("a")
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_roles_end_with_their_supervisor_however_it_ends(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    words = [sys.executable, "-c", ORPHANS, str(tmp_path)]
-    done = subprocess.run(words, cwd=root, stdout=subprocess.PIPE, check=False, timeout=LIMIT)
-    assert done.returncode == -signal.SIGKILL
+    assert run_script(ORPHANS, tmp_path) == -signal.SIGKILL
     end = time.monotonic() + LIMIT
     while "a stopped" not in (tmp_path / "lines").read_text():
         assert time.monotonic() < end

@@ -28,6 +28,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if does == "stubborn" else stop)
     signal.signal(signal.SIGHUP, lambda *_: note("reloaded"))
     note("began")
+    if does == "leaves a child" and os.fork() == 0:
+        # Nobody's child when its parent ends, as a session that outlives the daemon is.
+        note("began a child")
+        os.close(READY)
+        while True:
+            signal.pause()
     if does == "fails":
         sys.exit(1)
     if does == "killed at first" and not os.path.exists(task["lines"] + ".again"):

@@ -6,13 +6,14 @@ import getpass
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need_program
-from tests.scenarios.cluster import Cluster, alive, text, wait_for
+from tests.scenarios.cluster import LIMIT, Cluster, alive, text, wait_for
 
 
 def test_the_ready_file_says_where_everything_is(cluster: Cluster) -> None:
@@ -142,3 +143,19 @@ def test_a_second_one_on_the_same_folder_is_refused(twice: Cluster) -> None:
     assert again.returncode == 1, text(again)
     assert b"is running" in again.stderr, text(again)
     assert twice.node_status() == "online"
+
+
+def test_a_session_that_would_outlive_the_node_ends_with_quickstart(twice: Cluster, tmp_path: Path) -> None:
+    # Straight to the node: through the proxy it would end with the proxy.
+    ssh, key = need_program("ssh"), tmp_path / "key"
+    assert twice.tctl("auth", "sign", "--user", "admin", "--format", "openssh", "-o", key).returncode == 0
+    host, _, port = twice.ready["node"].rpartition(":")
+    options = ("UserKnownHostsFile=/dev/null", "StrictHostKeyChecking=no", "BatchMode=yes", "IdentitiesOnly=yes")
+    words = [ssh, "-F", "none", "-i", str(key), "-p", port, *(word for option in options for word in ("-o", option))]
+    command = [*words, f"{twice.login_name}@{host}", "echo $$; exec sleep 1000"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=twice.env()) as session:
+        assert session.stdout is not None
+        pid = int(session.stdout.readline())
+        twice.stop()
+        wait_for("the session to end", lambda: not alive(pid))
+        assert session.wait(LIMIT) != 0

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     for role in ROLES:
         document[role] = {**document.get(role, {}), "enabled": True}
     name_process("tinyport")
-    supervisor = Supervisor(Log("tinyport", level))
+    supervisor = Supervisor(Log("tinyport", level), adopts=True)
     supervisor.install_signals()
     try:
         _serve(LocalCluster(document, str(path), supervisor), supervisor, folder, args.ready_file)

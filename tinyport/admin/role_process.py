@@ -21,7 +21,8 @@ Task = Mapping[str, Any]
 
 TASK, READY = 3, 4
 _MAX_TASK = 4 * 1024 * 1024
-_PR_SET_PDEATHSIG = 1
+# prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Out of the way of the numbers that the new process gets.
 _HIGH = 64
 
@@ -90,8 +91,13 @@ def main() -> None:
         config = config_file.check(task["document"], task["source"])
         status = run_role(task["role"], config, READY, insecure_no_ca_pin=bool(task.get("insecure_no_ca_pin")))
     except Exception as error:
-        status = report(f"tinyport {task['role']}", error)
+        status = report(f"tinyport {task['role']}", error, debug=_wants_details(task))
     raise SystemExit(status)
+
+
+def _wants_details(task: Task) -> bool:
+    log = task["document"].get("tinyport", {}).get("log", {})
+    return isinstance(log, dict) and log.get("level") == "debug"
 
 
 def name_process(name: str) -> None:
@@ -109,6 +115,11 @@ def end_with_parent(parent: int) -> None:
     if os.getppid() != parent:
         # It died before we asked.
         raise SystemExit(1)
+
+
+def adopt_orphans() -> None:
+    """From now on descendants of ours that lose their parent become our children, not init's."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 __all__ = ["main"]

@@ -19,9 +19,10 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tinyport.admin.role_process import Task, spawn_role
+from tinyport.admin.role_process import Task, adopt_orphans, spawn_role
 from tinyport.core.errors import OperatorError
 from tinyport.host.logging_line import Log
 
@@ -31,6 +32,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
 STEADY = 60.0
 #: How long a role may take to end after SIGTERM before it is killed.
 STOP_LIMIT = 15.0
+#: How long what roles left behind may take, all together.
+ADOPTED_LIMIT = 2.0
 _MAX_LINE = 64 * 1024
 # Whatever happens wakes us; this is only what poll() is given.
 _FOR_EVER = 3600.0
@@ -61,12 +64,21 @@ class Role:
 
 
 class Supervisor:
-    """Order: ``install_signals``, ``start`` for each role, ``watch``, and ``stop`` however that ended."""
+    """Order: ``install_signals``, ``start`` for each role, ``watch``, and ``stop`` however that ended.
 
-    def __init__(self, log: Log, spawn: Spawn = spawn_role, *, first_wait: float = FIRST_WAIT) -> None:
+    ``adopts``: what roles leave behind becomes ours instead of init's, and ends with us: sessions that would outlive a
+    node's daemon, too. For whoever promised to stop everything.
+    """
+
+    def __init__(
+        self, log: Log, spawn: Spawn = spawn_role, *, first_wait: float = FIRST_WAIT, adopts: bool = False
+    ) -> None:
         self._log = log
         self._spawn = spawn
         self._first_wait = first_wait
+        self._adopts = adopts
+        if adopts:
+            adopt_orphans()
         self.roles: dict[str, Role] = {}
         self._stopping = False
         self._reload = False
@@ -146,8 +158,7 @@ class Supervisor:
         if self._reload:
             self._reload = False
             self._signal_all(signal.SIGHUP)
-        for role in self.roles.values():
-            self._reap(role)
+        self._reap()
         for role in self.roles.values():
             if not role.pid and not self._stopping and time.monotonic() >= role.next_start:
                 self._launch(role)
@@ -175,16 +186,25 @@ class Supervisor:
         if not role.served:
             role.answer, role.served = answer, True
 
-    def _reap(self, role: Role) -> None:
-        if not role.pid:
+    def _reap(self) -> None:
+        if self._adopts:
+            self._reap_everybody()
             return
-        try:
-            pid, status = os.waitpid(role.pid, os.WNOHANG)
-        except ChildProcessError:
-            # Somebody else has reaped it; how it ended is lost.
-            pid, status = role.pid, 0
-        if pid:
-            self._ended(role, os.waitstatus_to_exitcode(status))
+        for role in self.roles.values():
+            if role.pid and (status := _ended_with(role.pid)) is not None:
+                self._ended(role, status)
+
+    def _reap_everybody(self) -> None:
+        by_pid = {role.pid: role for role in self.roles.values() if role.pid}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in by_pid:
+                self._ended(by_pid[pid], os.waitstatus_to_exitcode(status))
 
     def _ended(self, role: Role, code: int) -> None:
         role.pid = 0
@@ -222,6 +242,39 @@ class Supervisor:
                 _signal(role.pid, signal.SIGKILL)
                 os.waitpid(role.pid, 0)
                 role.pid = 0
+        if self._adopts:
+            self._end_adopted()
+
+    def _end_adopted(self) -> None:
+        """End what the roles left behind, and what that leaves behind."""
+        asked: set[int] = set()
+        patience = time.monotonic() + ADOPTED_LIMIT
+        while left := children():
+            late = time.monotonic() > patience
+            for pid in left if late else left - asked:
+                _signal(pid, signal.SIGKILL if late else signal.SIGTERM)
+            asked |= left
+            self._turn(0.05)
+
+
+def _ended_with(pid: int) -> int | None:
+    """The exit status of a child, negative for a signal; None while it runs."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        # Somebody else has reaped it; how it ended is lost.
+        return 0
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def children() -> set[int]:
+    """Our children, those that have ended and were not waited for among them."""
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except OSError:
+        # A kernel without that list. What is left then belongs to init, as it would without us.
+        return set()
+    return {int(word) for word in text.split()}
 
 
 def _signal(pid: int, number: int) -> None:
