@@ -61,7 +61,19 @@ def test_the_command_line_is_put_over_the_file(tmp_path: Path) -> None:
         "auth": {"cluster_name": "c", "enabled": False},
         "node": {"enabled": True, "labels": {"x": "y", "z": ""}},
     }
-    assert overridden({}, parsed("--token", "./token"))["tinyport"]["token"] == {"path": os.path.abspath("token")}
+
+
+def test_a_token_may_be_the_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text(TOKEN)
+
+    def taken(text: str) -> object:
+        return overridden({}, parsed("--token", text))["tinyport"]["token"]
+
+    assert taken("./gone") == {"path": str(tmp_path / "gone")}
+    assert taken("token") == {"path": str(tmp_path / "token")}
+    assert taken("neither") == "neither"
+    assert taken(TOKEN) == TOKEN
 
 
 def test_sections_that_are_none_are_left_for_the_check() -> None:

@@ -118,9 +118,7 @@ def _debug(parser: argparse.ArgumentParser) -> None:
 def _role_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roles", metavar="R,...", help="which of auth, proxy, node (default: those enabled)")
     parser.add_argument("--server", metavar="HOST:PORT", help="the cluster's proxy; for a proxy, auth")
-    parser.add_argument(
-        "--token", metavar="VALUE|FILE", help="join token, or the name of a file (with a slash) that holds it"
-    )
+    parser.add_argument("--token", metavar="VALUE|FILE", help="join token, or a file that holds it")
     parser.add_argument("--ca-pin", metavar="sha256:...", action="append", help="the cluster's CA pin")
     parser.add_argument("--nodename", metavar="N", help="this machine's name in the cluster")
     parser.add_argument("--labels", metavar="k=v,...", help="labels that are shown; they never grant anything")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyport.admin import config_file
+from tinyport.core import tokens
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.labels import parse_pairs
 from tinyport.core.names import printable
@@ -67,8 +68,7 @@ def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[st
         if value:
             general[key] = os.path.abspath(value) if key == "data_dir" else value
     if args.token:
-        # A token has no slash in it, so what has one is the name of a file.
-        general["token"] = {"path": os.path.abspath(args.token)} if "/" in args.token else args.token
+        general["token"] = {"path": os.path.abspath(args.token)} if _is_file(args.token) else args.token
     if getattr(args, "debug", False):
         general["log"] = {**_section(general, "log"), "level": "debug"}
     if args.roles:
@@ -80,6 +80,19 @@ def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[st
         node = _section(changed, "node")
         node["labels"] = {**_section(node, "labels"), **_labels(args.labels)}
     return changed
+
+
+def _is_file(text: str) -> bool:
+    """``--token`` is a token or the name of a file. Ours have no slash; a word with a dot may be either, and then it is
+    the token that it looks like.
+    """
+    if "/" in text:
+        return True
+    try:
+        tokens.split(text)
+    except PeerError:
+        return os.path.exists(text)
+    return False
 
 
 def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
