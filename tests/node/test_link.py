@@ -293,7 +293,7 @@ def test_a_silent_client_is_passed_on_after_a_while(start: Start) -> None:
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"SSX", b"S", b""])
 def test_whoever_is_no_ssh_client_wakes_nobody(start: Start, first: bytes) -> None:
-    rig = start()
+    rig = start(constants={"link_listen.SILENCE": 0.05})
     stranger = rig.connect()
     stranger.sendall(first)
     if not first:
@@ -363,7 +363,7 @@ def _next_batch(auth: AuthEnd) -> dict[str, Any]:
 
 
 def test_events_reach_auth_and_leave_the_spool_when_accepted(start: Start) -> None:
-    rig = start()
+    rig = start(constants={"link_events.FIRST_PAUSE": 0.01, "link_events.SOON": 0.01})
     tunnel, auth, _ = rig.up()
     tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
     keeper = rig.keeper()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tinyport.node.loop import Timer
 
 RUN_LIMIT = 10.0
+CPU_SECONDS = 10
 MAX_OUTPUT = 256
 MIN_PERIOD = 60.0
 # At boot every command is due at once; a board with one core and a slow card has better things to do.
@@ -191,7 +192,7 @@ def _start(argv: list[str]) -> tuple[int, int]:
 
 def _limits() -> None:
     for what, most in (
-        (resource.RLIMIT_CPU, int(RUN_LIMIT)),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 64),

@@ -35,6 +35,10 @@ MAX_REQUEST = 512 * 1024
 MAX_QUEUED = 8
 ANSWER_LIMIT = 20.0
 KEEP_ALIVE = 60.0
+# What happens together travels together; and an administrator who looks on sees it at once.
+SOON = 0.2
+FIRST_PAUSE = 2.0
+LONGEST_PAUSE = 300.0
 
 
 class _Request:
@@ -293,9 +297,6 @@ def _refusal(status: int, found: dict[str, object]) -> TinyportError:
 class EventSender:
     """Sends the spool's batches, one at a time, with growing pauses while auth is away."""
 
-    SOON = 0.2
-    LONGEST = 300.0
-
     def __init__(self, loop: Loop, line: AuthLine, spool: Spool, log: Log) -> None:
         self._loop = loop
         self._line = line
@@ -303,7 +304,7 @@ class EventSender:
         self._log = log
         self._timer: Timer | None = None
         self._busy = False
-        self._pause = self.SOON
+        self._pause = SOON
 
     def add(self, event: dict[str, object]) -> None:
         self._spool.add(event)
@@ -319,7 +320,7 @@ class EventSender:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._pause = self.SOON
+        self._pause = SOON
         self.soon()
 
     def _send(self) -> None:
@@ -336,12 +337,12 @@ class EventSender:
         self._busy = False
         if error is None:
             self._spool.forget(batch)
-            self._pause = self.SOON
+            self._pause = SOON
         elif isinstance(error, PeerError) and error.code in ("bad_request", "too_large"):
             # It would be refused for ever, and hold up all that follows.
             self._log.error("auth refused audit events; they are dropped", batch=batch, reason=error)
             self._spool.forget(batch)
         else:
-            self._pause = min(max(self._pause, 1.0) * 2, self.LONGEST)
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
             self._log.debug("audit events wait", reason=error, next_try=f"{self._pause:.0f}s")
         self.soon()

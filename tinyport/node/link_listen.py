@@ -45,14 +45,11 @@ class Doorway:
         listeners: list[socket.socket],
         pass_on: Callable[[socket.socket], None],
         log: Log,
-        *,
-        silence: float = SILENCE,
     ) -> None:
         self._loop = loop
         self._listeners = listeners
         self._pass_on = pass_on
         self._log = log
-        self._silence = silence
         #: descriptor → who waits; in the order of arrival
         self._waiting: dict[int, _Waiting] = {}
 
@@ -89,7 +86,7 @@ class Doorway:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._make_room(str(address[0]))
         number = stream.fileno()
-        timer = self._loop.after(self._silence, lambda: self._silent(number))
+        timer = self._loop.after(SILENCE, lambda: self._silent(number))
         self._waiting[number] = _Waiting(stream, str(address[0]), timer)
         self._loop.add(number, READ, lambda events: self._spoke(number))
 

@@ -41,10 +41,12 @@ class Loop:
         self._timers: list[Timer] = []
         self._children: dict[int, Callable[[int], None]] = {}
         self._running = True
+        self._watching = False
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def watch_children(self) -> None:
         """From now on ``child`` works. Takes over SIGCHLD and the wake-up descriptor of signals."""
+        self._watching = True
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
         self.add(self._wake_in, READ, self._woken)
@@ -89,7 +91,10 @@ class Loop:
         self._running = False
 
     def close(self) -> None:
-        """Give the descriptors back; in a forked child, too, where the parent's loop goes on."""
+        """Give the descriptors and signals back; in a forked child, too, where the parent's loop goes on."""
+        if self._watching:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)

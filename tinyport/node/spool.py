@@ -2,8 +2,8 @@
 
 Each file is one batch: a line for each event. The newest takes further events until it is sealed, which happens when
 it is full or about to be sent. A batch's id is its file's name and stays the same however often it is sent, so that
-auth stores it once. When the folder is full the oldest batch goes, and that is an event itself, with counts. When the
-disk is full or read-only, a little is kept in memory, and what does not fit is counted, too.
+auth stores it once. When the folder is full the oldest batch goes. When the disk is full or read-only, a little is kept
+in memory. What is lost is counted (in a file of its own), and the count is an event, sent before all others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MAX_BATCH_EVENTS = 400
 MAX_EVENT = 16 * 1024
 MAX_IN_MEMORY = 64
 _SUFFIX = ".events"
+_LOSSES = "losses.json"
 
 
 class Spool:
@@ -41,12 +42,17 @@ class Spool:
         self._open: str | None = None
         self._memory: list[bytes] = []
         self._memory_id = ""
-        self._lost_events = 0
-        self._lost_bytes = 0
+        #: [events, bytes] lost and not yet told
+        self._lost = [0, 0]
+        #: the batch that tells of losses: (id, events, bytes), while it is on its way
+        self._telling: tuple[str, int, int] | None = None
         self._load()
 
     def _load(self) -> None:
         for name in sorted(os.listdir(self._folder)):
+            if name == _LOSSES:
+                self._lost = _counts(self._read_or_nothing(name))
+                continue
             try:
                 size = os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_size
                 if _is_batch(name) and 0 < size <= 2 * MAX_BATCH_BYTES:
@@ -63,10 +69,6 @@ class Spool:
         if len(line) > MAX_EVENT:
             self._lose(1, len(line))
             return
-        self._tell_losses()
-        self._keep(line)
-
-    def _keep(self, line: bytes) -> None:
         if self._open is not None:
             size, count = self._batches[self._open]
             if size + len(line) > MAX_BATCH_BYTES or count >= MAX_BATCH_EVENTS:
@@ -109,23 +111,30 @@ class Spool:
             self.forget(oldest)
 
     def _lose(self, events: int, size: int) -> None:
-        self._lost_events += events
-        self._lost_bytes += size
+        self._lost = [self._lost[0] + events, self._lost[1] + size]
+        self._save_losses()
 
-    def _tell_losses(self) -> None:
-        if not self._lost_events:
+    def _save_losses(self) -> None:
+        try:
+            if self._lost == [0, 0]:
+                os.unlink(_LOSSES, dir_fd=self._folder)
+                return
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(_LOSSES, flags, 0o600, dir_fd=self._folder)
+            try:
+                os.write(descriptor, json.dumps(self._lost).encode())
+            finally:
+                os.close(descriptor)
+        except OSError:
+            # Then it is known here alone, and told if we live.
             return
-        lost = make_event(
-            "events.lost", time=self._clock(), count=self._lost_events, bytes=self._lost_bytes, reason="spool full"
-        )
-        self._lost_events = self._lost_bytes = 0
-        self._keep(json.dumps(lost, separators=(",", ":")).encode() + b"\n")
 
     # ------------------------------------------------------------------ sending
 
     def next_batch(self) -> tuple[str, list[object]] | None:
         """(id, events) of the oldest batch, which is sealed by that; None when there is nothing to send."""
-        self._tell_losses()
+        if self._lost[0]:
+            return self._losses()
         while self._batches:
             name = next(iter(self._batches))
             if name == self._open:
@@ -143,8 +152,22 @@ class Spool:
         count = int(self._memory_id.partition("-")[0])
         return self._memory_id, _events(b"".join(self._memory[:count]))
 
+    def _losses(self) -> tuple[str, list[object]]:
+        if self._telling is None:
+            self._telling = f"lost-{self._new_id()}", self._lost[0], self._lost[1]
+        batch, events, size = self._telling
+        return batch, [
+            make_event("events.lost", time=self._clock(), count=events, bytes=size, reason="the spool was full")
+        ]
+
     def forget(self, batch: str) -> None:
         """A batch was accepted (or cannot be)."""
+        if self._telling is not None and batch == self._telling[0]:
+            # More may have been lost meanwhile.
+            self._lost = [self._lost[0] - self._telling[1], self._lost[1] - self._telling[2]]
+            self._telling = None
+            self._save_losses()
+            return
         if batch == self._memory_id:
             del self._memory[: int(batch.partition("-")[0])]
             self._memory_id = ""
@@ -178,12 +201,21 @@ class Spool:
             os.close(descriptor)
 
     def __bool__(self) -> bool:
-        return bool(self._batches or self._memory or self._lost_events)
+        return bool(self._batches or self._memory or self._lost[0])
 
 
 def _is_batch(name: str) -> bool:
     stamp, dash, rest = name.partition("-")
     return bool(dash) and stamp.isdigit() and rest.endswith(_SUFFIX) and is_uuid(rest[: -len(_SUFFIX)])
+
+
+def _counts(data: bytes) -> list[int]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return [0, 0]
+    good = isinstance(found, list) and len(found) == 2 and all(type(count) is int and count >= 0 for count in found)
+    return found if good else [0, 0]
 
 
 def _events(data: bytes) -> list[object]:
