@@ -26,18 +26,17 @@ from tinyport.host.logging_line import Log
 from tinyport.node import keeper_fields as fields
 from tinyport.node.ipc import Channel
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import MAX_SESSIONS, PROVED, Connection, Endpoint, refusal_text
+from tinyport.node.keeper_connection import MAX_SESSIONS, PROVED, Connection, refusal_text
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.keeper_linger import Lingering
+from tinyport.node.keeper_link import MAX_QUEUED, LinkLine, parse_arrival
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_workers import Worker, Workers
-from tinyport.node.loop import READ, WRITE, Loop
+from tinyport.node.loop import Loop, Timer
 from tinyport.node.python_process import name_process
 from tinyport.node.session_plan import MAX_ENVIRONMENT
 
 CHANNEL, CONFIGURATION = 3, 4
-# Events of a busy minute; link spools them, so they wait here only while it is busy itself.
-MAX_EVENTS = 4096
 NONCE_BYTES = 16
 # sshd_config(5): LoginGraceTime is 120 there; a certificate needs no typing.
 LOGIN_GRACE = 60.0
@@ -60,8 +59,6 @@ class Keeper:
         self._log = Log("node.keeper", log["level"], log["format"])
         self._loop = Loop()
         self._loop.watch_children()
-        self._link: Channel | None = channel
-        self._lost_events = 0
         self._idle = float(cast(float, configuration["keeper_idle"]))
         self._banner = str(configuration.get("banner") or "")
         self._privileged = bool(configuration["privileged"])
@@ -76,6 +73,7 @@ class Keeper:
         paths = cast("list[str]", configuration["paths"])
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
         self._documents = Documents(files, self._log)
+        self._link = LinkLine(self._loop, channel, self._heard_link, self._link_lost, self._log)
         identity = self._documents.identity
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name}
         self._audit = Audit(self._event, self._documents.now, node, self._log)
@@ -102,19 +100,20 @@ class Keeper:
             give=self._serve,
         )
         self._connections: dict[int, Connection] = {}
-        self._serve_extra: dict[int, dict[str, object]] = {}
+        #: what connections that wait for a worker need besides
+        self._dials: dict[int, Mapping[str, str]] = {}
+        self._graces: dict[int, Timer] = {}
         self._last_number = 0
         self._busy_since = time.monotonic()
+        self._leave_timer: Timer | None = None
         #: no more connections: link is gone or we are being stopped
         self._draining = False
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
-        assert self._link is not None
-        self._loop.add(self._link.fileno(), READ, self._link_ready)
         self._tell_versions()
-        self._loop.after(self._idle, self._maybe_leave)
+        self._rest()
         # What exists now stays: children that are forked need not copy it.
         gc.freeze()
         self._loop.run()
@@ -122,48 +121,12 @@ class Keeper:
 
     # ------------------------------------------------------------------ link
 
-    def _link_ready(self, events: int) -> None:
-        link = self._link
-        if link is None:
-            return
-        try:
-            if events & WRITE:
-                link.flush()
-            if events & READ:
-                received = link.receive()
-                if received is None:
-                    self._drain("link and monitor are gone")
-                    return
-                self._heard_link(*received)
-        except BlockingIOError:
-            pass
-        except (PeerError, OSError) as error:
-            self._log.error("the line to link broke", reason=error)
-            self._drain("the line to link broke")
-            return
-        self._watch_link()
-
-    def _watch_link(self) -> None:
-        if self._link is not None:
-            self._loop.add(self._link.fileno(), READ | (WRITE if self._link.wants_write else 0), self._link_ready)
-
-    def _tell_link(self, message: Mapping[str, object]) -> bool:
-        if self._link is None:
-            return False
-        try:
-            self._link.send(message)
-        except OSError:
-            return False
-        self._watch_link()
-        return True
-
     def _event(self, event: Mapping[str, object]) -> None:
-        if not self._tell_link({"op": "event", "event": event}):
-            self._lost_events += 1
+        if not self._link.tell({"op": "event", "event": event}):
             self._log.warning("an audit event could not be handed on", event=json.dumps(event))
 
     def _tell_versions(self) -> None:
-        self._tell_link({"op": "have", **self._documents.versions()})
+        self._link.tell({"op": "have", **self._documents.versions()})
 
     def _heard_link(self, message: dict[str, object], descriptors: list[int]) -> None:
         operation = message.get("op")
@@ -185,8 +148,6 @@ class Keeper:
                 self._loop.stop()
         else:
             self._log.warning("link sent something unknown", op=printable(str(operation), 40))
-        for descriptor in descriptors:
-            os.close(descriptor)
 
     def _document(self, signed: object, descriptors: Sequence[int]) -> None:
         """A signed document, in the message or (when it is large) in a memfd beside it."""
@@ -218,7 +179,7 @@ class Keeper:
     def _accept(self, message: Mapping[str, object], descriptor: int) -> None:
         stream = socket.socket(fileno=descriptor)
         try:
-            endpoint, extra = _endpoint(message)
+            arrival = parse_arrival(message)
             identity = self._documents.refresh_identity()
         except (PeerError, OperatorError) as error:
             self._log.error("a connection of link is not taken", reason=error)
@@ -226,14 +187,15 @@ class Keeper:
             return
         starting = sum(connection.state != PROVED for connection in self._connections.values())
         if self._draining or starting >= self._startups:
-            self._log.warning("too many connections are signing in; one is closed", peer=endpoint.peer[0])
+            peer = arrival.endpoint.peer[0]
+            self._log.warning("too many connections are signing in; one is closed", peer=peer)
             stream.close()
             return
         self._last_number += 1
         connection = Connection(
             number=self._last_number,
             stream=stream,
-            endpoint=endpoint,
+            endpoint=arrival.endpoint,
             version=f"tinyport_{VERSION} {secrets.token_hex(NONCE_BYTES)}",
             identity=identity,
             documents=self._documents,
@@ -243,9 +205,9 @@ class Keeper:
         )
         connection.max_sessions = int(cast(int, self._limits["sessions"]))
         self._connections[connection.number] = connection
-        self._serve_extra[connection.number] = extra
+        self._dials[connection.number] = arrival.dial
         grace = float(cast(float, self._limits["login_grace"])) + GRACE_SLACK
-        self._loop.after(grace, lambda: self._grace_over(connection))
+        self._graces[connection.number] = self._loop.after(grace, lambda: self._grace_over(connection))
         self._workers.place(connection)
 
     def _grace_over(self, connection: Connection) -> None:
@@ -255,7 +217,6 @@ class Keeper:
     def _serve(self, worker: Worker, connection: Connection) -> None:
         identity, endpoint = connection.identity, connection.endpoint
         policy = self._documents.policy
-        extra = self._serve_extra.pop(connection.number)
         certificate, key = identity.host_keys
         message: dict[str, object] = {
             "op": "serve",
@@ -268,7 +229,7 @@ class Keeper:
             "local": list(endpoint.local),
             "banner": self._banner,
             "limits": self._limits,
-            **extra,
+            **self._dials.pop(connection.number),
         }
         if endpoint.kind == "dial":
             message["cluster"] = identity.cluster
@@ -301,11 +262,13 @@ class Keeper:
         return None
 
     def _connection_over(self, connection: Connection) -> None:
-        if connection.told_why and connection.number in self._connections:
+        if self._connections.pop(connection.number, None) is None:
+            return
+        self._dials.pop(connection.number, None)
+        self._graces.pop(connection.number).cancel()
+        if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
-        self._connections.pop(connection.number, None)
-        self._serve_extra.pop(connection.number, None)
         self._rest()
 
     def _session_ended(self, connection: Connection, number: int, status: int) -> None:
@@ -372,26 +335,29 @@ class Keeper:
         return not (self._connections or self._sessions.running or self._workers.busy)
 
     def _rest(self) -> None:
+        """Somebody left: is that the end?"""
         self._busy_since = time.monotonic()
         if self._draining:
             self._leave_when_drained()
         else:
-            self._loop.after(self._idle, self._maybe_leave)
+            self._leave_in(self._idle)
+
+    def _leave_in(self, seconds: float) -> None:
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
+        self._leave_timer = self._loop.after(seconds, self._maybe_leave)
 
     def _maybe_leave(self) -> None:
-        if self._draining:
-            self._leave_when_drained()
-            return
-        left = self._idle - (time.monotonic() - self._busy_since)
-        if self._connections or self._sessions.running:
+        if self._draining or self._connections or self._sessions.running:
             # Whoever ends the last of them asks again.
             return
+        left = self._idle - (time.monotonic() - self._busy_since)
         if self._workers.busy or left > 0:
-            self._loop.after(max(left, 1.0 if self._workers.busy else 0.0), self._maybe_leave)
+            self._leave_in(max(left, 0.5))
             return
-        self._tell_link({"op": "closing"})
+        self._link.tell({"op": "closing"})
         # Link may have something for us on its way, and then does not answer.
-        self._loop.after(max(self._idle, 1.0), self._maybe_leave)
+        self._leave_in(max(self._idle, 1.0))
 
     def _asked_to_stop(self, number: int, frame: object) -> None:
         del frame
@@ -399,55 +365,34 @@ class Keeper:
             self._loop.after(0, self._stop)
 
     def _stop(self) -> None:
-        self._drain("asked to stop")
         if self._privileged:
             # Sessions outlive the service that is being upgraded; whoever wants them gone ends the control group.
+            self._link.close()
+            self._drain("asked to stop")
             return
+        self._drain("asked to stop")
         for connection in list(self._connections.values()):
             self._sessions.end(connection)
             self._end(connection, "this node is shutting down")
 
+    def _link_lost(self) -> None:
+        self._drain("link and monitor are gone")
+
     def _drain(self, why: str) -> None:
-        """Take nothing more; leave when the last session has ended. Our end of the line is closed, so that the monitor
-        knows that we are leaving.
-        """
-        if self._draining:
-            return
-        self._draining = True
-        self._log.info("the keeper is leaving", reason=why, sessions=self._sessions.running)
-        if self._link is not None:
-            self._link.flush()
-            self._loop.remove(self._link.fileno())
-            self._link.close()
-            self._link = None
+        """Take nothing more; leave when the last session has ended."""
+        if not self._draining:
+            self._draining = True
+            self._log.info("the keeper is leaving", reason=why, sessions=self._sessions.running)
         self._leave_when_drained()
 
     def _leave_when_drained(self) -> None:
-        if not (self._connections or self._sessions.running):
-            self._workers.leave_all()
-            if not self._workers.all:
-                self._loop.stop()
-            else:
-                self._loop.after(0.1, self._leave_when_drained)
-
-
-def _endpoint(message: Mapping[str, object]) -> tuple[Endpoint, dict[str, object]]:
-    """Of a ``conn`` message: where from, and what a dial needs besides."""
-    kind = fields.text(message, "kind", 16)
-    if kind not in ("direct", "dial"):
-        raise PeerError(f"connections of kind {kind!r} are not known")
-    extra: dict[str, object] = {}
-    if kind == "dial":
-        extra = {name: fields.text(message, name) for name in ("ticket", "proxy", "server")}
-    return Endpoint(kind, _socket_address(message, "peer"), _socket_address(message, "local")), extra
-
-
-def _socket_address(message: Mapping[str, object], name: str) -> tuple[str, int]:
-    value = message.get(name)
-    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str) or len(value[0]) > 64:
-        raise PeerError(f"a connection with a wrong {name}")
-    address = value[0].removeprefix("::ffff:") if "." in value[0] else value[0]
-    return address, fields.number({"port": value[1]}, "port", 65536)
+        if self._connections or self._sessions.running:
+            return
+        self._workers.leave_all()
+        if self._workers.all:
+            self._loop.after(0.1, self._leave_when_drained)
+        else:
+            self._loop.stop()
 
 
 def _base64(data: bytes) -> str:
@@ -491,7 +436,7 @@ def main() -> None:
     # The host key is in our memory: no core files.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     os.umask(0o077)
-    channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_EVENTS)
+    channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
     try:
         keeper = Keeper(configuration, channel)
     except (TinyportError, OSError) as error:

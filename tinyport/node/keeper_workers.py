@@ -12,7 +12,7 @@ from tinyport.core.errors import PeerError
 from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.keeper_connection import Connection
-from tinyport.node.loop import READ, WRITE, Loop
+from tinyport.node.loop import READ, WRITE, Loop, Timer
 from tinyport.node.python_process import arguments, spawn
 
 # Exits and ends for sessions that all finish at once; a worker that reads none of 1024 is stuck.
@@ -41,6 +41,7 @@ class Worker:
         self.ready = False
         #: it was told to leave, or is being killed: it gets nothing more
         self.leaving = False
+        self.idle_timer: Timer | None = None
 
 
 class Workers:
@@ -105,6 +106,8 @@ class Workers:
             connection = self._waiting.popleft()
             worker.connections[connection.number] = connection
             worker.served += 1
+            if worker.idle_timer is not None:
+                worker.idle_timer.cancel()
             self._give(worker, connection)
         coming = sum(not worker.ready for worker in self.all)
         needed = -(-len(self._waiting) // self._per_worker) if self._per_worker else min(1, len(self._waiting))
@@ -226,11 +229,12 @@ class Workers:
         if self._per_worker and worker.served >= self._per_worker:
             self._leave(worker)
             return
-        served = worker.served
-        self._loop.after(self._idle, lambda: self._idle_over(worker, served))
+        if worker.idle_timer is not None:
+            worker.idle_timer.cancel()
+        worker.idle_timer = self._loop.after(self._idle, lambda: self._idle_over(worker))
 
-    def _idle_over(self, worker: Worker, served: int) -> None:
-        if not worker.connections and worker.served == served and not worker.leaving and worker in self.all:
+    def _idle_over(self, worker: Worker) -> None:
+        if not worker.connections and not worker.leaving and worker in self.all:
             self._leave(worker)
 
     def _leave(self, worker: Worker) -> None:

@@ -80,8 +80,7 @@ class Worker:
         except (TinyportError, OSError, asyncio.TimeoutError) as error:
             self._log.info("a connection did not come about", kind=message["kind"], reason=error)
             stream.close()
-            connection.abort()
-            connection.over(None)
+            connection.never_made()
 
     def _gone(self, number: int) -> None:
         self._connections.pop(number, None)

@@ -216,6 +216,11 @@ class NodeConnection(asyncssh.SSHServerConnection):
         self._send_disconnect(asyncssh.DISC_BY_APPLICATION, text, "en")
         self._force_close(None)
 
+    def never_made(self) -> None:
+        """There was no transport, so asyncssh will not say that it is over."""
+        self._cancel_login_timer()
+        self.over(None)
+
     def over(self, exc: Exception | None) -> None:
         """It is over, for whatever reason. The keeper then lets go of its copy of the socket."""
         if self._is_over:
