@@ -41,7 +41,7 @@ LONGEST_PAUSE = 30.0
 GOOD_AFTER = 60.0
 STOP_LIMIT = 5.0
 # A predecessor that is just stopping.
-LOCK_LIMIT = 5.0
+LOCK_LIMIT = 2.0
 MAX_DOCUMENT_FILE = 4 * 1024 * 1024
 
 
