@@ -174,6 +174,8 @@ class Rig:
         self._thread: threading.Thread | None = None
         self.log_path = folder / "keeper.log"
         self.key = folder / "id"
+        self.known_hosts = folder / "known_hosts"
+        self.known_hosts.write_text(f"@cert-authority * {public_line(self.authority.host_ca.public_blob)}\n")
 
     # ------------------------------------------------------------------ life
 
@@ -266,10 +268,8 @@ class Rig:
         (self.folder / "id-cert.pub").write_text(certificate_line(blob) + "\n")
 
     def options(self) -> list[str]:
-        known = self.folder / "known_hosts"
-        known.write_text(f"@cert-authority * {public_line(self.authority.host_ca.public_blob)}\n")
         settings = {
-            "UserKnownHostsFile": known,
+            "UserKnownHostsFile": self.known_hosts,
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",
             "HostKeyAlias": "shed",
