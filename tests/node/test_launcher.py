@@ -1,0 +1,204 @@
+"""The launcher up to the point where it becomes the monitor, and the process that enrols."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.link.test_enrolment import TOKEN, TinyAuth
+from tests.node.tiny_cluster import Cluster
+from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.host import identity_file
+from tinyport.node import enrol, identity_view, launcher
+from tinyport.node.python_process import search_path
+from tinyport.node.settings import LabelCommand, NodeSettings
+
+
+class Became(Exception):
+    """Raised in place of exec: what would have been run."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def auth(cluster: Cluster) -> Iterator[TinyAuth]:
+    made = TinyAuth(cluster)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_exec(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def execv(path: str, argv: list[str]) -> None:
+        raise Became(argv[-1])
+
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    monkeypatch.setattr(os, "execv", execv)
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, limits)
+
+
+def settings(tmp_path: Path, server: tuple[str, int] = ("127.0.0.1", 1), **changes: Any) -> NodeSettings:
+    values: dict[str, Any] = {"user": "nobody", "log_level": "error", **changes}
+    return NodeSettings(data_dir=tmp_path, nodename="shed", server=server, **values)
+
+
+def become(settings: NodeSettings) -> dict[str, Any]:
+    """Run the launcher; returns the configuration that the monitor would have been given."""
+    with pytest.raises(Became) as caught:
+        launcher.run(settings)
+    descriptor = int(str(caught.value).rpartition("main(")[2].rstrip(")"))
+    found: dict[str, Any] = json.loads(os.pread(descriptor, 1 << 20, 0))
+    for inherited in (descriptor, *found["view"]):
+        assert os.get_inheritable(inherited)
+    os.close(descriptor)
+    return found
+
+
+def test_a_joined_node_becomes_the_monitor_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    identity = cluster.joined(tmp_path, ("127.0.0.1", 1))
+    made = settings(
+        tmp_path,
+        listen=(("127.0.0.1", 3022),),
+        labels=(("model", "pi4"),),
+        commands=(LabelCommand("up", ("uptime", "-p"), 300.0),),
+    )
+    found = become(made)
+    assert found["listen"] == [["127.0.0.1", 3022]]
+    assert found["labels"] == {"model": "pi4"}
+    assert found["commands"] == [["up", ["uptime", "-p"], 300.0]]
+    assert found["folder"] == str(tmp_path / "node")
+    public, secret = found["view"]
+    assert identity_view.read_public(public)["uuid"] == identity["uuid"]
+    shown = os.pread(public, 1 << 20, 0) + os.pread(secret, 1 << 20, 0)
+    assert b"OPENSSH" not in shown
+    assert str(identity["tls_key"]).strip().encode() in os.pread(secret, 1 << 20, 0)
+    assert b"PRIVATE" not in os.pread(public, 1 << 20, 0)
+    for descriptor in (public, secret):
+        os.close(descriptor)
+
+
+def test_a_new_node_joins_first(auth: TinyAuth, tmp_path: Path) -> None:
+    found = become(settings(tmp_path, auth.address, token=TOKEN, ca_pins=(auth.cluster.pin,)))
+    identity = identity_file.load(tmp_path / "node" / "identity.json")
+    assert identity_view.read_public(found["view"][0])["uuid"] == identity["uuid"]
+    for descriptor in found["view"]:
+        os.close(descriptor)
+
+
+def test_a_refused_token_ends_it_at_once(auth: TinyAuth, tmp_path: Path) -> None:
+    auth.refusals["/v1/join"] = 401, {"code": "bad_token", "message": "the token is not known", "hint": "ask for one"}
+    with pytest.raises(AccessDenied, match="not known") as caught:
+        launcher.run(settings(tmp_path, auth.address, token=TOKEN, ca_pins=(auth.cluster.pin,)))
+    assert (caught.value.code, caught.value.hint) == ("bad_token", "ask for one")
+    assert auth.paths().count("/v1/join") == 1
+
+
+def test_a_server_that_is_away_is_tried_again(auth: TinyAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auth.refusals["/v1/join"] = 503, {"code": "unavailable", "message": "later"}
+    pauses = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            auth.refusals.clear()
+
+    monkeypatch.setattr("tinyport.node.launcher.time.sleep", sleep)
+    found = become(settings(tmp_path, auth.address, token=TOKEN, ca_pins=(auth.cluster.pin,)))
+    assert len(pauses) == 2
+    assert 0 < pauses[0] <= launcher.FIRST_WAIT
+    for descriptor in found["view"]:
+        os.close(descriptor)
+
+
+def test_without_identity_and_token_there_is_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="no token") as caught:
+        launcher.run(settings(tmp_path))
+    assert "tctl tokens add" in caught.value.hint
+
+
+def test_a_proxys_identity_is_not_a_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.joined(tmp_path, ("127.0.0.1", 1))
+    path = tmp_path / "node" / "identity.json"
+    identity_file.save(path, {**identity_file.load(path), "kind": "proxy"})
+    with pytest.raises(OperatorError, match="proxy"):
+        launcher.run(settings(tmp_path))
+
+
+def test_every_problem_with_the_settings_comes_at_once(tmp_path: Path) -> None:
+    wrong = settings(
+        tmp_path,
+        labels=(("bad key", "x"),),
+        commands=(LabelCommand("up", (), 60.0), LabelCommand("fast", ("true",), 5.0)),
+        connections_per_worker=-1,
+    )
+    with pytest.raises(ConfigError) as caught:
+        launcher.run(wrong)
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.root
+def test_what_faces_the_network_is_never_root(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.joined(tmp_path, ("127.0.0.1", 1))
+    with pytest.raises(OperatorError, match="root"):
+        launcher.run(settings(tmp_path, user="root"))
+    with pytest.raises(OperatorError, match="account"):
+        launcher.run(settings(tmp_path, user=None))
+    found = become(settings(tmp_path, user="no-such-user-here"))
+    assert found["user"]["uid"] == pwd.getpwnam("nobody").pw_uid
+    for descriptor in found["view"]:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDenied("no", code="bad_token", hint="h", detail="d"),
+        OperatorError("pin", code="ca_pin"),
+        PeerError("odd"),
+        Unavailable("away"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_the_way_between_processes(error: TinyportError) -> None:
+    again = enrol.raised(json.loads(json.dumps({"error": enrol.error_fields(error)})))
+    assert type(again) is type(error)
+    assert (again.message, again.detail, again.hint, again.code) == (
+        error.message,
+        error.detail,
+        error.hint,
+        error.code,
+    )
+
+
+@pytest.mark.parametrize("answer", [None, {}, [], {"error": "x"}, {"ok": False}])
+def test_a_process_that_died_is_an_error(answer: object) -> None:
+    assert isinstance(enrol.raised(answer), OperatorError)
+
+
+def test_a_yes_is_no_error() -> None:
+    assert enrol.raised({"ok": True}) is None
+
+
+def test_the_path_has_absolute_folders_alone() -> None:
+    path = search_path()
+    assert all(os.path.isabs(entry) for entry in path)
+    assert str(Path(launcher.__file__).parents[2]) in path
+
+
+def test_an_empty_view_is_an_error() -> None:
+    public, secret = identity_view.create()
+    with pytest.raises(OperatorError):
+        identity_view.read_public(public)
+    os.close(public)
+    os.close(secret)
