@@ -16,8 +16,12 @@ from typing import Any
 
 import pytest
 
-from tests.node.tiny_cluster import LIMIT, Cluster, TunnelEnd
+from tests.link.test_enrolment import TinyAuth
+from tests.node.tiny_cluster import DAY, LIMIT, Cluster, TunnelEnd
+from tinyport.core.certificate import public_line
 from tinyport.core.errors import OperatorError, Unavailable
+from tinyport.core.signatures import Ed25519Key
+from tinyport.host import identity_file
 from tinyport.node import monitor_status
 from tinyport.node.monitor import listen
 from tinyport.node.monitor_renewal import DUE, due_at
@@ -299,6 +303,29 @@ def _holds(pid: int, secret: bytes) -> bool:
             except OSError:
                 continue
     return False
+
+
+def test_a_certificate_that_is_due_is_renewed_and_link_takes_it(node: Node) -> None:
+    auth = TinyAuth(node.cluster)
+    try:
+        identity = node.cluster.joined(node.data, auth.address)
+        now = int(time.time())
+        identity.update(valid_after=now - 6 * DAY, valid_before=now + DAY)
+        identity_file.save(node.data / "node" / "identity.json", identity)
+        key = Ed25519Key.from_openssh(str(identity["ssh_key"]).encode())
+        auth.joined[public_line(key.public_blob)] = str(identity["uuid"])
+        auth.now = now
+        node.start()
+        first = node.status()["pids"]["link"]
+        status = node.until("the renewal", lambda status: status["generation"] == 2)
+        assert status["valid_before"] == now + 7 * DAY
+        node.until("a link with the new certificate", lambda status: status["pids"]["link"] not in (None, first))
+        held = identity_file.load(node.data / "node" / "identity.json")
+        assert held["generation"] == 2
+        assert held["tls_key"] != identity["tls_key"]
+    finally:
+        node.stop()
+        auth.stop()
 
 
 def test_renewal_is_due_at_two_thirds() -> None:

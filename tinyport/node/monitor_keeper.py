@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0
 GOOD_AFTER = 60.0
+# A keeper without sessions leaves within milliseconds; one with sessions stays behind us.
+STOP_PATIENCE = 2.0
 
 
 def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[str, object]:
@@ -70,6 +72,7 @@ class KeeperProcess:
         self._started = 0.0
         self._not_before = 0.0
         self._stopping = False
+        self._waited = False
         self._stopped: Callable[[], None] = lambda: None
 
     def wanted(self) -> None:
@@ -166,11 +169,16 @@ class KeeperProcess:
         self._stopped = stopped
         if self.pid:
             self._loop.kill(self.pid, signal.SIGTERM)
+            self._loop.after(STOP_PATIENCE, self._patience_over)
+
+    def _patience_over(self) -> None:
+        self._waited = True
+        self._stopped()
 
     @property
     def may_leave(self) -> bool:
         """As root a keeper with sessions stays without us until they end; else nothing of ours may stay."""
-        return not self.pid or self._privileged
+        return not self.pid or (self._privileged and self._waited)
 
     def give_up(self) -> None:
         if self.pid and not self._privileged:
