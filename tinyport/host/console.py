@@ -175,14 +175,18 @@ def main(program: str, build_parser: Callable[[], CommandLine], argv: Sequence[s
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if debug:
-            _show_traceback()
-        return report(program, error)
+        return report(program, error, debug=debug)
 
 
-def report(program: str, error: Exception) -> int:
-    """Say on standard error what went wrong and what to do; return the exit status."""
+def report(program: str, error: Exception, *, debug: bool = False) -> int:
+    """Say on standard error what went wrong and what to do; return the exit status. ``debug``: where, and our own
+    detail, too.
+    """
     mine = _as_ours(error)
+    if debug:
+        _show_traceback(error)
+        if mine.detail:
+            _complain(program, "debug", mine.detail)
     if isinstance(mine, ConfigError):
         for problem in mine.problems:
             _complain(program, "error", problem)
@@ -261,11 +265,12 @@ def _abandon_output() -> None:
         return
 
 
-def _show_traceback() -> None:
+def _show_traceback(error: Exception) -> None:
     import traceback
 
-    for line in traceback.format_exc().splitlines():
-        print_error(printable(line, 1000))
+    for text in traceback.format_exception(error):
+        for line in text.splitlines():
+            print_error(printable(line, 1000))
 
 
 # --- text for people ---------------------------------------------------------------------------------------------
