@@ -241,7 +241,7 @@ def test_the_time_is_the_first_thing_that_a_keeper_hears(start: Start) -> None:
 
 
 def test_an_idle_keeper_may_leave_and_a_new_one_is_asked_for(start: Start) -> None:
-    rig = start()
+    rig = start(constants={"link_keeper.SETTLE": 0.0})
     tunnel, _, _ = rig.up()
     tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
     keeper = rig.keeper()
@@ -253,16 +253,29 @@ def test_an_idle_keeper_may_leave_and_a_new_one_is_asked_for(start: Start) -> No
     assert rig.keeper().hear("document")[0]["signed"]
 
 
+def test_a_keeper_that_was_just_sent_something_is_not_let_go(start: Start) -> None:
+    rig = start(constants={"link_keeper.SETTLE": LIMIT * 10, "link_documents.FIRST_PAUSE": 0.01})
+    tunnel, _, _ = rig.up()
+    tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
+    keeper = rig.keeper()
+    keeper.say({"op": "closing"})
+    keeper.hear("document")
+    tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=3)})
+    keeper.hear("document")
+    assert [message["op"] for message, _ in keeper._kept if message["op"] == "closed"] == []
+
+
 def test_a_keeper_that_died_is_replaced_when_there_is_something_to_say(start: Start) -> None:
     rig = start()
     rig.up()
     with rig.connect() as stranger:
         stranger.sendall(b"SSH-2.0-x\r\n")
-        rig.keeper().close()
-        second = rig.keeper(asked=False)
-        del second
-        with rig.connect() as again:
-            again.sendall(b"SSH-2.0-y\r\n")
+        first = rig.keeper()
+        os.close(first.hear("conn")[1][0])
+        first.close()
+    with rig.connect() as another:
+        another.sendall(b"SSH-2.0-y\r\n")
+        os.close(rig.keeper().hear("conn")[1][0])
 
 
 # ---------------------------------------------------------------- doorway

@@ -27,6 +27,8 @@ MAX_QUEUED = 128
 MAX_INLINE = 64 * 1024
 # How long after "closed" a keeper that stays is given connections again.
 LEAVE_LIMIT = 2.0
+# What was sent so long ago has been heard.
+SETTLE = 1.0
 
 ABSENT, ASKED, OPEN, LEAVING = "absent", "asked", "open", "leaving"
 
@@ -204,14 +206,11 @@ class KeeperLine:
         if body.get("op") == "closing":
             self._closing()
         else:
-            if self._state == LEAVING and body.get("op") != "event":
-                # Something had been sent before, so it stays; docs/protocol/node.md.
-                self._to("stayed")
             self._on_message(body)
 
     def _closing(self) -> None:
-        if self._state != OPEN or self._queue:
-            # Not answered: what is about to be sent resets its idle time.
+        if self._state != OPEN or self._queue or time.monotonic() - self._last_sent < SETTLE:
+            # Not answered: the keeper was sent something that it may not have seen when it asked. It asks again.
             return
         assert self._channel is not None
         try:
