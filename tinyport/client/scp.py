@@ -1,0 +1,322 @@
+"""``tsh scp``: files to, from and between nodes, over SFTP.
+
+The node is not trusted with names: what it lists becomes a file name here only when it is one plain component, so
+that it
+cannot write outside the folder that was asked for (as scp once allowed: CVE-2019-6111).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import posixpath
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tinyport.client.engine import Dialling, Wish, connected
+from tinyport.client.ssh_options import parse_options
+from tinyport.client.target import checked_login, default_login, split_target
+from tinyport.client.whoami import identity_of
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.names import printable
+from tinyport.host.console import DONE, FAILED, UsageError, print_error
+from tinyport.host.console_progress import Progress
+from tinyport.host.user_identity import UserIdentity
+
+if TYPE_CHECKING:
+    import asyncssh
+
+#: Folders in folders. A node could show one within itself for ever.
+MAX_DEPTH = 100
+#: What is in memory of a copy between two nodes.
+_CHUNK = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Place:
+    """One argument: ``node`` is None for this machine."""
+
+    login: str | None
+    node: str | None
+    path: str
+
+
+def parse_place(text: str) -> Place:
+    """``[LOGIN@]NODE:PATH``, or a path here. As scp: a colon names a node unless a slash stands before it."""
+    head, colon, path = text.partition(":")
+    if not colon or not head or "/" in head:
+        return Place(None, None, text)
+    login, node = split_target(head)
+    # A path from the home is relative to where the server starts.
+    return Place(login, node, path.removeprefix("~/") or ".")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What copying needs to know of a file. ``times``: access and modification, Unix seconds."""
+
+    folder: bool
+    size: int
+    mode: int
+    times: tuple[int, int]
+
+
+class Side(Protocol):
+    """Files of one machine. Paths are texts; every method raises OSError or asyncssh.SFTPError."""
+
+    async def status(self, path: str) -> Status: ...
+
+    async def names(self, path: str) -> list[str]: ...
+
+    async def expand(self, pattern: str) -> list[str]: ...
+
+    async def make_folder(self, path: str) -> None: ...
+
+    async def imprint(self, path: str, status: Status) -> None: ...
+
+
+class Here:
+    """This machine."""
+
+    async def status(self, path: str) -> Status:
+        found = os.stat(path)
+        times = (int(found.st_atime), int(found.st_mtime))
+        return Status(stat.S_ISDIR(found.st_mode), found.st_size, stat.S_IMODE(found.st_mode), times)
+
+    async def names(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    async def expand(self, pattern: str) -> list[str]:
+        # The shell has done it.
+        return [pattern]
+
+    async def make_folder(self, path: str) -> None:
+        os.makedirs(path, exist_ok=True)
+
+    async def imprint(self, path: str, status: Status) -> None:
+        os.chmod(path, status.mode)
+        os.utime(path, (float(status.times[0]), float(status.times[1])))
+
+
+class There:
+    """A node."""
+
+    def __init__(self, sftp: asyncssh.SFTPClient) -> None:
+        self.sftp = sftp
+
+    async def status(self, path: str) -> Status:
+        found = await self.sftp.stat(path)
+        mode = found.permissions or 0
+        return Status(stat.S_ISDIR(mode), found.size or 0, stat.S_IMODE(mode), (found.atime or 0, found.mtime or 0))
+
+    async def names(self, path: str) -> list[str]:
+        listed = [str(name) for name in await self.sftp.listdir(path)]
+        return sorted(plain_name(name) for name in listed if name not in (".", ".."))
+
+    async def expand(self, pattern: str) -> list[str]:
+        if not any(char in pattern for char in "*?["):
+            return [pattern]
+        return sorted(str(path) for path in await self.sftp.glob(pattern))
+
+    async def make_folder(self, path: str) -> None:
+        if not await self.sftp.isdir(path):
+            await self.sftp.mkdir(path)
+
+    async def imprint(self, path: str, status: Status) -> None:
+        await self.sftp.chmod(path, status.mode)
+        await self.sftp.utime(path, (float(status.times[0]), float(status.times[1])))
+
+
+def plain_name(name: str) -> str:
+    """A name from a node as one component of a path here. PeerError when it is more than that."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise PeerError(f"the node listed a file named {printable(name, 80)!r}, which is no file name")
+    return name
+
+
+@dataclass
+class _File:
+    """One file or folder to copy, found by walking."""
+
+    source: str
+    target: str
+    status: Status
+
+
+class Copy:
+    """The copying of some sources to one destination. Counts what failed; scp, too, goes on after a failure."""
+
+    def __init__(self, source: Side, target: Side, args: argparse.Namespace) -> None:
+        self._source = source
+        self._target = target
+        self._recursive = bool(args.recursive)
+        self._preserve = bool(args.preserve)
+        self._quiet = bool(args.quiet)
+        self.failed = 0
+
+    async def run(self, pattern: str, destination: str, *, into_folder: bool) -> None:
+        """Copy everything that ``pattern`` names."""
+        import asyncssh
+
+        try:
+            paths = await self._source.expand(pattern)
+        except (OSError, asyncssh.SFTPError) as error:
+            self._complain(pattern, error)
+            return
+        if not paths:
+            self._say(f"{printable(pattern)}: no match")
+        if len(paths) > 1 and not into_folder:
+            raise OperatorError(f"{printable(destination)}: not a folder, and there are several files for it")
+        for path in paths:
+            name = posixpath.basename(path.rstrip("/"))
+            # ``tsh scp -r node:. here`` copies the contents' folder under its own name only when it has one.
+            if into_folder and name not in ("", ".", ".."):
+                target = posixpath.join(destination, plain_name(name))
+            else:
+                target = destination
+            await self._tree(path, target)
+
+    async def _tree(self, source: str, target: str) -> None:
+        import asyncssh
+
+        folders: list[_File] = []
+        async for file in self._walk(source, target, 0):
+            try:
+                if file.status.folder:
+                    await self._target.make_folder(file.target)
+                    folders.append(file)
+                else:
+                    await self._file(file)
+            except (OSError, asyncssh.SFTPError) as error:
+                self._complain(file.source, error)
+        if self._preserve:
+            # The innermost first: filling a folder changes its time.
+            for folder in reversed(folders):
+                await self._imprint(folder)
+
+    async def _imprint(self, file: _File) -> None:
+        import asyncssh
+
+        try:
+            await self._target.imprint(file.target, file.status)
+        except (OSError, asyncssh.SFTPError) as error:
+            self._complain(file.target, error)
+
+    async def _walk(self, source: str, target: str, depth: int) -> AsyncIterator[_File]:
+        """What there is at and below ``source``, each folder before what is in it."""
+        import asyncssh
+
+        try:
+            status = await self._source.status(source)
+            if status.folder and not self._recursive:
+                self._say(f"{printable(source)}: is a folder (-r copies folders)")
+                return
+            names = await self._source.names(source) if status.folder else []
+        except (OSError, asyncssh.SFTPError) as error:
+            self._complain(source, error)
+            return
+        if depth > MAX_DEPTH:
+            self._say(f"{printable(source)}: folders deeper than {MAX_DEPTH}")
+            return
+        yield _File(source, target, status)
+        for name in names:
+            async for file in self._walk(posixpath.join(source, name), posixpath.join(target, name), depth + 1):
+                yield file
+
+    async def _file(self, file: _File) -> None:
+        progress = Progress(posixpath.basename(file.source), file.status.size)
+
+        def told(_source: bytes, _target: bytes, done: int, _total: int) -> None:
+            if not self._quiet:
+                progress.update(done)
+
+        source, target = self._source, self._target
+        if isinstance(source, Here) and isinstance(target, There):
+            await target.sftp.put(file.source, file.target, progress_handler=told)
+        elif isinstance(source, There) and isinstance(target, Here):
+            await source.sftp.get(file.source, file.target, progress_handler=told)
+        elif isinstance(source, There) and isinstance(target, There):
+            await _between(source.sftp, target.sftp, file, lambda done: told(b"", b"", done, 0))
+        if not self._quiet:
+            progress.finish()
+        if self._preserve:
+            await self._imprint(file)
+
+    def _complain(self, path: str, error: Exception) -> None:
+        text = getattr(error, "reason", "") or (error.strerror if isinstance(error, OSError) else "") or str(error)
+        self._say(f"{printable(path)}: {printable(str(text)).lower()}")
+
+    def _say(self, text: str) -> None:
+        self.failed += 1
+        print_error(f"tsh: error: {text}")
+
+
+async def _between(
+    source: asyncssh.SFTPClient, target: asyncssh.SFTPClient, file: _File, told: Callable[[int], None]
+) -> None:
+    """One file from node to node, through this machine."""
+    done = 0
+    async with source.open(file.source, "rb") as reading, target.open(file.target, "wb") as writing:
+        while data := await reading.read(_CHUNK, done):
+            # The client opened both without an encoding, so this is bytes.
+            await writing.write(data, done)
+            done += len(data)
+            told(done)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when everything was copied, 1 when something was not; no way to a node ends as any other command does."""
+    places = [parse_place(text) for text in args.paths]
+    if len(places) < 2:
+        raise UsageError("a source and a destination are needed", hint='run "tsh scp --help"')
+    if all(place.node is None for place in places):
+        raise UsageError("all paths are on this machine", hint="write NODE:PATH for one of them, or use cp")
+    identity = identity_of(args)
+    options = parse_options(args.option)
+    return asyncio.run(_copy_all(args, identity, places, options.user))
+
+
+async def _copy_all(args: argparse.Namespace, identity: UserIdentity, places: Sequence[Place], user: str | None) -> int:
+    import asyncssh
+
+    *sources, destination = places
+    async with AsyncExitStack() as stack:
+        sides: dict[tuple[str | None, str | None], Side] = {}
+
+        async def side(place: Place) -> Side:
+            key = (place.login, place.node)
+            if key not in sides:
+                sides[key] = await _side(stack, identity, place, user)
+            return sides[key]
+
+        target = await side(destination)
+        try:
+            into_folder = (await target.status(destination.path)).folder
+        except (OSError, asyncssh.SFTPError):
+            # Not there yet: it becomes the copy's name.
+            into_folder = False
+        if not into_folder and (len(sources) > 1 or destination.path.endswith("/")):
+            raise OperatorError(f"{printable(destination.path)}: not a folder")
+        failed = 0
+        for place in sources:
+            source = await side(place)
+            if isinstance(source, Here) and isinstance(target, Here):
+                raise UsageError(f"{printable(place.path)} and the destination are both on this machine", hint="use cp")
+            copy = Copy(source, target, args)
+            await copy.run(place.path, destination.path, into_folder=into_folder)
+            failed += copy.failed
+    return FAILED if failed else DONE
+
+
+async def _side(stack: AsyncExitStack, identity: UserIdentity, place: Place, user: str | None) -> Side:
+    if place.node is None:
+        return Here()
+    login = checked_login(place.login or user or default_login(identity))
+    wish = Wish(target=place.node, login=login)
+    dialled = await asyncio.to_thread(Dialling(identity, wish).result)
+    connection = await stack.enter_async_context(connected(identity, wish, dialled))
+    return There(await stack.enter_async_context(connection.start_sftp_client()))
