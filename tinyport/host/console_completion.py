@@ -70,7 +70,7 @@ def _bash(parser: CommandLine) -> str:
     return f"""# bash completion for {parser.prog}
 {name}() {{
     local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" path="" word words=""
-    skip="" longer
+    local skip="" longer
     COMPREPLY=()
     case "$previous" in
 {values}
