@@ -219,7 +219,9 @@ def config(build: Build) -> None:
 
 
 def proxy(build: Build) -> None:
-    group = build.parser.command("proxy", help="a way to a node for other programs")
+    group = build.parser.command(
+        "proxy", help="a way to a node for other programs", examples=["tsh proxy ssh pi@greenhouse:22"]
+    )
     parser = group.command(
         "ssh",
         build.runs["proxy ssh"],

@@ -1,0 +1,111 @@
+"""The frame of the three programs: errors in words, statuses, tables, hostile text, completion."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import need_program
+from tinyport.admin.main import build_parser as tinyport_parser
+from tinyport.admin.tctl import build_parser as tctl_parser
+from tinyport.client.main import parser as tsh_parser
+from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.host import console
+from tinyport.host.console import CommandLine
+from tinyport.host.console_completion import completion_script
+
+PROGRAMS: list[Callable[[], CommandLine]] = [tsh_parser, tctl_parser, tinyport_parser]
+
+
+def program(error: Exception) -> Callable[[], CommandLine]:
+    def fail(_: argparse.Namespace) -> int:
+        raise error
+
+    def build() -> CommandLine:
+        parser = CommandLine("tsh", examples=["tsh x"])
+        parser.command("x", fail, help="fails")
+        return parser
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OperatorError("m"), 1),
+        (OperatorError("m", code="usage"), 2),
+        (AccessDenied("m", code="expired"), 3),
+        (AccessDenied("m", code="login_required"), 3),
+        (AccessDenied("m"), 4),
+        (AccessDenied("m", code="locked"), 4),
+        (TinyportError("m", code="no_such_node"), 5),
+        (Unavailable("m", code="offline"), 6),
+        (Unavailable("m"), 1),
+        (PeerError("m"), 1),
+        (ConfigError(["m", "n"]), 1),
+        (FileNotFoundError(2, "No such file or directory", "/x"), 1),
+        (ZeroDivisionError("m"), 1),
+    ],
+)
+def test_every_error_has_its_status_and_its_words(
+    error: Exception, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert console.main("tsh", program(error), ["x"]) == status
+    said = capsys.readouterr().err
+    assert said.startswith("tsh: error: ")
+    assert "Traceback" not in said
+
+
+def test_hostile_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console.main("tsh", program(PeerError("\x1b[2Jevil\r\n\u202e")), ["x"])
+    assert "\\x1b[2Jevil\\x0d\\x0a\\u202e" in capsys.readouterr().err
+
+
+def test_tables_line_up_with_wide_letters_and_escapes() -> None:
+    lines = console.table([("温室", "x"), ("a\x1b", "y")], ("NAME", "S"))
+    assert lines == ["NAME   S", "温室   x", "a\\x1b  y"]
+
+
+def test_pipes_get_no_colours() -> None:
+    assert console.paint("x", "red") == "x"
+
+
+@pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_scripts(build: Callable[[], CommandLine], shell: str) -> None:
+    script = completion_script(build(), shell)
+    assert build().prog in script
+    if shell == "bash":
+        subprocess.run([need_program("bash"), "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tctl", "no"], {"nodes"}),
+        (["tctl", "nodes", "l"], {"ls", "label"}),
+        (["tctl", "-c", "some file", "nodes", "ls", "--format", ""], {"text", "json"}),
+        (["tctl", "auth", "export", "--type", "h"], {"host"}),
+    ],
+)
+def test_bash_completes(words: list[str], expected: set[str]) -> None:
+    given = " ".join(f"'{word}'" for word in words)
+    line = f"COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _tctl_complete; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    script = completion_script(tctl_parser(), "bash") + line
+    done = subprocess.run([need_program("bash")], input=script, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == expected
+
+
+@pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])
+def test_every_command_has_help_with_an_example(build: Callable[[], CommandLine]) -> None:
+    def walk(parser: CommandLine, path: str) -> None:
+        for name, command in parser.commands().items():
+            text = command.format_help()
+            assert "example" in text or name == "version", f"{path} {name} has no example"
+            walk(command, f"{path} {name}")
+
+    walk(build(), build().prog)
