@@ -155,8 +155,9 @@ def test_nothing_of_the_keeper_reaches_the_session(rig: Rig) -> None:
     # 3 is ls looking.
     assert descriptors == ["0", "1", "2", "3"]
     assert int(blocked.split()[1], 16) == 0
-    # bash, a frequent login shell, ignores nothing either when it runs a command.
-    assert int(ignored.split()[1], 16) == 0
+    # bash, a frequent login shell, ignores nothing either when it runs a command. Signals 32 and 33 are the C
+    # library's own: nobody can set them, and they stay as whoever started the tests had them.
+    assert int(ignored.split()[1], 16) & ~(0b11 << 31) == 0
     assert umask in ("0022", "022")
 
 
