@@ -17,9 +17,10 @@ import pytest
 from tests.admin.conftest import PIN, TOKEN, Ran
 from tinyport.admin import config_file, install, units
 from tinyport.admin.main import build_parser, main
-from tinyport.admin.start_command import notify, overridden
+from tinyport.admin.start_command import overridden
 from tinyport.admin.status_command import ask_monitor, node_lines
 from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.host.sd_notify import notify
 
 NOW = 1_800_000_000.0
 PACKAGED = Path(__file__).parents[2] / "packaging" / "systemd"

@@ -67,6 +67,7 @@ OWN = frozenset(
         "core.names",
         "host.files",
         "host.logging_line",
+        "host.sd_notify",
         "host.tls",
         "link.httphead",
         "link.tlsstream",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.labels import parse_pairs
 from tinyport.core.names import printable
 from tinyport.host.console import UsageError
+from tinyport.host.sd_notify import notify
 
 ROLES = ("auth", "proxy", "node")
 
@@ -119,17 +119,3 @@ def _labels(text: str) -> dict[str, str]:
         return parse_pairs([pair for pair in text.split(",") if pair])
     except PeerError as error:
         raise UsageError(error.message, hint=error.hint) from None
-
-
-def notify(text: str) -> None:
-    """Tell systemd, when it started us (sd_notify(3))."""
-    name = os.environ.get("NOTIFY_SOCKET", "")
-    if not name:
-        return
-    address = f"\0{name[1:]}" if name.startswith("@") else name
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
-            stream.sendto(text.encode(), address)
-    except OSError:
-        # It learns from our exit status at the latest.
-        return

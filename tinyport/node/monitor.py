@@ -19,6 +19,7 @@ from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.core.names import format_address
 from tinyport.host.files import read_limited, write_private
 from tinyport.host.logging_line import Log
+from tinyport.host.sd_notify import notify
 from tinyport.node import identity_view, monitor_status
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.loop import READ, WRITE, Loop
@@ -97,7 +98,7 @@ class Monitor:
         self.loop.run()
 
     def _pat(self, period: float) -> None:
-        monitor_status.notify("WATCHDOG=1")
+        notify("WATCHDOG=1")
         self.loop.after(period, lambda: self._pat(period))
 
     def _addresses(self) -> list[str]:
@@ -220,7 +221,7 @@ class Monitor:
         offset = message.get("offset")
         if isinstance(offset, (int, float)) and not isinstance(offset, bool):
             self._renewal.confirm(float(offset))
-        monitor_status.notify(f"READY=1\nSTATUS=tunnel {self._state['tunnel']}")
+        notify(f"READY=1\nSTATUS=tunnel {self._state['tunnel']}")
         if self._state["tunnel"] == "up" and not self._ready:
             self._ready = True
             self._tell_ready()
@@ -288,16 +289,16 @@ class Monitor:
     # ------------------------------------------------------------------ ends
 
     def _reload(self) -> None:
-        monitor_status.notify("RELOADING=1")
+        notify("RELOADING=1")
         self._tell_link({"op": "reload"})
-        monitor_status.notify("READY=1")
+        notify("READY=1")
 
     def stop(self) -> None:
         """Stop everything; as root, a keeper with sessions stays with them until they end."""
         if self._stopping:
             return
         self._stopping = True
-        monitor_status.notify("STOPPING=1")
+        notify("STOPPING=1")
         self._log.info("node stops")
         self._deadline = self.loop.after(STOP_LIMIT, self._too_slow)
         self._renewal.stop()

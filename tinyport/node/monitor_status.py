@@ -116,20 +116,6 @@ def command_name(pid: int) -> str:
         return ""
 
 
-def notify(text: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing when it did not start us."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path:
-        return
-    address = f"\0{path[1:]}" if path.startswith("@") else path
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
-            stream.sendto(text.encode(), address)
-    except OSError:
-        # systemd went away or its socket is full; it will learn from our exit status at the latest.
-        return
-
-
 def watchdog_period() -> float | None:
     """Half of what systemd allows between two signs of life, in seconds; None when it does not watch."""
     text = os.environ.get("WATCHDOG_USEC", "")

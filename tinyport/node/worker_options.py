@@ -10,46 +10,13 @@ from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_public_key_algs
 
+from tinyport.core.ssh_algorithms import CIPHERS, KEX, MACS, SIGNATURES, on_offer
+
 # A client that vanished is noticed after some four minutes; a phone may sleep for three.
 KEEPALIVE_INTERVAL = 60
 KEEPALIVE_COUNT = 4
 # What one session may hold in memory for a process that does not read; 10 MB/s over a 100 ms line.
 WINDOW = 1024 * 1024
-
-# curve25519 stands first: dropbear guesses the server's first, and asyncssh judges a wrong guess unlike RFC 4253
-# section 7. The client's order decides among the others, so nobody loses the post-quantum exchange.
-KEX = (
-    "curve25519-sha256",
-    "curve25519-sha256@libssh.org",
-    "mlkem768x25519-sha256",
-    "ecdh-sha2-nistp256",
-    "diffie-hellman-group16-sha512",
-)
-CIPHERS = (
-    "chacha20-poly1305@openssh.com",
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "aes128-ctr",
-    "aes192-ctr",
-    "aes256-ctr",
-)
-MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
-#: what ``server-sig-algs`` names (RFC 8308): keys inside user certificates
-SIGNATURES = (
-    "ssh-ed25519",
-    "sk-ssh-ed25519@openssh.com",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-)
-
-
-def _on_offer(wanted: tuple[str, ...], available: list[bytes]) -> list[str]:
-    """Of what we want, what this asyncssh has (mlkem768 needs a library, chacha20 a libcrypto)."""
-    return [name for name in wanted if name.encode() in available]
 
 
 def make_options(
@@ -62,10 +29,10 @@ def make_options(
         server_factory=server_factory,
         server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
         config=[],
-        kex_algs=_on_offer(KEX, get_kex_algs()),
-        encryption_algs=_on_offer(CIPHERS, get_encryption_algs()),
-        mac_algs=_on_offer(MACS, get_mac_algs()),
-        signature_algs=_on_offer(SIGNATURES, get_public_key_algs()),
+        kex_algs=on_offer(KEX, get_kex_algs()),
+        encryption_algs=on_offer(CIPHERS, get_encryption_algs()),
+        mac_algs=on_offer(MACS, get_mac_algs()),
+        signature_algs=on_offer(SIGNATURES, get_public_key_algs()),
         compression_algs=["none"],
         login_timeout=login_grace,
         keepalive_interval=KEEPALIVE_INTERVAL,

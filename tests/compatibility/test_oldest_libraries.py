@@ -1,0 +1,37 @@
+"""The oldest libraries that distributions ship with: the node, its clients and the cluster work on them, too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Debian 13 and Raspberry Pi OS trixie
+OLDEST = ("asyncssh==2.20.0", "cryptography==43.0.0")
+SUITES = ("tests/core", "tests/node", "tests/interop", "tests/proxy", "tests/scenarios/test_sessions.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_everything_that_speaks_ssh_works_on_the_oldest_libraries(tmp_path: Path) -> None:
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *OLDEST, "-e", f"{ROOT}[server,test]"], check=True)
+    shown = subprocess.run([*install[:3], "list"], capture_output=True, text=True, check=True).stdout
+    for requirement in OLDEST:
+        name, _, version = requirement.partition("==")
+        assert any(line.split() == [name, version] for line in shown.splitlines()), shown
+    done = subprocess.run(
+        [str(python), "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider", *SUITES],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
