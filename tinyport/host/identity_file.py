@@ -60,3 +60,14 @@ def load(path: str | Path) -> dict[str, object]:
 def save(path: str | Path, identity: dict[str, object]) -> None:
     """Write an identity, whole and 0600."""
     write_private(path, json.dumps(identity, indent=1, sort_keys=True).encode())
+
+
+def load_for(path: str | Path, server: str) -> dict[str, object]:
+    """Read an identity, and have it renew at ``server`` ("host:port"), which may have changed since it was written: a
+    cluster that moved must not strand its machines at their next renewal.
+    """
+    identity = load(path)
+    if identity["server"] != server:
+        identity["server"] = server
+        save(path, identity)
+    return identity

@@ -53,7 +53,7 @@ def run(settings: NodeSettings) -> NoReturn:
 def _identity(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> dict[str, object]:
     """The identity on the disk, after joining when there is none."""
     try:
-        identity = identity_file.load(path)
+        identity = identity_file.load_for(path, format_address(*settings.server))
     except FileNotFoundError:
         if settings.token is None:
             raise OperatorError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
+from tinyport.core.names import format_address
 from tinyport.host import identity_file
 from tinyport.host.files import private_folder
 from tinyport.host.logging_line import Log
@@ -138,7 +139,7 @@ async def obtain(settings: ProxySettings, log: Log) -> Credentials:
     private_folder(settings.folder)
     path = settings.identity_path
     try:
-        return Credentials(_checked(identity_file.load(path), path))
+        return Credentials(_checked(identity_file.load_for(path, format_address(*settings.auth_address)), path))
     except FileNotFoundError:
         log.info("no identity yet: joining", auth=settings.auth_address)
     if not settings.token:
