@@ -91,8 +91,8 @@ def test_many_sessions_in_one_connection(peer: Peer, options: list[str], tmp_pat
             out, _ = process.communicate(b"x" * 10_000, timeout=60)
             assert (process.returncode, out) == (number, b"%d\n" % number)
     finally:
-        master.terminate()
-        master.wait(30)
+        ssh(peer, *shared, "-O", "exit", peer.destination)
+        master.wait(60)
 
 
 def test_a_key_without_a_certificate_is_refused_in_words(peer: Peer, tmp_path: Path) -> None:

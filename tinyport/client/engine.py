@@ -53,7 +53,7 @@ class _Way:
         self._judge = judge
 
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> tuple[object, object]:
-        from tinyport.client.transport import SocketTransport
+        from tinyport.link.tls_transport import SocketTransport
 
         connection = factory()
         # The judgement of the host key is ours wholly; asyncssh's own would look at time.time() and at names only.

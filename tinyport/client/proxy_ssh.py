@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import selectors
+import signal
 import ssl
 
 from tinyport.client.dial import Dialled, dial
@@ -18,6 +19,8 @@ _MOST = 256 * 1024
 
 def run(args: argparse.Namespace) -> int:
     """Join until either side ends. A refusal is an error like any other: ssh shows our standard error."""
+    # ssh ends its ProxyCommand by SIGHUP and then waits for it; below nohup the signal would be ignored, for ever.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     identity = identity_of(args)
     login, node = split_target(strip_port(args.target))
     dialled = dial(identity, node.removesuffix(f".{identity.cluster}"), checked_login(login or default_login(identity)))

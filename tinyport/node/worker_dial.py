@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 
 from tinyport.core.errors import PeerError
 from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.host.tls import client_context
+from tinyport.link.tls_transport import SocketTransport
 
 ALPN = "tinyport-dial"
 # A ticket is good for ten seconds.
@@ -27,19 +29,45 @@ async def dial(
     socket is closed then.
     """
     loop = asyncio.get_running_loop()
-    context = client_context(tls_cas, alpn=[ALPN])
+    stream.setblocking(False)
     # Identity is in the certificate's URI, checked below; there is no host name to compare.
-    transport, _ = await loop.create_connection(
-        asyncio.Protocol, sock=stream, ssl=context, server_hostname="", ssl_handshake_timeout=HANDSHAKE_LIMIT
-    )
+    secure = client_context(tls_cas, alpn=[ALPN]).wrap_socket(stream, do_handshake_on_connect=False)
     try:
-        found = from_peer_certificate(transport.get_extra_info("peercert"))
+        await asyncio.wait_for(_handshake(loop, secure), HANDSHAKE_LIMIT)
+        found = from_peer_certificate(secure.getpeercert())
         if found != proxy:
             raise PeerError("another proxy answered than the one that asked", detail=f"{found.uri}, not {proxy.uri}")
-    except PeerError:
-        transport.abort()
+        # 65 bytes into an empty socket: they are taken whole or the connection is broken.
+        secure.send(f"{ticket}\n".encode("ascii"))
+    except BaseException:
+        secure.close()
         raise
-    transport.write(f"{ticket}\n".encode("ascii"))
-    # No await since the handshake: nothing can have arrived for the protocol that is replaced.
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
+    # Not asyncio's own TLS transport: it keeps a buffer of 256 kB for each connection.
+    SocketTransport(loop, secure, protocol).start()
+
+
+async def _handshake(loop: asyncio.AbstractEventLoop, secure: ssl.SSLSocket) -> None:
+    while True:
+        try:
+            secure.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            await _ready(loop.add_reader, loop.remove_reader, secure)
+        except ssl.SSLWantWriteError:
+            await _ready(loop.add_writer, loop.remove_writer, secure)
+
+
+async def _ready(
+    watch: Callable[..., object], unwatch: Callable[[ssl.SSLSocket], object], secure: ssl.SSLSocket
+) -> None:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    watch(secure, _wake, waiter)
+    try:
+        await waiter
+    finally:
+        unwatch(secure)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
