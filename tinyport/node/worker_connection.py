@@ -93,6 +93,7 @@ class NodeConnection(asyncssh.SSHServerConnection):
         self._last_session = 0
         self._keeper_key: KeeperKey | None = None
         self._told: set[str] = set()
+        self._proving = False
         # asyncssh offers key exchange with a host key only when there are algorithms for it.
         self._server_host_key_algs = list(self._keys)
 
@@ -135,7 +136,9 @@ class NodeConnection(asyncssh.SSHServerConnection):
 
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
         """Both forms of a publickey request (RFC 4252 section 7) are the keeper's to judge, as a whole."""
-        if len(username) > MAX_LOGIN or len(key_data) > MAX_KEY:
+        # A client that does not wait for the answer makes asyncssh forget the request. The keeper does not: once it said
+        # yes, another request is out of order and would end this worker, with everybody in it.
+        if self._proving or len(username) > MAX_LOGIN or len(key_data) > MAX_KEY:
             return False
         try:
             if not msg:
@@ -143,6 +146,7 @@ class NodeConnection(asyncssh.SSHServerConnection):
                 return True
             if len(msg) > MAX_REQUEST or len(signature) > MAX_SIGNATURE:
                 return False
+            self._proving = True
             answer, _ = await self._keeper.ask(
                 "prove",
                 conn=self.number,
@@ -151,6 +155,7 @@ class NodeConnection(asyncssh.SSHServerConnection):
                 signature=base64_text(signature),
             )
         except TinyportError as error:
+            self._proving = False
             self._explain(error)
             return False
         permits = answer.get("permits")
