@@ -34,7 +34,25 @@ def compile_pattern(pattern: str) -> re.Pattern[str] | None:
 def value_matches(pattern: str, value: str) -> bool:
     """Does one pattern match one value, from its first to its last character?"""
     compiled = compile_pattern(pattern)
-    return value == pattern if compiled is None else compiled.fullmatch(value) is not None
+    if compiled is None or not pattern.startswith("^"):
+        return glob_matches(pattern, value)
+    return compiled.fullmatch(value) is not None
+
+
+def glob_matches(pattern: str, value: str) -> bool:
+    """Does a pattern in which ``*`` alone is special match? In linear time, so that strangers may write patterns."""
+    first, *pieces = pattern.split(WILDCARD)
+    if not pieces:
+        return value == pattern
+    at, end = len(first), len(value) - len(last := pieces.pop())
+    if at > end or not value.startswith(first) or not value.endswith(last):
+        return False
+    for piece in pieces:
+        found = value.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
 def matches(selector: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> bool:
@@ -74,5 +92,7 @@ def parse_pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def has_all(pairs: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Does a node have all these labels? ``*`` in a value is a glob. No pairs: every node has them."""
-    return all(key in labels and value_matches(value, labels[key]) for key, value in pairs.items())
+    """Does a node have all these labels? ``*`` in a value is a glob, and nothing else is special: any user may ask.
+    No pairs: every node has them.
+    """
+    return all(key in labels and glob_matches(value, labels[key]) for key, value in pairs.items())
