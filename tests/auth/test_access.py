@@ -227,6 +227,9 @@ def test_node_lists_show_what_one_may_see(farm: Farm) -> None:
     assert alice.get("/v1/nodes", selector="nonsense").status == 400
     farm.auth.role("not-paris", deny={"node_labels": {"site": ["paris"]}})
     farm.auth.local().call("PATCH", "/v1/users/alice", {"roles": ["access", "not-paris"]})
+    # What she held did not know of the deny, so it counts no more.
+    assert alice.get("/v1/nodes").code == "login_required"
+    alice, _ = farm.auth.login("alice")
     assert names(alice) == ["b1", "b2"]
     listed = farm.nodes["b1"].client.get("/v1/nodes").body["nodes"]
     assert listed[0] == {"uuid": farm.nodes["b1"].uuid, "name": "b1", "status": "online"}

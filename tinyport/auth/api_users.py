@@ -12,6 +12,7 @@ from tinyport.auth.web import Answer, Call
 from tinyport.core import tokens
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_login, check_role, check_user, printable
+from tinyport.core.roles import Conditions, parse_role
 
 INVITATION_LIFE = 3600
 LONGEST_INVITATION = 7 * 86400
@@ -130,8 +131,10 @@ async def change_user(call: Call, tables: WriteTables, user: UserRow) -> UserRow
         raise PeerError("roles: at least one role is needed")
     traits = read_traits(call, user.traits)
     await tables.users.set_access(user.name, roles, traits)
-    fewer = not set(user.roles) <= set(roles) or any(
-        not set(values) <= set(traits.get(name, ())) for name, values in user.traits.items()
+    fewer = (
+        not set(user.roles) <= set(roles)
+        or any(not set(values) <= set(traits.get(name, ())) for name, values in user.traits.items())
+        or await _denies_more(tables, user, roles, traits)
     )
     if fewer:
         await withdraw(call, tables, user.name)
@@ -146,6 +149,19 @@ async def change_user(call: Call, tables: WriteTables, user: UserRow) -> UserRow
         withdrawn=fewer,
     )
     return UserRow(user.name, roles, traits, user.created, user.password, user.failures, user.locked_until)
+
+
+async def _denies_more(
+    tables: WriteTables, user: UserRow, roles: Sequence[str], traits: Mapping[str, Sequence[str]]
+) -> bool:
+    """Is something among what is added that forbids? A certificate names its roles and traits: one from before would go
+    on without it."""
+    known = await tables.cluster.roles()
+    for role in (parse_role(known[name]) for name in roles if name in known):
+        forbids = role.deny != Conditions() or False in role.options.values()
+        if forbids and (role.name not in user.roles or dict(traits) != dict(user.traits)):
+            return True
+    return False
 
 
 async def _existing(tables: WriteTables, name: str) -> UserRow:
