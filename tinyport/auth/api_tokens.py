@@ -58,6 +58,10 @@ async def add_token(call: Call) -> Answer:
     kind = fields.text("type", 16)
     if kind not in JOIN_KINDS:
         raise PeerError(f"type: must be one of {', '.join(JOIN_KINDS)}")
+    pending = fields.flag("pending")
+    if pending and kind != "node":
+        # A proxy's certificate lets it stand between people and nodes: there is nothing that it could wait with.
+        raise PeerError("pending: only nodes can wait to be accepted", hint="give the proxy a token when you trust it")
     template = fields.optional_text("name_template", 100) or ""
     uses = fields.integer("uses", 1, MOST_USES, 1)
     if template:
@@ -78,7 +82,7 @@ async def add_token(call: Call) -> Answer:
         labels=fields.labels("labels"),
         name_template=template,
         cidr=fields.texts("cidr", _network),
-        pending=fields.flag("pending"),
+        pending=pending,
     )
     async with service.store.write() as tables:
         await tables.tokens.add(row)

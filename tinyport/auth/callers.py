@@ -90,6 +90,10 @@ async def _node(service: Service, leaf: Leaf, source: str) -> Caller:
             hint="join again with a new token",
             code="removed",
         )
+    if node.kind == PROXY and node.state != "active":
+        # A node's state is judged where its sessions are. A proxy's is judged here: it asks in other people's names.
+        hint = f"an administrator decides: tctl nodes accept {node.name}, or tctl nodes rm {node.name}"
+        raise AccessDenied(f"this proxy is {node.state}", detail=leaf.identity.uri, hint=hint, code="quarantined")
     return Caller(node.kind, name=node.name, uuid=node.uuid, source=source, leaf=leaf)
 
 

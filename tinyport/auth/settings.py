@@ -68,6 +68,8 @@ class AuthSettings:
             here = f"auth.static_tokens[{index}]"
             if token.type not in JOIN_KINDS:
                 problems.append(f"{here}.type: must be one of {', '.join(JOIN_KINDS)}")
+            if token.pending and token.type != "node":
+                problems.append(f"{here}.pending: only nodes can wait to be accepted")
             try:
                 tokens.split(token.value)
             except TinyportError as error:
