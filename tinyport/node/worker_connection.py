@@ -136,7 +136,8 @@ class NodeConnection(asyncssh.SSHServerConnection):
 
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
         """Both forms of a publickey request (RFC 4252 section 7) are the keeper's to judge, as a whole."""
-        # A client that does not wait for the answer makes asyncssh forget the request. The keeper does not: once it said
+        # A client that does not wait for the answer makes asyncssh forget the request. The keeper does not: once
+        # it said
         # yes, another request is out of order and would end this worker, with everybody in it.
         if self._proving or len(username) > MAX_LOGIN or len(key_data) > MAX_KEY:
             return False
