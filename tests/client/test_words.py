@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyport.client.escape import DISCONNECT, EscapeReader
+from tinyport.client.files import plain_name
 from tinyport.client.forward import End, Forward, parse_forward
 from tinyport.client.main import main
-from tinyport.client.scp import Place, parse_place, plain_name
+from tinyport.client.scp import Place, parse_place
 from tinyport.client.target import split_target, strip_port
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.host.console import USAGE

@@ -249,6 +249,11 @@ def version(build: Build) -> None:
     build.add("version", "print the version", "tsh version", parents=[output_options()])
 
 
+def man(build: Build) -> None:
+    # For packages: a person reads what they made of it.
+    build.parser.command("man", build.runs["man"], help=None, description="print the manual page, as roff")
+
+
 #: every command, in the order of the help
 COMMANDS: Commands = {
     "signup": signup,
@@ -264,7 +269,24 @@ COMMANDS: Commands = {
     "clusters": clusters,
     "completion": completion,
     "version": version,
+    "man": man,
 }
+
+#: what the manual page says beyond the commands
+ENVIRONMENT = {
+    "TINYPORT_HOME": "the folder of profiles, ~/.tsh by default",
+    "TINYPORT_PROXY": "the proxy, where --proxy is not given",
+    "TINYPORT_USER": "the cluster's name for you, where --user is not given",
+    "TINYPORT_LOGIN": "who to be on a node, where the target names no login",
+    "SSH_AUTH_SOCK": "an ssh-agent, which a login is offered to until it expires",
+    "NO_COLOR": "set to anything: no colours",
+}
+FILES = {
+    "~/.tsh/keys/HOST_PORT/identity.json": "a login: keys, certificates, CAs. Whoever has it is you until it expires",
+    "~/.tsh/keys/HOST_PORT/id, id.pub, id-cert.pub": "the same key and certificate for OpenSSH",
+    "~/.tsh/known_hosts": "the clusters' host CAs for OpenSSH, written by tsh config",
+}
+SEE_ALSO = ("ssh(1)", "ssh_config(5)", "ssh-agent(1)")
 
 
 def build_parser(runs: dict[str, Run], only: str | None = None) -> CommandLine:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyport.client.engine import as_ours
 from tinyport.core.errors import AccessDenied, OperatorError, Unavailable
 from tinyport.core.names import format_address, printable
+from tinyport.host.console import print_error
 
 if TYPE_CHECKING:
     import asyncssh
@@ -102,6 +104,27 @@ def _port(text: str, *, lowest: int = 0) -> int:
     if not text.isascii() or not text.isdigit() or not lowest <= int(text[:6]) <= 65535:
         raise ValueError(text)
     return int(text)
+
+
+def tell_refusals(connection: asyncssh.SSHClientConnection) -> None:
+    """Say on standard error when the node will not open a forwarded connection: asyncssh only closes the local one,
+    and somebody would look for the fault in the wrong place.
+    """
+    import asyncssh
+
+    def telling(opening: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def opened(*words: Any, **options: Any) -> Any:
+            try:
+                return await opening(*words, **options)
+            except asyncssh.ChannelOpenError as error:
+                print_error(f"tsh: error: forwarding: open failed: {printable(error.reason, 300)}")
+                raise
+
+        return opened
+
+    wrapped: Any = connection
+    wrapped.create_connection = telling(connection.create_connection)
+    wrapped.create_unix_connection = telling(connection.create_unix_connection)
 
 
 async def set_up(connection: asyncssh.SSHClientConnection, forward: Forward) -> None:

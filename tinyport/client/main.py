@@ -85,6 +85,14 @@ def _completion(args: argparse.Namespace) -> int:
     return 0
 
 
+def _man(args: argparse.Namespace) -> int:
+    from tinyport.client.arguments import ENVIRONMENT, FILES, SEE_ALSO
+    from tinyport.host.console_man import man_page
+
+    print(man_page(parser(), environment=ENVIRONMENT, files=FILES, see_also=SEE_ALSO), end="")
+    return 0
+
+
 def _version(args: argparse.Namespace) -> int:
     from tinyport.core.version import VERSION
     from tinyport.host.console import emit
@@ -107,6 +115,7 @@ RUNS: dict[str, Run] = {
     "clusters": _clusters,
     "completion": _completion,
     "version": _version,
+    "man": _man,
 }
 
 

@@ -1,39 +1,27 @@
-"""``tsh scp``: files to, from and between nodes, over SFTP.
-
-The node is not trusted with names: what it lists becomes a file name here only when it is one plain component, so
-that it
-cannot write outside the folder that was asked for (as scp once allowed: CVE-2019-6111).
-"""
+"""``tsh scp``: files to, from and between nodes, over SFTP."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import posixpath
-import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from tinyport.client.engine import Dialling, Wish, connected
+from tinyport.client.files import Here, Side, Status, There, copy_bytes, plain_name
 from tinyport.client.ssh_options import parse_options
 from tinyport.client.target import checked_login, default_login, split_target
 from tinyport.client.whoami import identity_of
-from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.errors import OperatorError
 from tinyport.core.names import printable
 from tinyport.host.console import DONE, FAILED, UsageError, print_error
 from tinyport.host.console_progress import Progress
 from tinyport.host.user_identity import UserIdentity
 
-if TYPE_CHECKING:
-    import asyncssh
-
 #: Folders in folders. A node could show one within itself for ever.
 MAX_DEPTH = 100
-#: What is in memory of a copy between two nodes.
-_CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,89 +41,6 @@ def parse_place(text: str) -> Place:
     login, node = split_target(head)
     # A path from the home is relative to where the server starts.
     return Place(login, node, path.removeprefix("~/") or ".")
-
-
-@dataclass(frozen=True)
-class Status:
-    """What copying needs to know of a file. ``times``: access and modification, Unix seconds."""
-
-    folder: bool
-    size: int
-    mode: int
-    times: tuple[int, int]
-
-
-class Side(Protocol):
-    """Files of one machine. Paths are texts; every method raises OSError or asyncssh.SFTPError."""
-
-    async def status(self, path: str) -> Status: ...
-
-    async def names(self, path: str) -> list[str]: ...
-
-    async def expand(self, pattern: str) -> list[str]: ...
-
-    async def make_folder(self, path: str) -> None: ...
-
-    async def imprint(self, path: str, status: Status) -> None: ...
-
-
-class Here:
-    """This machine."""
-
-    async def status(self, path: str) -> Status:
-        found = os.stat(path)
-        times = (int(found.st_atime), int(found.st_mtime))
-        return Status(stat.S_ISDIR(found.st_mode), found.st_size, stat.S_IMODE(found.st_mode), times)
-
-    async def names(self, path: str) -> list[str]:
-        return sorted(os.listdir(path))
-
-    async def expand(self, pattern: str) -> list[str]:
-        # The shell has done it.
-        return [pattern]
-
-    async def make_folder(self, path: str) -> None:
-        os.makedirs(path, exist_ok=True)
-
-    async def imprint(self, path: str, status: Status) -> None:
-        os.chmod(path, status.mode)
-        os.utime(path, (float(status.times[0]), float(status.times[1])))
-
-
-class There:
-    """A node."""
-
-    def __init__(self, sftp: asyncssh.SFTPClient) -> None:
-        self.sftp = sftp
-
-    async def status(self, path: str) -> Status:
-        found = await self.sftp.stat(path)
-        mode = found.permissions or 0
-        return Status(stat.S_ISDIR(mode), found.size or 0, stat.S_IMODE(mode), (found.atime or 0, found.mtime or 0))
-
-    async def names(self, path: str) -> list[str]:
-        listed = [str(name) for name in await self.sftp.listdir(path)]
-        return sorted(plain_name(name) for name in listed if name not in (".", ".."))
-
-    async def expand(self, pattern: str) -> list[str]:
-        if not any(char in pattern for char in "*?["):
-            return [pattern]
-        return sorted(str(path) for path in await self.sftp.glob(pattern))
-
-    async def make_folder(self, path: str) -> None:
-        if not await self.sftp.isdir(path):
-            await self.sftp.mkdir(path)
-
-    async def imprint(self, path: str, status: Status) -> None:
-        await self.sftp.chmod(path, status.mode)
-        await self.sftp.utime(path, (float(status.times[0]), float(status.times[1])))
-
-
-def plain_name(name: str) -> str:
-    """A name from a node as one component of a path here. PeerError when it is more than that."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise PeerError(f"the node listed a file named {printable(name, 80)!r}, which is no file name")
-    return name
 
 
 @dataclass
@@ -228,23 +133,24 @@ class Copy:
                 yield file
 
     async def _file(self, file: _File) -> None:
+        if not file.status.regular:
+            self._say(f"{printable(file.source)}: not a regular file")
+            return
         progress = Progress(posixpath.basename(file.source), file.status.size)
-
-        def told(_source: bytes, _target: bytes, done: int, _total: int) -> None:
+        # As scp: a new file gets the source's mode, without setuid and its kind, and what the umask there takes away.
+        mode = file.status.mode & 0o777
+        try:
+            async with self._source.reading(file.source) as reading, self._target.writing(file.target, mode) as writing:
+                await copy_bytes(reading, writing, file.status.size, lambda done: self._told(progress, done))
+        finally:
             if not self._quiet:
-                progress.update(done)
-
-        source, target = self._source, self._target
-        if isinstance(source, Here) and isinstance(target, There):
-            await target.sftp.put(file.source, file.target, progress_handler=told)
-        elif isinstance(source, There) and isinstance(target, Here):
-            await source.sftp.get(file.source, file.target, progress_handler=told)
-        elif isinstance(source, There) and isinstance(target, There):
-            await _between(source.sftp, target.sftp, file, lambda done: told(b"", b"", done, 0))
-        if not self._quiet:
-            progress.finish()
+                progress.finish()
         if self._preserve:
             await self._imprint(file)
+
+    def _told(self, progress: Progress, done: int) -> None:
+        if not self._quiet:
+            progress.update(done)
 
     def _complain(self, path: str, error: Exception) -> None:
         text = getattr(error, "reason", "") or (error.strerror if isinstance(error, OSError) else "") or str(error)
@@ -253,19 +159,6 @@ class Copy:
     def _say(self, text: str) -> None:
         self.failed += 1
         print_error(f"tsh: error: {text}")
-
-
-async def _between(
-    source: asyncssh.SFTPClient, target: asyncssh.SFTPClient, file: _File, told: Callable[[int], None]
-) -> None:
-    """One file from node to node, through this machine."""
-    done = 0
-    async with source.open(file.source, "rb") as reading, target.open(file.target, "wb") as writing:
-        while data := await reading.read(_CHUNK, done):
-            # The client opened both without an encoding, so this is bytes.
-            await writing.write(data, done)
-            done += len(data)
-            told(done)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -209,8 +209,7 @@ class Session:
                 self._closed.set()
             elif command == HELP:
                 assert self._escapes.character is not None
-                for line in help_lines(self._escapes.character):
-                    self._note(line)
+                self._note(*help_lines(self._escapes.character))
             elif command == SUSPEND:
                 self._suspend()
 
@@ -218,9 +217,9 @@ class Session:
         if not self._channel.is_closing():
             self._channel.write_eof()
 
-    def _note(self, line: str) -> None:
+    def _note(self, *lines: str) -> None:
         # The terminal is raw: a newline alone does not go back to the first column.
-        self._errors.write(f"\r\n{line}\r".encode() + (b"\n" if self._told is not None else b""))
+        self._errors.write("\r\n".join(("", *lines, "")).encode())
 
     def _suspend(self) -> None:
         assert self._raw is not None

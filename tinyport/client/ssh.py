@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tinyport.client.dial import Dialled
 from tinyport.client.engine import Dialling, Wish, connected
-from tinyport.client.forward import Forward, parse_forward, set_up
+from tinyport.client.forward import Forward, parse_forward, set_up, tell_refusals
 from tinyport.client.session import LOST, Session, SessionWish
 from tinyport.client.ssh_options import Options, parse_options
 from tinyport.client.target import checked_login, default_login, split_target
@@ -89,6 +89,8 @@ async def _talk(
     options: Options,
 ) -> int:
     async with connected(identity, wish, dialled) as connection:
+        if forwards:
+            tell_refusals(connection)
         for forward in forwards:
             try:
                 await set_up(connection, forward)
