@@ -54,6 +54,13 @@ def test_two_hundred_devices_race_for_one_use(auth: AuthServer) -> None:
     assert auth.local().get("/v1/tokens").body["tokens"][0]["used"] == 1
 
 
+def test_names_that_would_shadow_the_cluster(auth: AuthServer) -> None:
+    auth.join("gate", "proxy", addresses=["port.farm.example:443"])
+    for name in ("proxy", CLUSTER, f"pi.{CLUSTER}", "port.farm.example"):
+        answer = auth.anyone().post("/v1/join", auth.join_body(auth.token(), name, *_keys()))
+        assert answer.status == 400 and "choose another nodename" in str(answer.body), (name, answer)
+
+
 def test_a_lost_answer_can_be_asked_for_again(auth: AuthServer) -> None:
     token, (key, tls_key) = auth.token(), _keys()
     first = auth.anyone().post("/v1/join", auth.join_body(token, "greenhouse", key, tls_key))

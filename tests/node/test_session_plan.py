@@ -59,6 +59,7 @@ def test_sftp_drops_its_own_privileges() -> None:
     ("asked", "missing", "words"),
     [
         (Asked("exec", command=b"x"), "exec", "commands"),
+        (Asked("shell"), "exec", "commands"),
         (Asked("subsystem", subsystem="sftp"), "sftp", "file transfer"),
         (Asked("shell", terminal=TERMINAL), "pty", "terminals"),
     ],

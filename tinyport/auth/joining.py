@@ -245,6 +245,8 @@ async def check_free(service: Service, tables: WriteTables, name: str) -> None:
     cluster = service.cluster
     if name in RESERVED_NAMES or name == cluster or name.endswith(f".{cluster}"):
         raise PeerError(f"the name {name} is reserved", hint="choose another nodename")
+    if any(parse_address(address, 0)[0].lower() == name for address in service.issuer.policy.proxies):
+        raise PeerError(f"the name {name} is a proxy's public host", hint="choose another nodename")
     if await tables.nodes.by_name(name) is not None:
         raise exists("machine called", name, f"choose another nodename, or remove the old one: tctl nodes rm {name}")
 

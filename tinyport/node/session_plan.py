@@ -115,6 +115,9 @@ def plan(
         return _sftp(grant, account, environment, sftp)
     if asked.kind == "exec":
         return _command(grant, account, asked.command, environment, asked.terminal)
+    if asked.terminal is None and "exec" not in grant.permits:
+        # Without a terminal it runs what comes on its standard input: as good as a command.
+        raise AccessDenied("your roles do not permit commands on this node", code="denied")
     name = account.shell.rpartition("/")[2]
     return Plan(
         account=account,
