@@ -29,7 +29,7 @@ def test_an_invitation_is_for_one_time_and_one_hour(auth: AuthServer) -> None:
     invitation = made["invitation"]
     assert made["urls"] == [f"https://port.example.com:443/invite#{invitation}"]
     shown = auth.anyone().post("/v1/invitation", {"invitation": invitation}).body
-    assert shown == {"user": "alice", "expires": START + 3600, "cluster": "farm.example"}
+    assert shown == {"user": "alice", "expires": START + 3600, "cluster": "farm.example", "second_factor": "off"}
     short = auth.anyone().post("/v1/signup", {"invitation": invitation, "password": "short"})
     assert (short.status, short.code) == (400, "bad_password")
     assert attempt(auth, "alice").code == "bad_credentials"

@@ -33,6 +33,7 @@ ROLES: dict[str, dict[str, Any]] = {
     "no-root": {"name": "no-root", "deny": {"logins": ["root"]}},
     "not-berlin": {"name": "not-berlin", "deny": {"node_labels": {"site": ["berlin"]}}},
     "nothing": {"name": "nothing"},
+    "careful": {"name": "careful", "options": {"require_mfa": True}},
     "no-forward": {"name": "no-forward", "options": {"port_forwarding": False}},
 }
 
@@ -59,6 +60,7 @@ def certificate(
     options: Mapping[str, str] | None = None,
     cluster: str = "farm.example",
     now: int = NOW,
+    second_factor: Mapping[str, object] | None = None,
 ) -> Certificate:
     return Certificate.decode(
         issue_user_certificate(
@@ -75,6 +77,7 @@ def certificate(
             now=now,
             ttl=3600,
             critical_options=options or {},
+            second_factor=second_factor,
         )
     )
 
@@ -99,6 +102,25 @@ def test_the_one_way_through() -> None:
     assert (granted.user, granted.login, granted.node) == ("alice", "pi", UUID)
     assert granted.permits == {"pty", "exec", "sftp", "port_forwarding"}
     assert granted.expires == NOW + 3600
+
+
+@pytest.mark.parametrize(
+    "shown", [None, {}, {"nodes": []}, {"nodes": UUID}, {"nodes": [7]}, {"nodes": [f"{UUID}0"]}, {"nodes": ["*"]}]
+)
+def test_a_role_wants_a_code_for_this_very_node(shown: Mapping[str, object] | None) -> None:
+    subject = judge(certificate(("access", "careful"), second_factor=shown))
+    with pytest.raises(AccessDenied, match="needs a one-time code") as refused:
+        decide(subject, login="pi", node=NODE, policy=policy(), now=NOW)
+    assert refused.value.code == "mfa_required"
+
+
+def test_a_code_was_shown_for_this_node() -> None:
+    subject = judge(certificate(("access", "careful"), second_factor={"nodes": ["another", UUID]}))
+    assert decide(subject, login="pi", node=NODE, policy=policy(), now=NOW).login == "pi"
+    # It opens nothing that the roles do not.
+    subject = judge(certificate(("paris", "careful"), second_factor={"nodes": [UUID]}))
+    with pytest.raises(AccessDenied, match=STRANGER):
+        decide(subject, login="pi", node=NODE, policy=policy(), now=NOW)
 
 
 def tampered(cert: Certificate) -> Certificate:

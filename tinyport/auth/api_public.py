@@ -19,7 +19,7 @@ async def hello(call: Call) -> Answer:
         "tls_cas": service.authority.tls_cas,
         "challenge": service.challenges.make(service.now(), secrets.token_bytes(16)),
         "proxies": list(service.issuer.policy.proxies),
-        "second_factor": "off",
+        "second_factor": service.issuer.config.second_factor,
     }
 
 

@@ -13,7 +13,8 @@ from tinyport.auth.refusals import exists, not_found
 from tinyport.auth.store import Tables, WriteTables
 from tinyport.auth.store_users import UserRow
 from tinyport.auth.web import Answer, Call, Handler
-from tinyport.core.errors import ConfigError, PeerError
+from tinyport.core.cluster_config import parse_cluster_config
+from tinyport.core.errors import PeerError
 from tinyport.core.names import check_role, check_user
 from tinyport.core.roles import parse_role, role_document
 
@@ -127,9 +128,6 @@ async def _put_lock(call: Call, tables: WriteTables, name: str, held: Document |
 
 # -------------------------------------------------------------------- configuration
 
-#: key of the cluster's configuration → allowed values
-CONFIG_KEYS: dict[str, tuple[object, ...]] = {"session_recording": ("off", "node", "strict")}
-
 
 async def _read_config(call: Call, tables: Tables) -> list[Document]:
     found = await tables.cluster.config()
@@ -140,15 +138,7 @@ async def _put_config(call: Call, tables: WriteTables, name: str, held: Document
     if held is None:
         raise PeerError('there is one cluster_config, it is called "cluster"')
     document = {key: value for key, value in call.fields.body.items() if key not in ("kind", "name")}
-    problems = []
-    for key, value in document.items():
-        allowed = CONFIG_KEYS.get(key)
-        if allowed is None:
-            problems.append(f"cluster_config: unknown key {key!r:.60}, known are {', '.join(sorted(CONFIG_KEYS))}")
-        elif value not in allowed:
-            problems.append(f"cluster_config: {key}: must be one of {', '.join(map(str, allowed))}")
-    if problems:
-        raise ConfigError(problems)
+    parse_cluster_config(document)
     await tables.cluster.put_config(name, document)
     await call.service.issuer.refresh(tables)
     await call.service.audit.record(tables, "config.update", by=call.caller.actor, config=document)

@@ -194,13 +194,14 @@ async def delete_user(call: Call) -> Answer:
 
 
 async def reset_user(call: Call) -> Answer:
-    """No password, no certificates, and an invitation to begin anew."""
+    """No password, no second factor, no certificates, and an invitation to begin anew."""
     service = call.service
     name = call.path("name")
     ttl = call.fields.integer("ttl", 60, LONGEST_INVITATION, INVITATION_LIFE)
     async with service.store.write() as tables:
         await _existing(tables, name)
         await tables.users.set_password(name, None)
+        await tables.factors.remove_of(name)
         await withdraw(call, tables, name)
         token, expires = await invite(call, tables, name, ttl)
         await service.issuer.refresh(tables)

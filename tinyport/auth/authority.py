@@ -209,8 +209,11 @@ class Authority:
         permits: Sequence[str],
         ttl: int,
         not_before: int = 0,
+        proven: float | None = None,
+        second_factor: Mapping[str, object] | None = None,
     ) -> IssuedPair:
         """Certificates for a user. ``not_before``: those issued before this time are refused, so it is not before it.
+        ``proven``: when the person last showed their password (Unix seconds; None: they did not).
         OperatorError when there is no login.
         """
         now = max(int(self._clock()), not_before)
@@ -228,10 +231,11 @@ class Authority:
             permits=permits,
             now=now,
             ttl=ttl,
+            second_factor=second_factor,
         )
         identity = Identity("user", self.cluster, user)
         pair = IssuedPair(certificate_line(blob, user), "", serial, fingerprint(ssh_key), 0, now, now + ttl)
-        return await self._record(tables, pair, identity, request)
+        return await self._record(tables, pair, identity, request, proven)
 
     async def issue_foreign_host(
         self, tables: WriteTables, *, name: str, uuid: str, ssh_key: bytes, ttl: int
@@ -256,7 +260,12 @@ class Authority:
         return await self._record(tables, pair, Identity("node", self.cluster, uuid), None)
 
     async def _record(
-        self, tables: WriteTables, pair: IssuedPair, identity: Identity, request: Request | None
+        self,
+        tables: WriteTables,
+        pair: IssuedPair,
+        identity: Identity,
+        request: Request | None,
+        proven: float | None = None,
     ) -> IssuedPair:
         tls_serial = x509.random_serial_number()
         await tables.cluster.add_certificate(
@@ -268,6 +277,7 @@ class Authority:
             generation=pair.generation,
             issued=pair.valid_after,
             valid_before=pair.valid_before,
+            proven=proven,
         )
         if request is None:
             return pair

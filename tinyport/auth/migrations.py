@@ -66,7 +66,19 @@ CREATE TABLE sessions (
     PRIMARY KEY (node_uuid, sid)) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[tuple[str, str], ...] = (("0001-start", _START),)
+_SECOND_FACTORS = """
+CREATE TABLE factors (
+    id TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE, name TEXT NOT NULL,
+    secret BLOB NOT NULL, created REAL NOT NULL, confirmed INTEGER NOT NULL, last_step INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX factors_user ON factors (user);
+-- When the person last proved who they are, for logins that are extended without a password.
+ALTER TABLE certificates ADD COLUMN proven REAL;
+"""
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    ("0001-start", _START),
+    ("0002-second-factors", _SECOND_FACTORS),
+)
 
 
 def statements(script: str) -> list[str]:

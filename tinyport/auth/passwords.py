@@ -15,17 +15,19 @@ from tinyport.core.errors import PeerError, Unavailable
 
 T = TypeVar("T")
 
-# NIST SP 800-63B section 5.1.1.2: at least 8, and at least 64 allowed.
-SHORTEST = 8
 LONGEST = 256
+FEWEST_DIFFERENT = 3
 # Each waits some 50 ms for its turn; whoever comes after these would give up anyway.
 MOST_WAITING = 64
 
 
-def check_password(password: str) -> str:
-    """A new password. PeerError when it is too short or too long; nothing else is asked of it."""
-    if len(password) < SHORTEST:
-        raise PeerError(f"the password is too short: at least {SHORTEST} characters", code="bad_password")
+def check_password(password: str, shortest: int) -> str:
+    """A new password of at least ``shortest`` characters. PeerError when it is too short or too long, or one character
+    again and again; NIST SP 800-63B section 5.1.1.2 advises against any other rule."""
+    if len(password) < shortest:
+        raise PeerError(f"the password is too short: at least {shortest} characters", code="bad_password")
+    if len(set(password)) < FEWEST_DIFFERENT:
+        raise PeerError("the password is one character again and again; choose another", code="bad_password")
     if len(password) > LONGEST:
         raise PeerError(f"the password is too long: at most {LONGEST} characters", code="bad_password")
     return password

@@ -14,6 +14,7 @@ from tinyport.auth.store import Store, Tables, WriteTables
 from tinyport.auth.store_cluster import PolicyRow
 from tinyport.auth.store_rows import pack, unpack
 from tinyport.auth.watchers import Watchers
+from tinyport.core.cluster_config import ClusterConfig, parse_cluster_config
 from tinyport.core.errors import OperatorError
 from tinyport.core.policy import NodeDocument, Policy
 
@@ -35,6 +36,11 @@ class PolicyIssuer:
         if self._policy is None:
             raise OperatorError("there is no policy yet")
         return self._policy
+
+    @property
+    def config(self) -> ClusterConfig:
+        """The cluster's configuration."""
+        return parse_cluster_config(self.policy.config)
 
     @property
     def signed(self) -> dict[str, str]:

@@ -6,7 +6,8 @@ node that they may not see and a name that nobody has look the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from tinyport.auth.policy_issuer import node_document
 from tinyport.auth.service import Service
@@ -16,25 +17,34 @@ from tinyport.core.access import STRANGER, Subject, decide
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import is_uuid, printable
-from tinyport.core.roles import can_see
+from tinyport.core.roles import Role, can_see
 
 #: an ambiguous name lists this many
 MAX_CANDIDATES = 20
 
 
-def sees(subject: Subject, node: NodeRow) -> bool:
+@dataclass(frozen=True)
+class Viewer:
+    """Somebody whose roles are known without a certificate of theirs."""
+
+    user: str
+    roles: tuple[Role, ...]
+    traits: Mapping[str, tuple[str, ...]]
+
+
+def sees(subject: Subject | Viewer, node: NodeRow) -> bool:
     """Could one of the user's roles see this node?"""
     return can_see(subject.roles, subject.user, subject.traits, node.labels)
 
 
-def sees_everything(subject: Subject) -> bool:
+def sees_everything(subject: Subject | Viewer) -> bool:
     """Then "there is no such node" tells nothing that a list would not."""
     denies = any(role.deny.node_labels and not role.deny.logins for role in subject.roles)
     everything = {labels.WILDCARD: (labels.WILDCARD,)}
     return not denies and any(dict(role.allow.node_labels) == everything for role in subject.roles)
 
 
-async def resolve(service: Service, subject: Subject, target: str) -> NodeRow:
+async def resolve(service: Service, subject: Subject | Viewer, target: str) -> NodeRow:
     """The one node that ``target`` (name, UUID, either with the cluster's name behind, or ``k=v``) means to this user.
 
     AccessDenied when there is none that they may know of, ``ambiguous`` with candidates when there are several.
@@ -53,7 +63,7 @@ async def _labelled(service: Service, target: str) -> list[NodeRow]:
     return [node for node in found if labels.has_all(pairs, {**node.declared_labels, **node.labels})]
 
 
-def _only(subject: Subject, target: str, found: Iterable[NodeRow]) -> NodeRow:
+def _only(subject: Subject | Viewer, target: str, found: Iterable[NodeRow]) -> NodeRow:
     nodes = list(found)
     seen = [node for node in nodes if sees(subject, node)]
     if len(seen) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tinyport.auth import (
     api_cluster,
     api_events,
+    api_factors,
     api_join,
     api_locks,
     api_login,
@@ -12,6 +13,8 @@ from tinyport.auth import (
     api_proxy,
     api_public,
     api_resources,
+    api_sign,
+    api_signup,
     api_tokens,
     api_users,
 )
@@ -21,6 +24,7 @@ from tinyport.auth.web import LARGE, SMALL, Handler, Route
 _ANYONE = frozenset((ANYONE,))
 _MACHINES = frozenset((NODE, PROXY))
 _PROXY = frozenset((PROXY,))
+_ONESELF = frozenset((USER,))
 _PEOPLE = frozenset((USER, LOCAL))
 
 
@@ -47,8 +51,9 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/join", api_join.join_route, _ANYONE, limit=SMALL),
     Route("POST", "/v1/return", api_join.return_route, _ANYONE, limit=SMALL),
     Route("POST", "/v1/login", api_login.login, _ANYONE, limit=SMALL),
-    Route("POST", "/v1/signup", api_login.signup, _ANYONE, limit=SMALL),
-    Route("POST", "/v1/invitation", api_login.invitation, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/login/extend", api_login.extend, _ONESELF, limit=SMALL),
+    Route("POST", "/v1/signup", api_signup.signup, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/invitation", api_signup.invitation, _ANYONE, limit=SMALL),
     Route("POST", "/v1/renew", api_join.renew_route, _MACHINES, limit=SMALL),
     # A locked machine may still learn that it is, and report what happened on it.
     Route("GET", "/v1/policy", api_events.policy, _MACHINES, when_locked=True),
@@ -78,8 +83,14 @@ ROUTES: tuple[Route, ...] = (
     _people("GET", "/v1/audit", api_events.audit, "audit", "read"),
     _people("GET", "/v1/audit/head", api_events.audit_head, "audit", "read"),
     _people("GET", "/v1/ca", api_cluster.authorities, "cas", "read"),
-    _people("POST", "/v1/sign", api_login.sign, "certificates", "sign"),
+    _people("POST", "/v1/sign", api_sign.sign, "certificates", "sign"),
     _people("POST", "/v1/explain", api_cluster.explain, "users", "read"),
     _people("GET", "/v1/sessions", api_cluster.sessions, "sessions", "read"),
+    # One's own: no rule is needed.
+    Route("GET", "/v1/mfa", api_factors.list_factors, _ONESELF),
+    Route("POST", "/v1/mfa", api_factors.begin_factor, _ONESELF, limit=SMALL),
+    Route("POST", "/v1/mfa/session", api_factors.session_certificate, _ONESELF, limit=SMALL),
+    Route("POST", "/v1/mfa/{id}/confirm", api_factors.confirm_factor, _ONESELF, limit=SMALL),
+    Route("POST", "/v1/mfa/{id}/remove", api_factors.remove_factor, _ONESELF, limit=SMALL),
     *_resource_routes(),
 )

@@ -21,6 +21,7 @@ import aiosqlite
 from tinyport.auth.migrations import migrate
 from tinyport.auth.store_audit import AuditRows
 from tinyport.auth.store_cluster import ClusterRows
+from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
 from tinyport.auth.store_tokens import TokenRows
 from tinyport.auth.store_users import UserRows
@@ -102,6 +103,7 @@ class Tables:
         self.database = database
         self.cluster = ClusterRows(database)
         self.users = UserRows(database)
+        self.factors = FactorRows(database)
         self.tokens = TokenRows(database)
         self.nodes = NodeRows(database)
         self.audit = AuditRows(database)

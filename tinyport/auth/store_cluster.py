@@ -147,9 +147,10 @@ class ClusterRows:
         generation: int,
         issued: float,
         valid_before: float,
+        proven: float | None = None,
     ) -> None:
         await self._rows.run(
-            "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             serial,
             kind,
             subject,
@@ -158,7 +159,15 @@ class ClusterRows:
             generation,
             issued,
             valid_before,
+            proven,
         )
+
+    async def proven_of(self, tls_serial: str, subject: str) -> float | None:
+        """When the bearer of a TLS certificate last showed their password (Unix seconds); None: never for it."""
+        row = await self._rows.one(
+            "SELECT proven FROM certificates WHERE tls_serial = ? AND subject = ?", tls_serial, subject
+        )
+        return None if row is None or row["proven"] is None else float(row["proven"])
 
     async def generation_of(self, tls_serial: str, subject: str) -> int | None:
         """The generation that a TLS certificate belongs to; None when we did not issue it."""

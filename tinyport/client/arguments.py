@@ -240,6 +240,20 @@ def sessions(build: Build) -> None:
     build.add("sessions", "list the live sessions", "tsh sessions", parents=[output_options()])
 
 
+def mfa(build: Build) -> None:
+    group = build.parser.command("mfa", help="your second factors: one-time codes", examples=["tsh mfa add phone"])
+
+    def add(name: str, help: str, example: str, *parents: argparse.ArgumentParser) -> CommandLine:
+        run = build.runs[f"mfa {name}"]
+        return group.command(name, run, help=help, examples=[example], parents=[build.common, *parents])
+
+    parser = add("add", "set up an authenticator app", "tsh mfa add phone")
+    parser.add_argument("name", metavar="NAME", help="what you call it")
+    add("ls", "list them", "tsh mfa ls", output_options())
+    parser = add("rm", "remove one", "tsh mfa rm phone")
+    parser.add_argument("name", metavar="NAME|ID", help="which")
+
+
 def completion(build: Build) -> None:
     parser = build.add("completion", "print the completion script of a shell", 'eval "$(tsh completion bash)"')
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
@@ -267,6 +281,7 @@ COMMANDS: Commands = {
     "proxy": proxy,
     "sessions": sessions,
     "clusters": clusters,
+    "mfa": mfa,
     "completion": completion,
     "version": version,
     "man": man,

@@ -1,4 +1,4 @@
-"""``tsh signup``, ``login``, ``logout`` and ``status``."""
+"""``tsh login``, ``logout`` and ``status``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tinyport.client import agent, prompt
+from tinyport.client.one_time_code import with_code
 from tinyport.client.trust import trusted_client
+from tinyport.client.whoami import auth_client
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError
@@ -23,62 +24,31 @@ from tinyport.host.user_identity import UserIdentity
 from tinyport.link.login_keys import LoginKeys
 
 
-def signup(args: argparse.Namespace) -> int:
-    """Accept an invitation: choose a password for the user it names."""
-    proxy, invitation = _parse_invitation(args.url)
-    client = trusted_client(proxy, pins=args.ca_pin or (), known_cas=_known_cas(proxy), insecure=args.insecure)
-    with client:
-        found = client.request("POST", "/v1/invitation", {"invitation": invitation})
-        user = printable(str(found.get("user", "")), 64)
-        print(f"An invitation for {user} to {printable(str(found.get('cluster', '')), 100)}.", file=sys.stderr)
-        secret = prompt.new_password(f"new password for {user}: ")
-        client.request("POST", "/v1/signup", {"invitation": invitation, "password": secret})
-    print(f"{user} is signed up.")
-    pins = "".join(f" --ca-pin {pin}" for pin in args.ca_pin or ())
-    print(f'tsh: hint: log in with "tsh login --proxy {proxy} --user {user}{pins}"', file=sys.stderr)
-    return 0
-
-
-def _parse_invitation(url: str) -> tuple[str, str]:
-    """``https://proxy[:port]/invite#id.secret`` → ("host:port", "id.secret")."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 443
-    except ValueError:
-        host, port = None, 0
-    else:
-        if parts.scheme == "https" and host and parts.fragment:
-            return proxy_address(format_address(host, port)), parts.fragment
-    raise OperatorError(
-        "this is not an invitation",
-        hint="give the whole link in quotes: 'https://PROXY/invite#ID.SECRET'",
-        code="usage",
-    )
-
-
 def login(args: argparse.Namespace) -> int:
-    """Prove who one is by password; keep the certificates that auth gives."""
+    """Prove who one is by password, or by a login that may be extended; keep the certificates that auth gives."""
     profiles = Profiles(home())
     before = _profile(profiles, args)
     proxy = _wanted_proxy(args, before)
     user = _wanted_user(args, before if before is not None and before.identity.proxy == proxy else None)
     ttl = parse_duration(args.ttl) if args.ttl else None
-    known = before.identity.tls_cas if before is not None and before.identity.proxy == proxy else ()
-    client = trusted_client(proxy, pins=args.ca_pin or (), known_cas=known, insecure=args.insecure)
-    with client:
-        secret = prompt.password(f"password of {user} at {proxy}: ")
-        keys = LoginKeys(user)
-        request: dict[str, object] = {
-            "user": user,
-            "password": secret,
-            "ssh_public_key": public_line(keys.ssh_public_blob),
-            "tls_csr": keys.tls_csr,
-        }
-        if ttl is not None:
-            request["ttl"] = ttl
-        answer = client.request("POST", "/v1/login", request)
+    keys = LoginKeys(user)
+    wanted: dict[str, object] = {"ssh_public_key": public_line(keys.ssh_public_blob), "tls_csr": keys.tls_csr}
+    if ttl is not None:
+        wanted["ttl"] = ttl
+    held = before.identity if before is not None and before.identity.proxy == proxy else None
+    answer = None if held is None or held.user != user else _extended(held, wanted)
+    if answer is None:
+        known = held.tls_cas if held is not None else ()
+        client = trusted_client(proxy, pins=args.ca_pin or (), known_cas=known, insecure=args.insecure)
+        with client:
+            secret = prompt.password(f"password of {user} at {proxy}: ")
+            request = {**wanted, "user": user, "password": secret}
+            answer = with_code(lambda more: client.request("POST", "/v1/login", {**request, **more}))
+            cluster = client.cluster
+    else:
+        cluster = held.cluster if held is not None else None
     identity = user_identity.from_login(answer, proxy=proxy, ssh_key=keys.ssh_key, tls_key=keys.tls_key)
-    _check_answer(identity, user, client.cluster, keys)
+    _check_answer(identity, user, cluster, keys)
     if args.out:
         user_identity.save(Path(args.out), identity)
         print(f"The identity of {identity.user} is in {printable(str(args.out))}.")
@@ -92,6 +62,18 @@ def login(args: argparse.Namespace) -> int:
     for line in _describe(profile, time.time(), current=True):
         print(line)
     return 0
+
+
+def _extended(held: UserIdentity, wanted: dict[str, object]) -> dict[str, object] | None:
+    """A newer login for the one that is held, where roles allow that; else None, and the password is asked for."""
+    if held.expired(time.time()):
+        return None
+    try:
+        with auth_client(held) as client:
+            return client.request("POST", "/v1/login/extend", wanted)
+    except (AccessDenied, PeerError):
+        # Not allowed, withdrawn, or the cluster was made anew: a password decides.
+        return None
 
 
 def _check_answer(identity: UserIdentity, user: str, cluster: str | None, keys: LoginKeys) -> None:
@@ -108,13 +90,6 @@ def _profile(profiles: Profiles, args: argparse.Namespace) -> Profile | None:
         return profiles.load(proxy_address(wanted) if wanted else None)
     except AccessDenied:
         return None
-
-
-def _known_cas(proxy: str) -> tuple[str, ...]:
-    try:
-        return Profiles(home()).load(proxy).identity.tls_cas
-    except AccessDenied:
-        return ()
 
 
 def _wanted_proxy(args: argparse.Namespace, before: Profile | None) -> str:

@@ -13,7 +13,7 @@ from tinyport.host.console import main as run_program
 
 
 def _signup(args: argparse.Namespace) -> int:
-    from tinyport.client.login import signup
+    from tinyport.client.signup import signup
 
     return signup(args)
 
@@ -72,6 +72,24 @@ def _sessions(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _mfa_add(args: argparse.Namespace) -> int:
+    from tinyport.client.factors import add
+
+    return add(args)
+
+
+def _mfa_ls(args: argparse.Namespace) -> int:
+    from tinyport.client.factors import ls
+
+    return ls(args)
+
+
+def _mfa_rm(args: argparse.Namespace) -> int:
+    from tinyport.client.factors import rm
+
+    return rm(args)
+
+
 def _clusters(args: argparse.Namespace) -> int:
     from tinyport.client.login import clusters
 
@@ -112,6 +130,9 @@ RUNS: dict[str, Run] = {
     "config": _config,
     "proxy ssh": _proxy_ssh,
     "sessions": _sessions,
+    "mfa add": _mfa_add,
+    "mfa ls": _mfa_ls,
+    "mfa rm": _mfa_rm,
     "clusters": _clusters,
     "completion": _completion,
     "version": _version,

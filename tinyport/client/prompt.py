@@ -1,4 +1,4 @@
-"""Asking the person: passwords and yes or no. From the terminal, or passwords from one line of standard input."""
+"""Asking the person: passwords, codes, yes or no. On the terminal; the first two also as lines of standard input."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tinyport.core.errors import OperatorError
 from tinyport.core.names import printable
 
 MAX_PASSWORD = 1024
+MAX_CODE = 16
 
 
 def interactive() -> bool:
@@ -31,6 +32,19 @@ def password(question: str) -> str:
         answer = _line_of_stdin()
     if not answer or len(answer) > MAX_PASSWORD:
         raise OperatorError(f"a password has 1 to {MAX_PASSWORD} characters; this one has {len(answer)}")
+    return answer
+
+
+def code(question: str) -> str:
+    """A one-time code: shown while it is typed, as it is worth nothing a minute later."""
+    if interactive():
+        print(printable(question), end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+    else:
+        answer = _line_of_stdin()
+    answer = answer.strip()
+    if not answer or len(answer) > MAX_CODE:
+        raise OperatorError("no one-time code was given", hint="it has six digits, and your authenticator shows it")
     return answer
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from tinyport.client.dial import Dialled
 from tinyport.client.engine import Dialling, Wish, connected
+from tinyport.client.factors import stepped_up
 from tinyport.client.forward import Forward, parse_forward, set_up, tell_refusals
 from tinyport.client.session import LOST, Session, SessionWish
 from tinyport.client.ssh_options import Options, parse_options
 from tinyport.client.target import checked_login, default_login, split_target
 from tinyport.client.terminal import environment_to_send, is_terminal
 from tinyport.client.whoami import identity_of
-from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.errors import AccessDenied, OperatorError, TinyportError
 from tinyport.host.console import UsageError, report
 from tinyport.host.user_identity import UserIdentity
 
@@ -42,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
         )
         dialling = Dialling(identity, wish)
         session = _session_wish(args, options)
-        return asyncio.run(_talk(identity, wish, dialling.result(), session, forwards, options))
+        try:
+            dialled = dialling.result()
+        except AccessDenied as error:
+            identity = stepped_up(identity, error, [target])
+            dialled = Dialling(identity, wish).result()
+        return asyncio.run(_talk(identity, wish, dialled, session, forwards, options))
     except UsageError:
         raise
     except (TinyportError, OSError) as error:

@@ -19,7 +19,7 @@ from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.core.issue import PERMIT_EXTENSIONS
 from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
-from tinyport.core.roles import Role, can_see, permits, role_allows, role_denies
+from tinyport.core.roles import Role, can_see, permits, requires_mfa, role_allows, role_denies
 from tinyport.core.signatures import verify
 
 STRANGER = "access denied"
@@ -119,7 +119,18 @@ def decide(subject: Subject, *, login: str, node: NodeDocument, policy: Policy, 
             f"none of your roles ({names}) lets you be {printable(login, 40)} on {node.name}",
             f"no role of {subject.user} ({names}) allows {printable(login, 64)}",
         )
+    if requires_mfa(subject.roles) and node.uuid not in _second_factor_nodes(subject.certificate):
+        # Only now: whoever is refused anyway need not look for their phone.
+        truth = f"a session on {node.name} needs a one-time code"
+        raise refuse(truth, f"of {subject.user}", "mfa_required", 'use "tsh ssh", which asks for it')
     return _grant(subject, login, node)
+
+
+def _second_factor_nodes(cert: Certificate) -> tuple[str, ...]:
+    """The nodes for which a code was shown when the certificate was made. What cannot be read is none."""
+    found = cert.json_extension(c.EXT_SECOND_FACTOR)
+    nodes = found.get("nodes") if isinstance(found, dict) else None
+    return tuple(node for node in nodes if isinstance(node, str)) if isinstance(nodes, list) else ()
 
 
 def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:

@@ -36,6 +36,7 @@ EXT_ROLES = f"roles@{DOMAIN}"
 EXT_TRAITS = f"traits@{DOMAIN}"
 EXT_ROUTE = f"route-to-cluster@{DOMAIN}"
 EXT_ISSUED_AT = f"issued-at@{DOMAIN}"
+EXT_SECOND_FACTOR = f"second-factor@{DOMAIN}"
 
 #: How many SSH strings follow the nonce in each key type's certificate: the plain key's own fields.
 _KEY_FIELDS = {

@@ -16,6 +16,8 @@ CODES: dict[str, str] = {
     "user.signup": "T1006I",
     "user.unlock": "T1007I",
     "user.locked_out": "T1008W",
+    "user.factor.add": "T1009I",
+    "user.factor.remove": "T1010I",
     "session.start": "T2000I",
     "session.join": "T2001I",
     "session.leave": "T2003I",

@@ -45,10 +45,12 @@ def issue_user_certificate(
     now: int,
     ttl: int,
     critical_options: Mapping[str, str] | None = None,
+    second_factor: Mapping[str, object] | None = None,
 ) -> bytes:
     """A user certificate blob.
 
     ``public_key``: plain SSH key blob of the user; ``nonce``: 32 random bytes; ``now`` and ``ttl``: seconds.
+    ``second_factor``: {"nodes": [UUIDs]}, where a code was shown for sessions on these nodes.
     OperatorError when there is no login: OpenSSH and tinyport refuse such a certificate, asyncssh would let it in
     anywhere.
     """
@@ -68,6 +70,8 @@ def issue_user_certificate(
         c.EXT_ROUTE: cluster,
         c.EXT_ISSUED_AT: str(now),
     }
+    if second_factor is not None:
+        extensions[c.EXT_SECOND_FACTOR] = _json(dict(second_factor))
     for permit in permits:
         if permit in PERMIT_EXTENSIONS:
             extensions[PERMIT_EXTENSIONS[permit]] = None

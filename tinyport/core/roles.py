@@ -42,7 +42,9 @@ PERMIT_OPTIONS = {
     "x11": "x11",
 }
 _DEFAULT_PERMITS = frozenset(("pty", "exec", "sftp", "port_forwarding"))
-_OPTIONS = frozenset(PERMIT_OPTIONS) | {"max_session_ttl"}
+#: options that are durations, and the shortest that makes sense, in seconds
+_DURATIONS = {"max_session_ttl": 60, "extend_login": 60}
+_OPTIONS = frozenset(PERMIT_OPTIONS) | frozenset(_DURATIONS) | {"require_mfa"}
 _MAX_ITEMS = 256
 
 
@@ -216,10 +218,10 @@ def parse_role(document: object) -> Role:
         checked_name = ""
     options = problems.table(table.get("options"), "options", _OPTIONS)
     for key, value in options.items():
-        if key == "max_session_ttl":
+        if key in _DURATIONS:
             try:
-                if parse_duration(str(value)) < 60:
-                    problems.add(f"options.{key}", "must be at least a minute")
+                if parse_duration(str(value)) < _DURATIONS[key]:
+                    problems.add(f"options.{key}", f"must be at least {format_duration(_DURATIONS[key])}")
             except PeerError as error:
                 problems.add(f"options.{key}", error.message)
         elif not isinstance(value, bool):
@@ -361,6 +363,19 @@ def max_session_ttl(roles: Iterable[Role]) -> int | None:
         parse_duration(str(role.options["max_session_ttl"])) for role in roles if "max_session_ttl" in role.options
     ]
     return min(limits) if limits else None
+
+
+def login_extension(roles: Iterable[Role]) -> int | None:
+    """For how many seconds after a password a login may be extended without one; None, when a role does not let it."""
+    limits = [role.options.get("extend_login") for role in roles]
+    if not limits or None in limits:
+        return None
+    return min(parse_duration(str(limit)) for limit in limits)
+
+
+def requires_mfa(roles: Iterable[Role]) -> bool:
+    """Does a role ask for a one-time code for each session?"""
+    return any(role.options.get("require_mfa") is True for role in roles)
 
 
 def _rule_hits(rules: Iterable[Rule], resource: str, verb: str) -> bool:
