@@ -272,6 +272,9 @@ class FakeAuth:
         self.reports: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.online: dict[str, dict[str, Any]] = {}
+        #: cleared: questions about access are heard and not answered
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.changed = asyncio.Event()
         self.port = 0
         self._watchers: set[asyncio.Queue[dict[str, object]]] = set()
@@ -359,6 +362,7 @@ class FakeAuth:
         body = await request.json()
         self.asked.append(body)
         self.changed.set()
+        await self.answers.wait()
         if body["target"] in self.refusals:
             status, error = self.refusals[body["target"]]
             return web.json_response({"error": error}, status=status)

@@ -68,6 +68,35 @@ def test_with_auth_down_the_proxy_judges_by_its_own_copy(cluster: Cluster, tmp_p
     run(main())
 
 
+def test_an_auth_that_hangs_costs_one_person_a_moment(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authlink, "CHECK_LIMIT", 0.05)
+    monkeypatch.setattr(authlink, "ANSWER_LIMIT", 3600.0)
+
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            await here.node(pi)
+            here.auth.answers.clear()
+            for _ in range(3):
+                answer, _, writer = await here.tsh(cluster.user(), "greenhouse")
+                assert answer["ok"], answer
+                await close(writer)
+            # Who came after the first did not ask any more.
+            assert len(here.auth.asked) == 1
+            here.auth.answers.set()
+            here.auth.say({"keepalive": time.time()})
+            while not here.proxy.authlink.up:
+                await asyncio.sleep(0)
+            answer, _, writer = await here.tsh(cluster.user(), "greenhouse")
+            assert answer["ok"]
+            assert len(here.auth.asked) == 2
+            await close(writer)
+
+    run(main())
+
+
 def test_a_proxy_that_starts_while_auth_is_down(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         pi = cluster.node("greenhouse", site="berlin")

@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +119,34 @@ def test_a_killed_role_comes_back_and_everything_with_it(fragile: Cluster, role:
     assert "grace" in json.dumps(fragile.tctl_json("users", "ls"))
 
 
-def test_sessions_go_on_while_auth_is_away(fragile: Cluster) -> None:
-    user = fragile.add_user("heidi", fragile.login_name)
-    pid = fragile.ready["pids"]["auth"]
+@contextmanager
+def auth_hangs(cluster: Cluster) -> Iterator[None]:
+    """Auth takes connections and says nothing: worse than one that is gone."""
+    pid = cluster.ready["pids"]["auth"]
     os.kill(pid, signal.SIGSTOP)
     try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_sessions_go_on_while_auth_is_away(fragile: Cluster) -> None:
+    user = fragile.add_user("heidi", fragile.login_name)
+    with auth_hangs(fragile):
         done = fragile.tsh("ssh", f"{fragile.login_name}@{fragile.node}", "echo still", home=user)
         assert done.stdout == b"still\n", text(done)
+
+
+@pytest.mark.slow
+def test_a_login_while_auth_is_away_says_so(fragile: Cluster) -> None:
+    user = fragile.add_user("heidi", fragile.login_name)
+    with auth_hangs(fragile):
         words = ("login", "--proxy", fragile.ready["proxy"], "--user", user, "--ca-pin", fragile.ready["ca_pin"])
         refused = fragile.tsh(*words, home=user, input="correct horse battery\n")
         assert refused.returncode == 1, text(refused)
         assert b"auth" in refused.stderr
         assert b"Traceback" not in refused.stderr
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    fragile.login(user)
 
 
 def test_stopping_leaves_nothing_behind(tmp_path: Path) -> None:

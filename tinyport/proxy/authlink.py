@@ -30,6 +30,9 @@ from tinyport.proxy.knowledge import Knowledge
 
 CONNECT_LIMIT = 2.0
 ANSWER_LIMIT = 5.0
+# A person waits for this one, and our own copy of the policy answers at once: an auth that hangs costs the first of
+# them a second, and nobody after them, until the watch hears from it again.
+CHECK_LIMIT = 1.0
 # docs/protocol/api.md: auth says something every 10 s; nothing for 30 s means that nobody is there.
 WATCH_SILENCE = 30.0
 # A policy or node document, and the JSON around it.
@@ -145,10 +148,14 @@ class AuthLink:
 
     # ------------------------------------------------------------------ one question
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
-        """Unavailable when auth does not answer; AccessDenied with auth's own words when it refuses."""
+    async def _post(self, path: str, body: Mapping[str, object], limit: float = ANSWER_LIMIT) -> dict[str, object]:
+        """Unavailable when auth does not answer in ``limit`` seconds; AccessDenied with auth's own words when it
+        refuses.
+        """
+        most = aiohttp.ClientTimeout(total=limit, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT)
+        url = self._base + path
         try:
-            async with self._open_session().post(self._base + path, json=body, allow_redirects=False) as answer:
+            async with self._open_session().post(url, json=body, timeout=most, allow_redirects=False) as answer:
                 return _answer(answer.status, await _body(answer))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, PeerError) as error:
             detail = f"{path}: {type(error).__name__} {error}"
@@ -168,7 +175,7 @@ class AuthLink:
             "source": source,
         }
         try:
-            answer = await self._post("/v1/access", body)
+            answer = await self._post("/v1/access", body, CHECK_LIMIT)
         except Unavailable as error:
             self._down(error)
             raise
