@@ -10,11 +10,15 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import format_address
 from tinyport.host.machine import nodename
+
+if TYPE_CHECKING:
+    from tinyport.auth.restore import Restored
 
 Say = Callable[[Mapping[str, object]], None]
 
@@ -36,6 +40,13 @@ def run_role(role: str, config: Config, ready_fd: int | None, *, insecure_no_ca_
     if role == "auth":
         return _run_auth(config, say)
     return _run_proxy(config, say, insecure_no_ca_pin)
+
+
+def restore_auth(data_dir: Path, backup: Path, now: float) -> Restored:
+    """``tctl restore``: make a backup the store of the auth server that is (not) running here."""
+    from tinyport.auth.restore import restore
+
+    return restore(data_dir, backup, now)
 
 
 def _run_auth(config: Config, say: Say) -> int:

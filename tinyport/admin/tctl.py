@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tinyport.admin import tctl_access, tctl_audit, tctl_auth, tctl_nodes, tctl_resources, tctl_tokens, tctl_users
+from tinyport.admin import (
+    tctl_access,
+    tctl_audit,
+    tctl_auth,
+    tctl_backup,
+    tctl_nodes,
+    tctl_resources,
+    tctl_tokens,
+    tctl_users,
+)
 from tinyport.admin.answers import table_of, words
 from tinyport.admin.connection import connect
 from tinyport.admin.main import add_completion
@@ -42,6 +51,7 @@ def build_parser() -> CommandLine:
     tctl_access.add_commands(parser)
     tctl_audit.add_commands(parser)
     tctl_auth.add_commands(parser)
+    tctl_backup.add_commands(parser)
     parser.command("version", _version, help="print the version", examples=["tctl version"], parents=[output_options()])
     add_completion(parser, "tctl", _completion)
     return parser

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from typing import Any
 
+from tinyport.admin import tctl_audit_check
 from tinyport.admin.answers import ago, rows
 from tinyport.admin.connection import connect
 from tinyport.admin.moments import when
@@ -44,6 +45,7 @@ def add_commands(parser: CommandLine) -> None:
     audit.add_argument("--since", metavar="T", help='how long ago ("2h"), or a date ("2026-01-31", "2026-01-31T12:00")')
     audit.add_argument("--until", metavar="T")
     audit.add_argument("--limit", type=int, metavar="N", help=f"the newest N (default {SHOWN}, at most {MOST})")
+    tctl_audit_check.add_commands(audit)
     sessions = parser.command("sessions", help="live sessions", examples=["tctl sessions ls"])
     sessions.command(
         "ls", _sessions, help="list live sessions", parents=[output_options()], examples=["tctl sessions ls"]

@@ -1,24 +1,20 @@
-"""Routes about what happened: events that nodes and proxies send, the audit log that users read."""
+"""Routes for what nodes and proxies say: that something happened on them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from tinyport.auth.callers import NODE, PROXY, Caller
 from tinyport.auth.fields import one_line
 from tinyport.auth.store import WriteTables
-from tinyport.auth.store_audit import AuditQuery
 from tinyport.auth.store_rows import pack
-from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
-from tinyport.core.errors import PeerError
+from tinyport.auth.web import Answer, Call
 from tinyport.core.events import CODES
 
 MAX_BATCH = 500
 MAX_EVENT = 16 * 1024
-MAX_FOUND = 1000
 # A node whose clock is off by more than this is shown with the time of arrival, too.
-_LATEST = 2.0**40
+LATEST = 2.0**40
 
 #: what each kind of sender may speak of; everything else is auth's own to say
 MAY_SAY: dict[str, frozenset[str]] = {
@@ -51,7 +47,7 @@ def _stamp(call: Call, item: object, now: float) -> Mapping[str, object] | None:
     if not isinstance(name, str) or name not in MAY_SAY[caller.kind] or len(pack(item)) > MAX_EVENT:
         return None
     stated = item.get("time")
-    known = isinstance(stated, (int, float)) and not isinstance(stated, bool) and 0 <= stated < _LATEST
+    known = isinstance(stated, (int, float)) and not isinstance(stated, bool) and 0 <= stated < LATEST
     body = {key: value for key, value in item.items() if key not in _STAMPED}
     stamps: dict[str, object] = {
         "code": CODES[name],
@@ -101,66 +97,3 @@ async def _follow_sessions(tables: WriteTables, caller: Caller, events: list[Map
             await tables.audit.session_started(caller.uuid, sid, float(str(event["time"])), event)
         elif event["event"] == "session.end":
             await tables.audit.session_ended(caller.uuid, sid)
-
-
-# -------------------------------------------------------------------- reading
-
-
-def _query(call: Call) -> AuditQuery:
-    type_ = call.query("type", 64)
-    if type_ is not None and type_ not in CODES:
-        raise PeerError("type: there is no such event", hint=f"one of {', '.join(sorted(CODES))}")
-    after = call.query_number("after", 0, 2**53)
-    return AuditQuery(
-        user=call.query("user", 64),
-        node=call.query("node", 64),
-        event=type_,
-        since=call.query_number("since", 0, _LATEST),
-        until=call.query_number("until", 0, _LATEST),
-        after=None if after is None else int(after),
-        limit=int(call.query_number("limit", 1, MAX_FOUND) or 100),
-    )
-
-
-async def audit(call: Call) -> Answer:
-    """Events, oldest first: the newest ``limit``, or the first ``limit`` after an id."""
-    query = _query(call)
-    if call.query("follow") == "1":
-        return await stream(Lines(call, ("audit", "read")), lambda lines: _follow(call, query, lines))
-    rows = call.service.store.read.audit
-    events = await rows.find(query)
-    head, _ = await rows.head()
-    last = events[-1]["id"] if events else (query.after if query.after is not None else head)
-    return {"events": events, "last": last}
-
-
-async def audit_head(call: Call) -> Answer:
-    """The newest event's id and hash, signed: whoever keeps it can tell later whether the log was changed."""
-    rows = call.service.store.read.audit
-    return {"head": await rows.signed_head(), "broken_at": await rows.broken_at()}
-
-
-async def _follow(call: Call, query: AuditQuery, lines: Lines) -> None:
-    service = call.service
-    rows = service.store.read.audit
-    at = query.after
-    if at is None:
-        # What is asked for with ``since`` is told from there on, else only what comes from now on.
-        at = 0 if query.since is not None else (await rows.head())[0]
-    said = service.settings.monotonic()
-    while not service.closing.is_set():
-        growth = service.audit.growth()
-        found = await rows.find(
-            AuditQuery(query.user, query.node, query.event, query.since, query.until, at, MAX_BATCH)
-        )
-        if found:
-            await lines.send(*found)
-            at = int(str(found[-1]["id"]))
-        if service.settings.monotonic() - said >= KEEPALIVE:
-            await lines.keepalive()
-            said = service.settings.monotonic()
-        if len(found) < MAX_BATCH:
-            try:
-                await asyncio.wait_for(growth.wait(), 1.0)
-            except asyncio.TimeoutError:
-                continue

@@ -53,7 +53,12 @@ class PolicyIssuer:
         if row is not None:
             self._published(row)
         async with store.write() as tables:
+            begun = row is not None and row.epoch != await self._epoch(tables)
             await self.refresh(tables)
+            if begun:
+                # Restored from a backup: what nodes hold may be newer, and they take only what is above it.
+                for node in await tables.nodes.all("node"):
+                    await self.refresh_node(tables, node.uuid, again=True)
 
     async def _content(self, tables: Tables) -> dict[str, Any]:
         config = (await tables.cluster.config()).get("cluster", {})
@@ -77,9 +82,10 @@ class PolicyIssuer:
         content = await self._content(tables)
         text = pack(content)
         row = await tables.cluster.policy()
-        if row is not None and row.content == text:
+        epoch = await self._epoch(tables)
+        if row is not None and row.content == text and row.epoch == epoch:
             return
-        epoch, serial = (FIRST_EPOCH, 1) if row is None else (row.epoch, row.serial + 1)
+        serial = 1 if row is None or row.epoch != epoch else row.serial + 1
         body = {**content, "epoch": epoch, "serial": serial, "issued_at": int(self._clock())}
         # Whatever we sign we can read ourselves: a document that its readers would refuse never goes out.
         Policy.parse(body)
@@ -92,8 +98,9 @@ class PolicyIssuer:
         self._signed = row.signed
         self._watchers.tell("policy", {"policy": row.signed})
 
-    async def refresh_node(self, tables: WriteTables, uuid: str) -> dict[str, str] | None:
-        """To be called in every transaction that may have changed a node; its signed document, None for a proxy."""
+    async def refresh_node(self, tables: WriteTables, uuid: str, *, again: bool = False) -> dict[str, str] | None:
+        """To be called in every transaction that may have changed a node; its signed document, None for a proxy.
+        ``again``: though nothing has changed."""
         node = await tables.nodes.get(uuid)
         if node is None or node.kind != "node":
             return None
@@ -106,7 +113,7 @@ class PolicyIssuer:
             "state": node.state,
         }
         text = pack(content)
-        if node.content == text:
+        if node.content == text and not again:
             return await tables.nodes.document(uuid)
         serial = node.document_serial + 1
         body = {**content, "epoch": await self._epoch(tables), "serial": serial}
@@ -118,8 +125,9 @@ class PolicyIssuer:
         return signed
 
     async def _epoch(self, tables: Tables) -> int:
-        row = await tables.cluster.policy()
-        return FIRST_EPOCH if row is None else row.epoch
+        """A restore raises it (``auth.restore``)."""
+        stated = await tables.cluster.meta("epoch")
+        return FIRST_EPOCH if stated is None else int(stated)
 
     def removed(self, tables: WriteTables, uuid: str) -> None:
         """To be called in the transaction that removes a node."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tinyport.auth import (
+    api_audit,
+    api_backup,
     api_cluster,
     api_events,
     api_factors,
@@ -80,8 +82,12 @@ ROUTES: tuple[Route, ...] = (
     _people("GET", "/v1/locks", api_locks.list_locks, "locks", "read"),
     _people("POST", "/v1/locks", api_locks.add_lock, "locks", "create"),
     _people("DELETE", "/v1/locks/{id}", api_locks.delete_lock, "locks", "delete"),
-    _people("GET", "/v1/audit", api_events.audit, "audit", "read"),
-    _people("GET", "/v1/audit/head", api_events.audit_head, "audit", "read"),
+    _people("GET", "/v1/audit", api_audit.audit, "audit", "read"),
+    _people("GET", "/v1/audit/head", api_audit.audit_head, "audit", "read"),
+    _people("GET", "/v1/audit/hash", api_audit.audit_hash, "audit", "read"),
+    _people("GET", "/v1/audit/export", api_audit.export, "audit", "read"),
+    # It holds every private key of the cluster: for whoever can read the database anyway.
+    Route("POST", "/v1/backup", api_backup.backup, frozenset((LOCAL,))),
     _people("GET", "/v1/ca", api_cluster.authorities, "cas", "read"),
     _people("POST", "/v1/sign", api_sign.sign, "certificates", "sign"),
     _people("POST", "/v1/explain", api_cluster.explain, "users", "read"),

@@ -95,6 +95,8 @@ async def open_service(settings: AuthSettings) -> Service:
     except BaseException:
         await store.close()
         raise
+    audit = Audit(authority, settings.clock)
+    await _tell_of_restore(store, audit)
     return Service(
         settings=settings,
         log=log,
@@ -102,11 +104,21 @@ async def open_service(settings: AuthSettings) -> Service:
         authority=authority,
         watchers=watchers,
         issuer=issuer,
-        audit=Audit(authority, settings.clock),
+        audit=audit,
         presence=Presence(settings.monotonic()),
         passwords=Passwords(settings.password_cost),
         challenges=Challenges(secrets.token_bytes(32)),
     )
+
+
+async def _tell_of_restore(store: Store, audit: Audit) -> None:
+    """Once, at the first start after ``auth.restore``."""
+    restored = await store.read.cluster.meta("restored")
+    if restored is None:
+        return
+    async with store.write() as tables:
+        await tables.cluster.delete_meta("restored")
+        await audit.record(tables, "auth.restored", at=int(restored))
 
 
 async def _initialise(store: Store, settings: AuthSettings) -> None:

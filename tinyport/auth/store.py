@@ -128,7 +128,8 @@ class WriteTables(Tables):
 class Store:
     """Made by ``open_store``; ``close`` it."""
 
-    def __init__(self, writer: Database, reader: Database, lock_file: int) -> None:
+    def __init__(self, path: Path, writer: Database, reader: Database, lock_file: int) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
         self._lock_file = lock_file
@@ -143,6 +144,15 @@ class Store:
             async with self._writer.transaction():
                 yield tables
             tables.committed()
+
+    async def snapshot(self, path: Path) -> None:
+        """The whole database as it is at one moment, in a new file (0600). Writers go on meanwhile."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        copier = await _connect(self._path, ())
+        try:
+            await copier.run("VACUUM INTO ?", str(path))
+        finally:
+            await copier.close()
 
     async def close(self) -> None:
         async with self._writing:
@@ -172,7 +182,7 @@ async def open_store(data_dir: Path, now: float) -> Store:
     folder = data_dir / "auth"
     private_folder(data_dir)
     private_folder(folder)
-    lock_file = _lock(folder)
+    lock_file = lock_store(folder)
     path = folder / "auth.db"
     try:
         # SQLite would make it 0644; -wal and -shm get the mode of the main file.
@@ -189,7 +199,7 @@ async def open_store(data_dir: Path, now: float) -> Store:
     except BaseException:
         os.close(lock_file)
         raise
-    return Store(writer, reader, lock_file)
+    return Store(path, writer, reader, lock_file)
 
 
 async def _open_writer(path: Path) -> Database:
@@ -213,8 +223,9 @@ async def _open_writer(path: Path) -> Database:
     return writer
 
 
-def _lock(folder: Path) -> int:
-    """Two servers on one store would each believe in their own policy. The kernel frees the lock with the process."""
+def lock_store(folder: Path) -> int:
+    """Two servers on one store would each believe in their own policy. Returns the descriptor that holds the lock; the
+    kernel frees it with the process. OperatorError when somebody has it."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

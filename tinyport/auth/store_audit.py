@@ -6,18 +6,11 @@ every later hash telling; the newest hash is signed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyport.auth.store_rows import Rows, pack, unpack
-
-FIRST_HASH = "0" * 64
-
-
-def chain(previous: str, body: str) -> str:
-    """The hash of an event with this canonical JSON ``body``, after one with hash ``previous``. Hex SHA-256."""
-    return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
+from tinyport.core.audit_chain import FIRST_HASH, canonical, chain
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class AuditRows:
         id, hash = await self.head()
         rows = []
         for event in events:
-            body = pack(event)
+            body = canonical(event)
             id, hash = id + 1, chain(hash, body)
             rows.append((id, event["time"], event["event"], event.get("user"), event.get("node"), hash, body))
         await self._rows.many("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
@@ -81,6 +74,20 @@ class AuditRows:
         )
         events = [{"id": row["id"], **unpack(row["body"])} for row in rows]
         return events if query.after is not None else events[::-1]
+
+    async def chained(self, after: int, until: int, limit: int) -> list[tuple[int, str, dict[str, object]]]:
+        """(id, hash, event) of events after ``after`` up to ``until``, at most ``limit``, oldest first."""
+        rows = await self._rows.all(
+            "SELECT id, hash, body FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT ?", after, until, limit
+        )
+        return [(int(row["id"]), str(row["hash"]), unpack(row["body"])) for row in rows]
+
+    async def hash_of(self, id: int) -> str | None:
+        """The hash of one event; FIRST_HASH for 0, None when there is no such event."""
+        if id == 0:
+            return FIRST_HASH
+        row = await self._rows.one("SELECT hash FROM audit WHERE id = ?", id)
+        return None if row is None else str(row["hash"])
 
     async def broken_at(self, page: int = 1000) -> int | None:
         """Walk the whole chain; the id of the first event that does not follow from the one before, None when all

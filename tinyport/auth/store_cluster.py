@@ -60,6 +60,9 @@ class ClusterRows:
     async def set_meta(self, name: str, value: str) -> None:
         await self._rows.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", name, value)
 
+    async def delete_meta(self, name: str) -> None:
+        await self._rows.run("DELETE FROM meta WHERE name = ?", name)
+
     # ---------------------------------------------------------------- authorities
 
     async def authorities(self) -> list[AuthorityRow]:

@@ -6,6 +6,7 @@ Command lines and enrolment speak through it. It needs the standard library alon
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -30,6 +31,7 @@ MAX_HELLO = 256 * 1024
 #: A signed policy of 1 MiB, escaped once more as JSON.
 MAX_LINE = 4 * 1024 * 1024
 TIMEOUT = 10.0
+DOWNLOAD_TIMEOUT = 300.0
 #: aiohttp closes idle connections after 75 s, load balancers after 60 s. A request sent into a closing connection is
 #: lost, so a connection that rested for longer than this is not used again.
 MAX_REST = 20.0
@@ -142,6 +144,31 @@ class AuthClient:
                         yield self._object(200, bytes(line))
         finally:
             # What is left of an endless answer cannot be skipped; the connection is of no more use.
+            self.close()
+
+    def download(self, method: str, path: str) -> Iterator[bytes]:
+        """Ask, and yield an answer that is a file, piece by piece. PeerError when it was cut short, or is not what its
+        ``Tinyport-Sha256`` says."""
+        self.close()
+        # The other side may have a large file to make first.
+        self._timeout = DOWNLOAD_TIMEOUT
+        response = self._ask(method, path, {} if method == "POST" else None)
+        if response.status >= 400:
+            raise error_of(response.status, self._object(response.status, response.read(MAX_HELLO)))
+        digest = hashlib.sha256()
+        try:
+            while True:
+                try:
+                    piece = response.read(256 * 1024)
+                except (OSError, http.client.HTTPException) as error:
+                    raise self._lost(error) from None
+                if not piece:
+                    break
+                digest.update(piece)
+                yield piece
+            if digest.hexdigest() != response.headers.get("Tinyport-Sha256"):
+                raise PeerError(f"{self._where} was cut short", hint="try again")
+        finally:
             self.close()
 
     def close(self) -> None:
@@ -318,8 +345,6 @@ def pin_of(pem: str) -> str:
     """A TLS CA certificate (PEM) → its pin, ``sha256:`` + hex of its DER SubjectPublicKeyInfo. PeerError when it is not
     a certificate.
     """
-    import hashlib
-
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
