@@ -51,7 +51,7 @@ def restore_auth(data_dir: Path, backup: Path, now: float) -> Restored:
 
 def _run_auth(config: Config, say: Say) -> int:
     from tinyport.auth.server import run
-    from tinyport.auth.settings import AuthAddresses, AuthSettings, StaticToken
+    from tinyport.auth.settings import AuditSinks, AuthAddresses, AuthSettings, StaticToken
 
     def ready(addresses: AuthAddresses) -> None:
         say({"address": format_address(*addresses.listen), "ca_pins": list(addresses.ca_pins)})
@@ -65,6 +65,10 @@ def _run_auth(config: Config, say: Say) -> int:
         ),
         log_level=config.tinyport.log_level,
         log_format=config.tinyport.log_format,
+        audit_sinks=AuditSinks(
+            file=None if config.auth.audit_file is None else Path(config.auth.audit_file),
+            syslog=config.auth.audit_syslog,
+        ),
     )
     return run(settings, ready)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tinyport.auth.api_proxy import expire_presence, flush_last_seen
+from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
 from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
@@ -105,6 +106,7 @@ async def serve_service(
     app[HEARD].append(listener.heard)
     unix = bind_unix(path)
     housekeeping = asyncio.ensure_future(_housekeeping(service))
+    sinks = asyncio.ensure_future(feed_all(service))
     try:
         listener.listen_unix(unix)
         listener.listen_tls(listening, leaf.context)
@@ -114,18 +116,20 @@ async def serve_service(
         )
         ready(AuthAddresses((host, port), path, service.authority.ca_pins))
         stopping = asyncio.ensure_future(stop.wait())
-        # Housekeeping never ends by itself: if it does, its error is ours.
-        await asyncio.wait({stopping, housekeeping}, return_when=asyncio.FIRST_COMPLETED)
+        # These never end by themselves: if one does, its error is ours.
+        await asyncio.wait({stopping, housekeeping, sinks}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if housekeeping.done():
-            housekeeping.result()
+        for work in (housekeeping, sinks):
+            if work.done():
+                work.result()
     finally:
         service.end_streams()
         await listener.close()
         unix.close()
         path.unlink(missing_ok=True)
         housekeeping.cancel()
-        await asyncio.gather(housekeeping, return_exceptions=True)
+        sinks.cancel()
+        await asyncio.gather(housekeeping, sinks, return_exceptions=True)
         await runner.cleanup()
 
 

@@ -38,6 +38,15 @@ class PasswordCost:
 
 
 @dataclass(frozen=True)
+class AuditSinks:
+    """Where the audit log goes besides the database."""
+
+    file: Path | None = None
+    syslog: bool = False
+    syslog_socket: str = "/dev/log"
+
+
+@dataclass(frozen=True)
 class AuthSettings:
     """Everything auth needs to start. ``check`` is called by ``serve``.
 
@@ -54,6 +63,7 @@ class AuthSettings:
     log_level: str = "info"
     log_format: str = "text"
     password_cost: PasswordCost = PasswordCost()
+    audit_sinks: AuditSinks = AuditSinks()
     # A TLS connection in asyncio costs 286 kB: this many come to less than 300 MB, and that only under attack.
     max_connections: int = 1000
 

@@ -52,6 +52,8 @@ class AuthConfig:
     cluster_name: str | None = None
     listen: Address = ("0.0.0.0", AUTH_PORT)  # noqa: S104 - a server's default, as its documentation says
     static_tokens: tuple[StaticTokenConfig, ...] = ()
+    audit_file: str | None = None
+    audit_syslog: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
 _NOT_HERE = "this version does not"
 
 _GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr")
-_AUTH = ("enabled", "cluster_name", "listen", "static_tokens")
+_AUTH = ("enabled", "cluster_name", "listen", "static_tokens", "audit")
 _PROXY = ("enabled", "listen", "public_addr", "tls")
 _NODE = (
     "enabled",
@@ -225,10 +227,16 @@ def _auth(reader: SettingsReader, section: Mapping[str, object]) -> AuthConfig:
     if not isinstance(static, list):
         reader.problem("auth.static_tokens", None, "must be a list of tables")
         static = []
+    audit = reader.section(section.get("audit"), "auth.audit", ("file", "syslog"))
+    audit_file = reader.text(audit, "auth.audit", "file")
+    if audit_file is not None and not audit_file.startswith("/"):
+        reader.problem("auth.audit.file", audit_file, "must be an absolute path")
     return AuthConfig(
         enabled=reader.boolean(section, "auth", "enabled", "cluster_name" in section),
         cluster_name=name,
         listen=listen,
+        audit_file=audit_file,
+        audit_syslog=reader.boolean(audit, "auth.audit", "syslog", False),
         static_tokens=tuple(
             token for index, item in enumerate(static) if (token := _static_token(reader, item, index)) is not None
         ),
