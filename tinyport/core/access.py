@@ -16,10 +16,11 @@ from tinyport.core import certificate as c
 from tinyport.core.certificate import Certificate
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError
+from tinyport.core.forwarding import NOTHING, ForwardRule
 from tinyport.core.issue import PERMIT_EXTENSIONS
 from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
-from tinyport.core.roles import Role, can_see, permits, requires_mfa, role_allows, role_denies
+from tinyport.core.roles import Role, can_see, forwarding, permits, requires_mfa, role_allows, role_denies
 from tinyport.core.signatures import verify
 
 STRANGER = "access denied"
@@ -56,6 +57,8 @@ class Grant:
     certificate_serial: int
     key_id: str
     fingerprint: str
+    #: what ``port_forwarding`` among the permits reaches
+    forwarding: ForwardRule = NOTHING
 
 
 def judge_certificate(cert: Certificate, *, policy: Policy, now: float, source: str | None) -> Subject:
@@ -149,6 +152,7 @@ def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:
         certificate_serial=cert.serial,
         key_id=cert.key_id,
         fingerprint=c.fingerprint(cert.public_key),
+        forwarding=NOTHING if "port_forwarding" in withheld else forwarding(subject.roles),
     )
 
 

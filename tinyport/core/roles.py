@@ -2,7 +2,8 @@
 
 The merge is a table: permissions are the union of what any role allows, less what any role denies; of limits the
 tightest counts; an option that is absent denies what it would permit, but for the four that every SSH user expects
-(``_DEFAULT_PERMITS``), which a role takes away by saying ``false``. Order of roles never matters.
+(``_DEFAULT_PERMITS``), which a role takes away by saying ``false``. ``port_forwarding`` may say more than that, see
+``core.forwarding``. Order of roles never matters.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from tinyport.core import labels as label_rules
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import ConfigError, PeerError
+from tinyport.core.forwarding import ForwardRule, merge, parse_forwarding
 from tinyport.core.names import check_login, check_role, printable
 
 RESOURCES = frozenset(
@@ -224,6 +226,11 @@ def parse_role(document: object) -> Role:
                     problems.add(f"options.{key}", f"must be at least {format_duration(_DURATIONS[key])}")
             except PeerError as error:
                 problems.add(f"options.{key}", error.message)
+        elif key == "port_forwarding":
+            try:
+                parse_forwarding(value)
+            except PeerError as error:
+                problems.add(f"options.{key}", error.message)
         elif not isinstance(value, bool):
             problems.add(f"options.{key}", "must be true or false")
     role = Role(
@@ -354,7 +361,20 @@ def permits(roles: Iterable[Role]) -> frozenset[str]:
                 granted.add(permit)
             elif value is False:
                 refused.add(permit)
+    if forwarding(roles):
+        granted.add("port_forwarding")
+    else:
+        refused.add("port_forwarding")
     return frozenset(granted - refused)
+
+
+def forwarding(roles: Iterable[Role]) -> ForwardRule:
+    """What may be forwarded: ``core.forwarding.merge`` of what the roles say. Without roles: nothing."""
+    said = [
+        parse_forwarding(role.options["port_forwarding"]) if "port_forwarding" in role.options else None
+        for role in roles
+    ]
+    return merge(said) if said else ForwardRule()
 
 
 def max_session_ttl(roles: Iterable[Role]) -> int | None:

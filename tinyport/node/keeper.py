@@ -26,8 +26,9 @@ from tinyport.host.logging_line import Log
 from tinyport.node import keeper_fields as fields
 from tinyport.node.ipc import Channel
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import MAX_SESSIONS, PROVED, Connection, refusal_text
+from tinyport.node.keeper_connection import LATER, MAX_SESSIONS, PROVED, Connection, refusal_text
 from tinyport.node.keeper_documents import Documents
+from tinyport.node.keeper_forward import Desk, Forwards
 from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_link import MAX_QUEUED, LinkLine, parse_arrival
 from tinyport.node.keeper_sessions import Sessions, exit_fields
@@ -98,6 +99,9 @@ class Keeper:
             heard=self._heard_worker,
             lost=self._connection_over,
             give=self._serve,
+        )
+        self._forwarding = Desk(
+            self._loop, self._audit, self._log, self._privileged, self._sessions.account, keeping=self
         )
         self._connections: dict[int, Connection] = {}
         #: what connections that wait for a worker need besides
@@ -202,6 +206,7 @@ class Keeper:
             starter=self._sessions,
             audit=self._audit,
             monotonic=time.monotonic,
+            forwards=Forwards(self._forwarding, self._last_number, arrival.endpoint.peer),
         )
         connection.max_sessions = int(cast(int, self._limits["sessions"]))
         self._connections[connection.number] = connection
@@ -305,6 +310,8 @@ class Keeper:
             # A bug of ours that one worker found must not end everybody's sessions: it ends that worker.
             self._log.error("a request of a worker failed", request=request, reason=repr(error))
             raise PeerError("a request that cannot be served", detail=repr(error)) from error
+        if answer is LATER[0]:
+            return
         try:
             encoded = {key: _base64(value) if isinstance(value, bytes) else value for key, value in answer.items()}
             self._workers.send(worker, {"id": identifier, "ok": True, **encoded}, descriptors)
@@ -314,6 +321,26 @@ class Keeper:
         if request == "gone":
             self._workers.forget(worker, connection)
             self._connection_over(connection)
+
+    def answer(
+        self, number: int, request: int, answer: Mapping[str, object] | TinyportError, descriptors: Sequence[int] = ()
+    ) -> None:
+        """What ``handle`` left for later. The descriptors stay the caller's."""
+        connection = self._connections.get(number)
+        worker = self._worker_of(connection) if connection is not None else None
+        if worker is None:
+            return
+        if isinstance(answer, TinyportError):
+            self._answer(worker, request, answer)
+        else:
+            self._workers.send(worker, {"id": request, "ok": True, **answer}, descriptors)
+
+    def tell(self, number: int, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
+        """Something for the worker of a connection. The descriptors stay the caller's."""
+        connection = self._connections.get(number)
+        worker = self._worker_of(connection) if connection is not None else None
+        if worker is not None:
+            self._workers.send(worker, message, descriptors)
 
     def _answer(self, worker: Worker, identifier: int, error: TinyportError) -> None:
         message = {"id": identifier, "ok": False, "message": refusal_text(error), "code": error.code}

@@ -95,6 +95,18 @@ class Audit:
             **fields,
         )
 
+    def forwarding(self, name: str, grant: Grant, peer: tuple[str, int], **fields: object) -> None:
+        """One of a forwarding's events: ``target`` host:port or path, ``reason`` when it failed."""
+        self._event(
+            name,
+            user=grant.user,
+            login=grant.login,
+            addr=_address(peer),
+            roles=list(grant.role_names),
+            certificate_serial=grant.certificate_serial,
+            **fields,
+        )
+
     def _event(self, name: str, **fields: object) -> None:
         self._send(event(name, time=self._now(), **self._node, **fields))
 

@@ -11,6 +11,7 @@ import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from tinyport.core import certificate as c
@@ -40,6 +41,9 @@ MAX_REFUSAL = 400
 
 SERVED, KEYED, PROVED, GONE = "served", "keyed", "proved", "gone"
 
+#: requests of keeper_forward
+FORWARDS = ("connect", "listen", "unlisten", "taken", "agent", "x11")
+
 #: (state, request) → state after it succeeded. What is not here is not unlocked. docs/protocol/node.md
 TABLE: Mapping[tuple[str, str], str] = {
     (SERVED, "kex"): KEYED,
@@ -53,6 +57,7 @@ TABLE: Mapping[tuple[str, str], str] = {
     (SERVED, "gone"): GONE,
     (KEYED, "gone"): GONE,
     (PROVED, "gone"): GONE,
+    **dict.fromkeys(((PROVED, request) for request in FORWARDS), PROVED),
 }
 
 # RFC 4254 section 6.10, without the "SIG".
@@ -61,6 +66,8 @@ SIGNALS = frozenset(
 )
 
 Answer = tuple[dict[str, object], Sequence[int]]
+#: no answer now: whoever was asked gives it when it has one
+LATER: Answer = ({}, ())
 
 
 class RunningSession(Protocol):
@@ -79,6 +86,18 @@ class SessionStarter(Protocol):
     def start(
         self, connection: Connection, number: int, grant: Grant, asked: Asked
     ) -> tuple[RunningSession, Sequence[int]]: ...
+
+
+class Forwarding(Protocol):
+    """What a connection needs of its forwardings."""
+
+    def handle(self, request: str, message: Mapping[str, object], grant: Grant) -> Answer: ...
+
+    def environment(self, message: Mapping[str, object]) -> dict[str, str]: ...
+
+    def judge_again(self, grant: Grant) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,7 @@ class Connection:
         starter: SessionStarter,
         audit: Audit,
         monotonic: Callable[[], float],
+        forwards: Forwarding | None = None,
     ) -> None:
         self.number = number
         self.endpoint = endpoint
@@ -124,6 +144,7 @@ class Connection:
         self._starter = starter
         self._audit = audit
         self._monotonic = monotonic
+        self._forwards = forwards
         self._session_id: bytes | None = None
         self._last_kex = 0.0
         self._certificate: Certificate | None = None
@@ -139,6 +160,7 @@ class Connection:
             "signal": self._signal,
             "hangup": self._hangup,
             "gone": self._gone,
+            **{request: partial(self._forward, request) for request in FORWARDS},
         }
 
     # ------------------------------------------------------------------ the door
@@ -168,6 +190,8 @@ class Connection:
         self.state = GONE
         for session in list(self.sessions.values()):
             session.hang_up()
+        if self._forwards is not None:
+            self._forwards.close()
         self._stream.close()
 
     def duplicate(self) -> socket.socket:
@@ -282,7 +306,14 @@ class Connection:
         if self.grant is None or self._certificate is None:
             return
         lasting = replace(self._certificate, valid_before=c.FOREVER)
-        self.grant = replace(self._judge(lasting, self.grant.login), expires=self.grant.expires)
+        try:
+            self.grant = replace(self._judge(lasting, self.grant.login), expires=self.grant.expires)
+        except TinyportError:
+            if self._forwards is not None:
+                self._forwards.close()
+            raise
+        if self._forwards is not None:
+            self._forwards.judge_again(self.grant)
 
     # ------------------------------------------------------------------ sessions
 
@@ -294,6 +325,8 @@ class Connection:
             raise PeerError("the number of a session was used before")
         self._last_session = number
         assert self.grant is not None
+        if self._forwards is not None:
+            asked = replace(asked, forwarded=self._forwards.environment(message))
         if len(self.sessions) >= self.max_sessions:
             raise AccessDenied(f"too many sessions on this connection, {self.max_sessions} are allowed", code="limit")
         session, descriptors = self._starter.start(self, number, self.grant, asked)
@@ -321,6 +354,12 @@ class Connection:
         if session is not None:
             session.hang_up()
         return {}, ()
+
+    def _forward(self, request: str, message: Mapping[str, object]) -> Answer:
+        assert self.grant is not None
+        if self._forwards is None:
+            raise Unavailable("forwarding is not available on this node")
+        return self._forwards.handle(request, message, self.grant)
 
     def _gone(self, message: Mapping[str, object]) -> Answer:
         del message

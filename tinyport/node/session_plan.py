@@ -44,6 +44,8 @@ class Asked:
     subsystem: str = ""
     terminal: Terminal | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: SSH_AUTH_SOCK and DISPLAY, which the keeper itself has made for this session
+    forwarded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def _environment(
         "SSH_CONNECTION": f"{peer} {peer_port} {local} {local_port}",
         "TINYPORT_USER": grant.user,
         "TINYPORT_NODE": origin.node,
+        **asked.forwarded,
     }
     if asked.terminal is not None:
         made["TERM"] = asked.terminal.term or "dumb"

@@ -63,6 +63,13 @@ class Worker:
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:
                 connection.end(str(message["message"]))
+        elif operation in ("accepted", "unlistened"):
+            connection = self._connections.get(cast(int, message["conn"]))
+            if connection is not None and operation == "accepted":
+                taken, descriptors = descriptors, []
+                connection.accepted(message, taken)
+            elif connection is not None:
+                connection.unlistened(message)
         elif operation == "leave":
             self.left.set()
         close_all(descriptors)

@@ -7,6 +7,7 @@ variables are few, and the answer waits for the keeper.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import asyncssh
@@ -32,6 +33,12 @@ class Sessions(Protocol):
 
     def session_over(self, session: NodeSession) -> None: ...
 
+    async def forward_agent(self) -> int | None: ...
+
+    async def forward_x11(self, protocol: bytes, cookie: bytes, screen: int, once: bool) -> int | None: ...
+
+    def stop_listening(self, number: int) -> None: ...
+
 
 class NodeSession(asyncssh.SSHServerSession[bytes]):
     """One session. ``number`` names it between worker and keeper, from the moment that it is asked for."""
@@ -43,6 +50,9 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         self._channel: Any = None
         self._pump: Pump | None = None
         self._terminal: dict[str, object] | None = None
+        #: forwarded to this session: the agent, and the listener that is its display
+        self._agent = False
+        self._display: int | None = None
         self._begun = False
         self._open = False
         self._ended = False
@@ -60,6 +70,9 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         if self._open and not self._ended:
             self._sessions.tell_session(self, "hangup")
         self._open = False
+        if self._display is not None:
+            # As sshd: what is connected to the display stays, nothing new comes.
+            self._sessions.stop_listening(self._display)
         self._sessions.session_over(self)
 
     def pty_requested(self, term_type: str, term_size: Any, term_modes: Any) -> bool:
@@ -109,6 +122,23 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         if self._pump is not None:
             self._pump.resume_writing()
 
+    # ------------------------------------------------------------------ agent and X11
+
+    async def forward_agent(self) -> bool:
+        self._agent = not self._begun and await self._sessions.forward_agent() is not None
+        return self._agent
+
+    async def forward_x11(self, protocol: bytes, cookie: bytes, screen: int, once: bool) -> bool:
+        """One display for each session, as in sshd."""
+        if self._begun or self._display is not None:
+            return False
+        display = await self._sessions.forward_x11(protocol, cookie, screen, once)
+        if display is not None and self._channel.is_closing():
+            self._sessions.stop_listening(display)
+            return False
+        self._display = display
+        return display is not None
+
     # ------------------------------------------------------------------ the process
 
     def begin(self) -> bool:
@@ -120,7 +150,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
 
     async def start(self, request: dict[str, object], environment: dict[str, str]) -> TinyportError | None:
         """Have the keeper start it. Returns the refusal, if it is one."""
-        request = {**request, "pty": self._terminal, "env": environment}
+        request = {**request, "pty": self._terminal, "env": environment, "agent": self._agent, "display": self._display}
         try:
             _, descriptors = await self._sessions.open_session(self, request)
         except TinyportError as error:
@@ -202,13 +232,28 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
             return False
         return self._begin({"kind": "subsystem", "subsystem": subsystem})
 
-    def _process_x11_req_request(self, packet: SSHPacket) -> bool:
-        del packet
-        return False
+    def _process_x11_req_request(self, packet: SSHPacket) -> Any:
+        """RFC 4254 section 6.3.1."""
+        once = packet.get_boolean()
+        protocol, cookie, screen = packet.get_string(), packet.get_string(), packet.get_uint32()
+        packet.check_end()
+        return self._later(self._node_session().forward_x11(protocol, cookie, screen, once))
 
     def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> Any:
-        del packet
-        return False
+        """OpenSSH's, draft-ietf-sshm-ssh-agent section 5.1."""
+        packet.check_end()
+        return self._later(self._node_session().forward_agent())
+
+    def _later(self, answer: Coroutine[Any, Any, bool]) -> None:
+        """The answer to this request is ``answer``'s; asyncssh holds further requests back until then."""
+
+        async def report() -> None:
+            granted = await answer
+            if self._session is not None and self._request_queue:
+                self._report_response(granted)
+
+        assert self._conn is not None
+        self._conn.create_task(report(), self.logger)
 
     def _begin(self, request: dict[str, object]) -> bool | None:
         """None: the answer is given later, by ``_start``; asyncssh holds further requests back until then."""

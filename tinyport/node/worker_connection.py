@@ -12,6 +12,7 @@ import asyncssh
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.host.logging_line import Log
 from tinyport.node.worker_channel import NodeSession, SessionChannel
+from tinyport.node.worker_forward import ForwardingConnection
 from tinyport.node.worker_hostkey import MAX_VERSION, KeeperKey, RecordingHash, TranscriptTooLarge
 from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text
 
@@ -22,7 +23,6 @@ MAX_LOGIN = 256
 MAX_KEY = 64 * 1024
 MAX_REQUEST = 96 * 1024
 MAX_SIGNATURE = 16 * 1024
-NO_FORWARDING = "forwarding is not available on this node"
 
 
 class Owner(asyncssh.SSHServer):
@@ -51,14 +51,8 @@ class Owner(asyncssh.SSHServer):
         assert self._connection is not None
         return self._connection.make_session()
 
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_FORWARDING)
 
-    def unix_connection_requested(self, dest_path: str) -> bool:
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, NO_FORWARDING)
-
-
-class NodeConnection(asyncssh.SSHServerConnection):
+class NodeConnection(ForwardingConnection):
     """``serve``: the keeper's message about it. ``over`` tells the keeper, once."""
 
     def __init__(
@@ -234,5 +228,6 @@ class NodeConnection(asyncssh.SSHServerConnection):
         self._is_over = True
         if isinstance(exc, (PeerError, TranscriptTooLarge)):
             self._log.info("a connection failed", reason=exc)
+        self.stop_asking()
         self._keeper.tell("gone", conn=self.number)
         self._gone(self.number)

@@ -44,6 +44,11 @@ class KeeperLine:
         self._send({"op": op, "id": number, **fields})
         try:
             return _granted(await future)
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                # The answer came, and nobody is left to take its descriptors.
+                close_all(future.result()[1])
+            raise
         finally:
             self._asked.pop(number, None)
 
