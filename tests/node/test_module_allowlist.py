@@ -117,6 +117,22 @@ HEAVY = frozenset(
 )
 
 
+#: of the forwarding helper, of which there is one for each connection that forwards
+HELPER = frozenset(
+    {
+        "core.errors",
+        "node.forward",
+        "node.forward_connect",
+        "node.forward_listen",
+        "node.forward_x11",
+        "node.ipc",
+        "node.loop",
+        "node.python_process",
+    }
+)
+HELPER_STANDARD = STANDARD - {"base64", "binascii", "hashlib", "ssl", "warnings"}
+
+
 def modules_of(code: str) -> set[str]:
     """The modules in a bare interpreter of ours after ``code``."""
     argv = light_arguments("tinyport", call="").copy()
@@ -141,3 +157,12 @@ def test_monitor_and_link_load_what_is_allowed_and_nothing_else() -> None:
 
 def test_nothing_heavy_is_loaded() -> None:
     assert {name.partition(".")[0] for name in loaded()} & HEAVY == set()
+
+
+def test_the_forwarding_helper_is_light() -> None:
+    found = modules_of("import tinyport.node.forward")
+    tops = {name.partition(".")[0] for name in found - modules_of("pass")}
+    assert {name for name in tops if not name.startswith("_")} - {"tinyport"} - HELPER_STANDARD - BROUGHT == set()
+    own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
+    assert {name for name in own if "." in name} == HELPER
+    assert tops & HEAVY == set()

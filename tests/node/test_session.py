@@ -225,12 +225,6 @@ def test_keys_are_exchanged_again_during_a_session(rig: Rig) -> None:
     assert (done.returncode, len(done.stdout)) == (0, 4_000_000), done.stderr
 
 
-def test_forwarding_is_refused_in_words(rig: Rig) -> None:
-    done = rig.ssh(options=("-W", "127.0.0.1:9"))
-    assert done.returncode != 0
-    assert b"forwarding is not available on this node" in done.stderr
-
-
 def test_agent_and_x11_requests_do_not_disturb(rig: Rig) -> None:
     done = rig.ssh("echo ${SSH_AUTH_SOCK:-none} ${DISPLAY:-none}", options=("-A", "-o", "ForwardX11=yes"))
     assert done.stdout == b"none none\n"
