@@ -177,6 +177,8 @@ def ssh(build: Build) -> None:
     add("-p", dest="port", metavar="P", help="taken and ignored: a node is found by its name")
     add("-l", dest="login", metavar="LOGIN", help="who to be on the node (TINYPORT_LOGIN)")
     add("-A", dest="forward_agent", action="store_true", help="forward the ssh-agent")
+    # The X server's SECURITY extension, which would make -X less than -Y, is what hardly any program works with.
+    add("-X", "-Y", dest="forward_x11", action="store_true", help="forward X11; programs there are trusted, as ssh -Y")
     for name, text in (
         ("-L", "forward a port or socket here to one there: [BIND:]PORT:HOST:HOSTPORT"),
         ("-R", "forward a port or socket there to one here: [BIND:]PORT:HOST:HOSTPORT"),

@@ -18,6 +18,7 @@ from tinyport.client.escape import DISCONNECT, HELP, SUSPEND, EscapeReader, help
 from tinyport.client.stdio import Input, Output
 from tinyport.client.terminal import RawTerminal, is_terminal, modes_of, size_of
 from tinyport.core.names import printable
+from tinyport.host.console import print_error
 
 if TYPE_CHECKING:
     import asyncssh
@@ -33,13 +34,16 @@ _STDERR = 1
 
 @dataclass(frozen=True)
 class SessionWish:
-    """``command``: None for a shell. ``pty``: ask for a terminal. ``escape``: the escape character's code or None."""
+    """``command``: None for a shell. ``pty``: ask for a terminal. ``escape``: the escape character's code or None.
+    ``x11``: forward the display.
+    """
 
     command: str | None
     pty: bool
     subsystem: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     escape: int | None = ord("~")
+    x11: bool = False
 
 
 def _environment(wished: Mapping[str, str]) -> dict[bytes | str, bytes | str]:
@@ -90,8 +94,12 @@ class Session:
                 subsystem=wish.command if wish.subsystem else None,
                 env=_environment(wish.environment),
                 encoding=None,
+                x11_forwarding="ignore_failure" if wish.x11 else False,
                 **terminal,
             )
+            if wish.x11 and connection._x11_listener is None:
+                # As ssh: said, and gone on without. asyncssh would say it to a log only.
+                print_error("tsh: X11 forwarding request failed")
             await self._pump()
         finally:
             self._finish()

@@ -76,7 +76,14 @@ def _session_wish(args: argparse.Namespace, options: Options) -> SessionWish | N
         pty = options.request_pty
     if args.tty is not None:
         pty = args.tty
-    return SessionWish(command=command, pty=pty, environment=_environment(options, os.environ), escape=options.escape)
+    return SessionWish(
+        command=command,
+        pty=pty,
+        environment=_environment(options, os.environ),
+        escape=options.escape,
+        # As ssh: without a display there is nothing to forward.
+        x11=(args.forward_x11 or options.forward_x11) and bool(os.environ.get("DISPLAY")),
+    )
 
 
 def _environment(options: Options, environment: Mapping[str, str]) -> dict[str, str]:

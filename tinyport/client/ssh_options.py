@@ -17,6 +17,7 @@ class Options:
 
     user: str | None = None
     forward_agent: bool = False
+    forward_x11: bool = False
     request_pty: bool | None = None
     escape: int | None = ord("~")
     keepalive_interval: int = 30
@@ -44,6 +45,7 @@ def _tty(value: str) -> bool | None:
 _KNOWN: dict[str, tuple[str, Callable[[str], Any]]] = {
     "user": ("user", str),
     "forwardagent": ("forward_agent", _flag),
+    "forwardx11": ("forward_x11", _flag),
     "requesttty": ("request_pty", _tty),
     "escapechar": ("escape", parse_escape),
     "serveraliveinterval": ("keepalive_interval", _count),
@@ -54,6 +56,7 @@ _KNOWN: dict[str, tuple[str, Callable[[str], Any]]] = {
 _IGNORED = frozenset(
     (
         "batchmode",
+        "forwardx11trusted",
         "loglevel",
         "userknownhostsfile",
         "globalknownhostsfile",
@@ -120,4 +123,7 @@ def _environment(options: Options, key: str, value: str, text: str) -> Options:
 
 
 def _hint() -> str:
-    return "known are User, ForwardAgent, RequestTTY, EscapeChar, ServerAlive*, ExitOnForwardFailure, SendEnv, SetEnv"
+    return (
+        "known are User, ForwardAgent, ForwardX11, RequestTTY, EscapeChar, ServerAlive*, ExitOnForwardFailure, SendEnv, "
+        "SetEnv"
+    )
