@@ -124,6 +124,6 @@ def _environment(options: Options, key: str, value: str, text: str) -> Options:
 
 def _hint() -> str:
     return (
-        "known are User, ForwardAgent, ForwardX11, RequestTTY, EscapeChar, ServerAlive*, ExitOnForwardFailure, SendEnv, "
-        "SetEnv"
+        "known are User, ForwardAgent, ForwardX11, RequestTTY, EscapeChar, ServerAlive*, ExitOnForwardFailure, "
+        "SendEnv, SetEnv"
     )
