@@ -65,6 +65,7 @@ OWN = frozenset(
         "core.events",
         "core.identity",
         "core.names",
+        "core.sources",
         "host.files",
         "host.logging_line",
         "host.sd_notify",

@@ -14,7 +14,7 @@ from tinyport.core.errors import PeerError
 from tinyport.host.tls import client_context
 from tinyport.link.clienthello import ClientHello, NeedMore, parse
 from tinyport.proxy import gateway, peek
-from tinyport.proxy.strangers import Strangers, source_key
+from tinyport.proxy.strangers import Strangers
 
 UUID = "0b0e9c1a-93f1-4f0e-8a52-0d7e5a1d2c3b"
 
@@ -226,51 +226,56 @@ def test_peeking_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-def test_strangers_are_counted_by_source(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_source_with_too_many_strangers_loses_its_oldest(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         async with world(cluster, tmp_path, max_strangers_per_source=2) as here:
             idle = []
-            for _ in range(2):
-                _, writer = await plain(here.address)
+            for number in range(3):
+                reader, writer = await plain(here.address)
                 writer.write(b"\x16\x03\x01")
-                idle.append(writer)
-            while len(here.proxy.gateway.strangers) < 2:
-                await asyncio.sleep(0)
-            reader, writer = await plain(here.address)
+                idle.append((reader, writer))
+                while here.proxy.gateway.open_count + here.proxy.gateway.strangers.turned_away <= number:
+                    await asyncio.sleep(0)
             try:
-                assert await reader.read() == b""
+                assert await idle[0][0].read() == b""
             except ConnectionError:
                 pass
             assert here.proxy.gateway.strangers.turned_away == 1
-            await close(writer)
-            for writer in idle:
+            assert len(here.proxy.gateway.strangers) == 2
+            for _, writer in idle:
                 await close(writer)
             while len(here.proxy.gateway.strangers):
                 await asyncio.sleep(0)
             # Who has proved who they are does not count: three sessions from one source.
             for _ in range(3):
                 reader, writer = await here.tls(cluster.user().context())
-                idle.append(writer)
+                idle.append((reader, writer))
                 while len(here.proxy.gateway.strangers):
                     await asyncio.sleep(0)
-            for writer in idle:
+            for _, writer in idle:
                 await close(writer)
 
     run(main())
 
 
-def test_strangers() -> None:
-    strangers = Strangers(3, 2)
-    leave = strangers.enter("192.0.2.1")
-    assert leave is not None
-    assert strangers.enter("::ffff:192.0.2.1") is not None
-    assert strangers.enter("192.0.2.1") is None
-    leave()
-    leave()
-    assert len(strangers) == 1
-    # One /64 is one source.
-    assert strangers.enter("2001:db8::1") is not None
-    assert source_key("2001:db8::1") == source_key("2001:db8::ffff%eth0") != source_key("2001:db8:0:1::1")
-    assert strangers.enter("2001:db8::2") is not None
-    assert strangers.enter("198.51.100.1") is None
-    assert strangers.turned_away == 2
+def test_strangers_wait_for_places_and_lose_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyport.proxy.strangers.PLACES", 1)
+    monkeypatch.setattr("tinyport.proxy.strangers.PATIENCE", 0.05)
+
+    async def main() -> None:
+        strangers = Strangers(100, 100)
+        gone: list[str] = []
+        first = strangers.enter("192.0.2.1", lambda: gone.append("first"))
+        await first.place()
+        # Says nothing more: the second one gets its place once it had its time.
+        second = strangers.enter("192.0.2.2", lambda: gone.append("second"))
+        await second.place()
+        assert gone == ["first"]
+        second.keyed()
+        third = strangers.enter("192.0.2.3", lambda: gone.append("third"))
+        await third.place()
+        for stranger in (first, second, third, third):
+            stranger.settle()
+        assert (gone, len(strangers), strangers.turned_away) == (["first"], 0, 1)
+
+    run(main())

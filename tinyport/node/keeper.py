@@ -32,6 +32,7 @@ from tinyport.node.keeper_forward import Desk, Forwards
 from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_link import MAX_QUEUED, LinkLine, parse_arrival
 from tinyport.node.keeper_sessions import Sessions, exit_fields
+from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCESSES, SigningIn
 from tinyport.node.keeper_workers import Worker, Workers
 from tinyport.node.loop import Loop, Timer
 from tinyport.node.python_process import name_process
@@ -43,8 +44,6 @@ NONCE_BYTES = 16
 LOGIN_GRACE = 60.0
 # The worker closes late connections itself; the keeper's own clock is for workers that do not.
 GRACE_SLACK = 15.0
-# sshd_config(5) MaxStartups has 100 as its hard end.
-MAX_STARTUPS = 100
 # An ended connection that its worker does not give up is cut.
 END_LIMIT = 5.0
 # link says for itself how large a document may be; JSON escapes it once more.
@@ -65,7 +64,6 @@ class Keeper:
         self._privileged = bool(configuration["privileged"])
         limits = cast("dict[str, int | None]", configuration.get("limits") or {})
         self._memory = limits.get("memory")
-        self._startups = limits.get("startups") or MAX_STARTUPS
         self._limits = {
             "sessions": limits.get("sessions") or MAX_SESSIONS,
             "env": MAX_ENVIRONMENT,
@@ -102,6 +100,16 @@ class Keeper:
         )
         self._forwarding = Desk(
             self._loop, self._audit, self._log, self._privileged, self._sessions.account, keeping=self
+        )
+        most = limits.get("startups") or MAX_STARTUPS
+        self._signing_in = SigningIn(
+            self._loop,
+            most,
+            limits.get("startups_per_source") or max(1, most // 2),
+            PLACES_OF_PROCESSES if configuration["connections_per_worker"] else PLACES,
+            self._workers.place,
+            self._turned_away,
+            self._log,
         )
         self._connections: dict[int, Connection] = {}
         #: what connections that wait for a worker need besides
@@ -189,10 +197,7 @@ class Keeper:
             self._log.error("a connection of link is not taken", reason=error)
             stream.close()
             return
-        starting = sum(connection.state != PROVED for connection in self._connections.values())
-        if self._draining or starting >= self._startups:
-            peer = arrival.endpoint.peer[0]
-            self._log.warning("too many connections are signing in; one is closed", peer=peer)
+        if self._draining:
             stream.close()
             return
         self._last_number += 1
@@ -213,7 +218,15 @@ class Keeper:
         self._dials[connection.number] = arrival.dial
         grace = float(cast(float, self._limits["login_grace"])) + GRACE_SLACK
         self._graces[connection.number] = self._loop.after(grace, lambda: self._grace_over(connection))
-        self._workers.place(connection)
+        self._signing_in.arrived(connection)
+
+    def _turned_away(self, connection: Connection) -> None:
+        """It makes room for another: at once, whatever the worker does."""
+        self._workers.withdraw(connection)
+        if self._worker_of(connection) is None:
+            self._connection_over(connection)
+        else:
+            connection.cut()
 
     def _grace_over(self, connection: Connection) -> None:
         if connection.number in self._connections and connection.state != PROVED:
@@ -271,6 +284,7 @@ class Keeper:
             return
         self._dials.pop(connection.number, None)
         self._graces.pop(connection.number).cancel()
+        self._signing_in.left(connection)
         if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
@@ -318,7 +332,11 @@ class Keeper:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        if request == "gone":
+        if request == "kex":
+            self._signing_in.keyed(connection)
+        elif request == "prove":
+            self._signing_in.left(connection)
+        elif request == "gone":
             self._workers.forget(worker, connection)
             self._connection_over(connection)
 

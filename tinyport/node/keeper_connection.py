@@ -198,6 +198,15 @@ class Connection:
         """The client's socket for a worker; ours stays, so that the kernel can be asked about it."""
         return self._stream.dup()
 
+    def say_before_ssh(self, line: bytes) -> None:
+        """A line to a client that no worker has spoken with (RFC 4253 section 4.2)."""
+        try:
+            self._stream.send(line, socket.MSG_DONTWAIT)
+        except OSError:
+            # It does not listen, which is its loss.
+            return
+        self.told_why = True
+
     def cut(self) -> None:
         """End the TCP connection whatever the worker does with its copy of the socket."""
         try:

@@ -91,6 +91,11 @@ class Workers:
         self._waiting.append(connection)
         self._hand_out()
 
+    def withdraw(self, connection: Connection) -> None:
+        """It waits no longer."""
+        if connection in self._waiting:
+            self._waiting.remove(connection)
+
     def _free(self) -> Worker | None:
         for worker in self.all:
             # With a limit no worker outlives it: what one stranger did to it must not meet too many others.

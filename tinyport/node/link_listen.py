@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from tinyport.core.sources import source_of
 from tinyport.node.loop import READ, Loop
 
 TYPE_CHECKING = False
@@ -22,6 +23,8 @@ SILENCE = 1.0
 # OpenSSH's MaxStartups is 10:30:100. These wait for a second at most, so the numbers bound a burst, not a service.
 MAX_WAITING = 64
 MAX_PER_SOURCE = 16
+# Accepted in one turn of the loop: a burst must not wait in the kernel, nor everybody else for it.
+ACCEPTS_PER_TURN = 16
 _HELLO = b"SSH-"
 #: no more descriptors or memory: leave the queue to the kernel for a while
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -70,25 +73,33 @@ class Doorway:
             self._loop.add(listener.fileno(), READ, lambda events: self._accept(listener))
 
     def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Is there perhaps another?"""
         try:
             stream, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-            return
+            return False
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 # accept(2): errors of the new connection come out here, too, and are no matter of the listener's.
-                return
+                return False
             self._log.warning("cannot accept connections for a second", reason=error)
             self._loop.remove(listener.fileno())
             self._loop.after(1.0, lambda: self._listen(listener))
-            return
+            return False
         stream.setblocking(False)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._make_room(str(address[0]))
+        source = source_of(str(address[0]))
+        self._make_room(source)
         number = stream.fileno()
         timer = self._loop.after(SILENCE, lambda: self._silent(number))
-        self._waiting[number] = _Waiting(stream, str(address[0]), timer)
+        self._waiting[number] = _Waiting(stream, source, timer)
         self._loop.add(number, READ, lambda events: self._spoke(number))
+        return True
 
     def _make_room(self, source: str) -> None:
         """The oldest goes: a newcomer who is honest speaks within milliseconds."""

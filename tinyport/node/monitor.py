@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from tinyport.node.loop import Timer
 
 MAX_CONFIGURATION = 1024 * 1024
-BACKLOG = 128
+# A kernel whose queue is full drops SYNs, and the next try is a second later; net.core.somaxconn bounds it.
+BACKLOG = 1024
 # docs/protocol/node.md
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0

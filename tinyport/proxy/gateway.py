@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 import ssl
 import time
@@ -27,7 +28,7 @@ from tinyport.proxy.peek import first_words
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.sockets import connect, tune
 from tinyport.proxy.splice import Splice
-from tinyport.proxy.strangers import Settle, Strangers
+from tinyport.proxy.strangers import Stranger, Strangers
 from tinyport.proxy.stream import Stream
 
 # docs/protocol/tunnel.md
@@ -64,6 +65,13 @@ def peer_identity(tls: ssl.SSLSocket, kind: str, cluster: str, now: float) -> Id
     return identity
 
 
+def _left(sock: socket.socket) -> bool:
+    """Is the client's end closed? It may have said something before."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def _in_life(peercert: object, now: float) -> bool:
     if not isinstance(peercert, dict):
         return False
@@ -83,7 +91,7 @@ class Gateway:
         *,
         tunnel: Callable[[Stream, str], Awaitable[None]],
         tsh: Callable[[Stream, Identity], Awaitable[None]],
-        ssh: Callable[[socket.socket, Peer, Settle], Awaitable[None]],
+        ssh: Callable[[socket.socket, Peer, Stranger], Awaitable[None]],
         web: Callable[[socket.socket], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -133,38 +141,44 @@ class Gateway:
                 loop.call_later(_NO_FILES_PAUSE, self._accept_again, listener)
                 return
             peer = (str(address[0]), int(address[1]))
-            settle = self._admit(peer)
-            if settle is None:
-                sock.close()
-                continue
-            task = loop.create_task(self._connection(sock, peer, settle))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            self._admit(sock, peer)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _admit(self, peer: Peer) -> Settle | None:
-        settle = None
-        if len(self._connections) < self._settings.max_connections:
-            settle = self.strangers.enter(peer[0])
+    def _admit(self, sock: socket.socket, peer: Peer) -> None:
+        turned_away = self.strangers.turned_away
+        if len(self._connections) >= self._settings.max_connections:
+            sock.close()
+            self._say_full(peer)
+            return
+        task: asyncio.Task[None]
+        stranger = self.strangers.enter(peer[0], lambda: task.cancel())
+        task = asyncio.get_running_loop().create_task(self._connection(sock, peer, stranger))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        # One that is cancelled before it began does not do it itself.
+        task.add_done_callback(lambda _: sock.close())
+        if self.strangers.turned_away != turned_away:
+            self._say_full(peer)
+
+    def _say_full(self, peer: Peer) -> None:
         now = time.monotonic()
-        if settle is None and now - self._said_full > 10:
+        if now - self._said_full > 10:
             # Once in a while, not once for each: a flood must not fill the log.
             self._said_full = now
             self._log.warning(
                 "too many connections: some are turned away", latest=peer[0], strangers=len(self.strangers)
             )
-        return settle
 
     # ------------------------------------------------------------------ one connection
 
-    async def _connection(self, sock: socket.socket, peer: Peer, settle: Settle) -> None:
+    async def _connection(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         try:
             sock.setblocking(False)
             tune(sock)
-            await self._route(sock, peer, settle)
+            await self._route(sock, peer, stranger)
         except (PeerError, asyncio.TimeoutError) as error:
             self._log.debug("connection refused", peer=format_address(*peer), reason=error or "time is up")
         except OSError as error:
@@ -175,27 +189,30 @@ class Gateway:
             # A fault of ours in one connection is not the others' fault.
             self._log.error("connection failed", peer=format_address(*peer), error=repr(error))
         finally:
-            settle()
+            stranger.settle()
             sock.close()
 
-    async def _route(self, sock: socket.socket, peer: Peer, settle: Settle) -> None:
+    async def _route(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         hello = await first_words(sock)
         if hello is None:
-            await self._ssh(sock, peer, settle)
+            await stranger.place()
+            if _left(sock):
+                raise PeerError("left before its turn came")
+            await self._ssh(sock, peer, stranger)
         elif isinstance(hello, bytes):
             stream = Stream(asyncio.get_running_loop(), sock, peer)
             stream.offer(hello)
             await stream.close()
         else:
-            await self._route_tls(sock, peer, settle, hello)
+            await self._route_tls(sock, peer, stranger, hello)
 
-    async def _route_tls(self, sock: socket.socket, peer: Peer, settle: Settle, hello: ClientHello) -> None:
+    async def _route_tls(self, sock: socket.socket, peer: Peer, stranger: Stranger, hello: ClientHello) -> None:
         contexts = self._credentials.contexts
         # The client's order decides when it offers several of ours; the context negotiates exactly this one
         # again.
         alpn = next((name for name in hello.alpn if name == ALPN_AUTH or name in contexts), None)
         if alpn is None:
-            settle()
+            stranger.settle()
             await self._web(sock)
             return
         stream = Stream(asyncio.get_running_loop(), sock, peer)
@@ -212,7 +229,7 @@ class Gateway:
                 return
             kind = "node" if alpn == ALPN_TUNNEL else "user"
             identity = peer_identity(tls, kind, self._credentials.cluster, time.time())
-            settle()
+            stranger.settle()
             if alpn == ALPN_TUNNEL:
                 await self._tunnel(stream, identity.id)
             else:

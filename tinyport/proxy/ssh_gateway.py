@@ -26,7 +26,7 @@ from tinyport.host.logging_line import Log
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.ssh_channel import NoShell, Pump, sentence
 from tinyport.proxy.ssh_options import make_options
-from tinyport.proxy.strangers import Settle
+from tinyport.proxy.strangers import Stranger
 from tinyport.proxy.stream import Stream
 
 Peer = tuple[str, int]
@@ -77,14 +77,16 @@ class SshGateway:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def serve(self, sock: socket.socket, peer: Peer, settle: Settle) -> None:
+    async def serve(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         """One connection, from its first byte to its end."""
         loop = asyncio.get_running_loop()
         # The transport owns the socket from here; whoever called may close theirs.
         own = socket.socket(fileno=sock.detach())
         own.setblocking(False)
         options = self._options
-        _, connection = await loop.connect_accepted_socket(lambda: _Connection(loop, options, self, peer, settle), own)
+        _, connection = await loop.connect_accepted_socket(
+            lambda: _Connection(loop, options, self, peer, stranger), own
+        )
         try:
             await connection.wait_closed()
         finally:
@@ -103,12 +105,12 @@ class _Connection(asyncssh.SSHServerConnection):
         options: asyncssh.SSHServerConnectionOptions,
         gateway: SshGateway,
         peer: Peer,
-        settle: Settle,
+        stranger: Stranger,
     ) -> None:
         super().__init__(loop, options, wait=None)
         self.gateway = gateway
         self.peer = peer
-        self.settle = settle
+        self.stranger = stranger
         self.subject: Subject | None = None
         self.pumps: set[Pump] = set()
         #: the transport takes no more for now
@@ -179,6 +181,7 @@ class _Server(asyncssh.SSHServer):
         self._opening = 0
 
     def begin_auth(self, username: str) -> bool:
+        self._conn.stranger.keyed()
         return True
 
     def auth_completed(self) -> None:
@@ -189,7 +192,7 @@ class _Server(asyncssh.SSHServer):
             # is no.
             conn.abort()
             return
-        conn.settle()
+        conn.stranger.settle()
         watched = conn.gateway.gatekeeper.watched(subject, node=None, login=None, source=conn.peer[0], cut=self._cut)
         self._watch.enter_context(watched)
         conn.gateway.log.info("ssh client", user=subject.user, peer=format_address(*conn.peer))

@@ -1,0 +1,22 @@
+"""What counts as one source of connections. Light: link loads it, so nothing is imported."""
+
+from __future__ import annotations
+
+
+def source_of(address: str) -> str:
+    """An IPv4 address (in IPv6, too) is a source; of IPv6 the /64, as a host may use any address of its own.
+
+    As sshd_config(5) PerSourceNetBlockSize 32:64. ``address``: as ``inet_ntop`` writes it; any other text is a source
+    by itself.
+    """
+    host = address.partition("%")[0].lower()
+    if ":" not in host:
+        return host
+    if "." in host:
+        return host.rpartition(":")[2]
+    head, gap, tail = host.partition("::")
+    groups = head.split(":") if head else []
+    if gap:
+        rest = tail.split(":") if tail else []
+        groups += ["0"] * (8 - len(groups) - len(rest)) + rest
+    return ":".join(group.lstrip("0") or "0" for group in groups[:4]) + "::/64"
