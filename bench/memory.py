@@ -1,62 +1,126 @@
-"""Memory of processes as the kernel accounts it."""
+"""Memory of a node with sessions, beside sshd's with as many: every process of the server, the people's own apart.
+
+PSS shares a page among all that map it and is what adds up; private memory is what would come free. Both are read with
+the sessions open and quiet.
+"""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
+
+from bench import processes
+from bench.report import Row, Suite
+from bench.servers import Credentials, Node, Server, StockSshd
+from tests.scenarios.cluster import wait_for
+
+COUNTS = (1, 20, 30, 100)
+MANY = 500
+REST_LIMIT = 200.0
+#: what sessions run: not the server's memory
+THEIRS = frozenset(("sleep", "sh", "bash", "dash"))
+FROM_THIRTY = 30
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Megabytes (2**20 bytes): shared pages in proportion, and pages that are this process's alone."""
+def measure(quick: bool) -> Suite:
+    suite = Suite("memory")
+    counts = COUNTS if quick else (*COUNTS, MANY)
+    with tempfile.TemporaryDirectory(prefix="tinyport-bench-") as folder:
+        credentials = Credentials(Path(folder))
+        servers: list[Server] = [Node(credentials, worker_idle=5, keeper_idle=10), StockSshd(credentials)]
+        try:
+            for server in servers:
+                server.start()
+                _rest(server)
+                suite.details[server.name] = _grow(server, counts)
+        finally:
+            for server in servers:
+                server.stop()
+    _rows(suite, counts)
+    return suite
 
-    pss: float
-    private: float
 
-    def __add__(self, other: Memory) -> Memory:
-        return Memory(self.pss + other.pss, self.private + other.private)
-
-
-NOTHING = Memory(0.0, 0.0)
+def _rest(server: Server) -> None:
+    """Wait until what sessions need has left."""
+    alone = 2 if isinstance(server, Node) else 1
+    wait_for("a server at rest", lambda: len(processes.tree(server.pid)) == alone, limit=REST_LIMIT)
 
 
-def of(pid: int) -> Memory:
-    """The memory of one process; nothing when it has ended. Other users' processes need root."""
-    found = {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
+def _take(server: Server) -> dict[str, Any]:
+    total = processes.memory_of_tree(server.pid, without=THEIRS)
+    each: dict[str, list[dict[str, float]]] = {}
+    for pid in processes.tree(server.pid):
+        if (name := processes.name(pid)) not in THEIRS:
+            each.setdefault(name, []).append(vars(processes.memory_of(pid)))
+    groups = {
+        name: {"count": len(found), **{part: round(sum(one[part] for one in found), 2) for part in found[0]}}
+        for name, found in each.items()
+    }
+    return {"total": vars(total), "processes": groups}
+
+
+def _grow(server: Server, counts: tuple[int, ...]) -> dict[str, Any]:
+    found = {"0": _take(server)}
+    clients: list[subprocess.Popen[bytes]] = []
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return NOTHING
-    for line in lines:
-        key = line.partition(":")[0]
-        if key in found:
-            found[key] = int(line.split()[1])
-    return Memory(found["Pss"] / 1024, (found["Private_Clean"] + found["Private_Dirty"]) / 1024)
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    pids = [pid]
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                pids += tree(int(child))
-    except OSError:
-        return pids
-    return pids
-
-
-def name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "ended"
-
-
-def total(pid: int) -> Memory:
-    """The memory of a process and its descendants."""
-    found = NOTHING
-    for one in tree(pid):
-        found += of(one)
+        for count in counts:
+            while len(clients) < count:
+                clients += _open(server, min(10, count - len(clients)))
+            found[str(count)] = _take(server)
+            print(f"  {server.name:<9} {count:4} sessions: PSS {found[str(count)]['total']['pss']:7.1f} MB", flush=True)
+    finally:
+        for client in clients:
+            client.kill()
+        for client in clients:
+            client.wait()
+    _rest(server)
+    found["after"] = _take(server)
     return found
+
+
+def _open(server: Server, count: int) -> list[subprocess.Popen[bytes]]:
+    """Some sessions at once, each on a connection of its own, quiet from then on."""
+    words = server.command("echo open; exec sleep 3600")
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.PIPE) for _ in range(count)]
+    for one in started:
+        assert one.stdout is not None
+        if one.stdout.readline() != b"open\n":
+            _, said = one.communicate()
+            raise SystemExit(f"bench: error: a session of {server.name} did not open: {said.decode(errors='replace')}")
+    return started
+
+
+def _rows(suite: Suite, counts: tuple[int, ...]) -> None:
+    ours, theirs = suite.details["tinyport"], suite.details["sshd"]
+    for part, unit in (("pss", "MB PSS"), ("private", "MB private")):
+        for count in ("0", *map(str, counts), "after"):
+            a, b = ours[count]["total"][part], theirs[count]["total"][part]
+            what = {"0": "idle", "after": f"idle again after {counts[-1]} sessions", "1": "1 open session"}
+            target = None
+            if part == "pss" and count.isdigit() and int(count) >= FROM_THIRTY:
+                target = 1.0
+            row = Row(
+                what.get(count, f"{count} open sessions"), unit, a, "sshd", b, a / b, target=target, compared="ratio"
+            )
+            suite.rows.append(row)
+    # From the second count on: the first session pays for the worker itself.
+    first, last = counts[1], counts[-1]
+    each, peer = (
+        (found[str(last)]["total"]["private"] - found[str(first)]["total"]["private"]) / (last - first)
+        for found in (ours, theirs)
+    )
+    suite.rows.append(
+        Row(
+            "each further open session",
+            "MB private",
+            each,
+            "sshd",
+            peer,
+            each / peer,
+            target=0.06,
+            note="own connection",
+        )
+    )

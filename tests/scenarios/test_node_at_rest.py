@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from bench import memory
+from bench import processes
 from tests.scenarios.cluster import BIN, Cluster, text, wait_for
 
 #: Megabytes of the processes' own, monitor and link together: what a device pays, whatever else runs on it.
@@ -23,9 +23,11 @@ def test_an_idle_node_is_two_small_processes(cluster: Cluster, tmp_path: Path) -
         try:
             wait_for("the node", lambda: node.poll() is None and cluster.node_status("resting") == "online")
             # The keeper that took the first documents may still be there; it is not at rest then.
-            pair = [pid for pid in memory.tree(node.pid) if memory.name(pid) in ("tinyport-monito", "tinyport-link")]
+            pair = [
+                pid for pid in processes.tree(node.pid) if processes.name(pid) in ("tinyport-monito", "tinyport-link")
+            ]
             assert len(pair) == 2
-            private = sum(memory.of(pid).private for pid in pair)
+            private = sum(processes.memory_of(pid).private for pid in pair)
             assert private <= PRIVATE_BUDGET, f"{private:.1f} MB"
             _ambiguous(cluster)
         finally:
