@@ -317,10 +317,11 @@ class Rig:
     def workers(self) -> list[int]:
         """Pids of the keeper's workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [int(pid) for pid in children if _name(int(pid)) == "tinyport-worker"]
+        return [int(pid) for pid in children if name_of(int(pid)) == "tinyport-worker"]
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """What the process calls itself; empty when it has gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

@@ -26,12 +26,12 @@ from tinyport.core.userauth import signed_data
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import GONE, KEYED, PROVED, SERVED, TABLE, Connection, Endpoint
+from tinyport.node.keeper_connection import FORWARDS, GONE, KEYED, PROVED, SERVED, TABLE, Connection, Endpoint
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.session_plan import Asked
 
 CERT = "ssh-ed25519-cert-v01@openssh.com"
-REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "gone")
+REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "gone", *FORWARDS)
 
 
 def b64(data: bytes) -> str:
@@ -213,7 +213,7 @@ def test_what_the_table_does_not_unlock_ends_the_worker(
 
 
 def test_no_state_opens_sessions_but_proved() -> None:
-    assert {state for state, request in TABLE if request in ("open", "signal", "hangup")} == {PROVED}
+    assert {state for state, request in TABLE if request in ("open", "signal", "hangup", *FORWARDS)} == {PROVED}
     assert [pair for pair, after in TABLE.items() if after == PROVED and pair[0] != PROVED] == [(KEYED, "prove")]
     assert [request for state, request in TABLE if state == GONE] == []
 

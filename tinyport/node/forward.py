@@ -103,6 +103,8 @@ class Helper:
             self._waiting = max(0, self._waiting - 1)
         elif operation == "close":
             self._close(_number(message, "listener"))
+            if "id" in message:
+                self._send({"id": _number(message, "id"), "ok": True})
         elif operation == "connect":
             request = _number(message, "id")
             if "path" in message:
@@ -225,12 +227,13 @@ def _become(text: str) -> None:
 
 def main() -> None:
     """Entry of the process that the keeper starts: channel on fd 3. Its words: the home and, as root, who to be."""
+    # While it is still ours to name: /proc is root's for a process that has changed who it is.
+    name_process("tinyport-fwd")
     home, *become = sys.argv[1:]
     for account in become:
         _become(account)
     os.set_inheritable(CHANNEL, False)
     os.umask(0o077)
-    name_process("tinyport-fwd")
     # Its end is the channel's: a Control-C in somebody's terminal is not for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["HOME"] = home

@@ -228,11 +228,19 @@ class Forwards:
         return LATER
 
     def _unlisten(self, message: Mapping[str, object], grant: Grant) -> Answer:
-        number = fields.number(message, "listener", 2**53)
+        request, number = fields.number(message, "id", 2**53), fields.number(message, "listener", 2**53)
         if number > self._last_listener:
             raise PeerError("no such listener")
-        self._drop(number)
-        return {}, ()
+        if self._listening.pop(number, None) is None or self._helper is None:
+            # Closed already, by a policy or with its helper.
+            return {}, ()
+
+        def finish(made: Mapping[str, object] | TinyportError, descriptors: Sequence[int]) -> None:
+            del made, descriptors
+            self._desk.keeping.answer(self._number, request, {})
+
+        self._ask({"op": "close", "listener": number}, grant, finish)
+        return LATER
 
     def _taken(self, message: Mapping[str, object], grant: Grant) -> Answer:
         if not self._untaken:

@@ -204,20 +204,25 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
     def _process_cancel_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
         host, port = _host(packet.get_string()), packet.get_uint32()
         packet.check_end()
-        self._report_global_response(self._unlisten("port", host or "", port, ""))
+        self.create_task(self._unlisten(Listening("port", host or "", port)))
 
     def _process_cancel_streamlocal_forward_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
         path = _path(packet.get_string())
         packet.check_end()
-        self._report_global_response(self._unlisten("path", "", 0, path or ""))
+        self.create_task(self._unlisten(Listening("path", path=path or "")))
 
-    def _unlisten(self, kind: str, host: str, port: int, path: str) -> bool:
-        wanted = Listening(kind, host, port, path)
-        for number, listening in self._listening.items():
-            if listening == wanted:
-                self.stop_listening(number)
-                return True
-        return False
+    async def _unlisten(self, wanted: Listening) -> None:
+        """The answer comes when nobody listens any more, so that the port can be had again at once."""
+        number = next((number for number, listening in self._listening.items() if listening == wanted), None)
+        if number is None:
+            self._report_global_response(False)
+            return
+        del self._listening[number]
+        try:
+            await self._ask("unlisten", {"listener": number})
+        except TinyportError as error:
+            self.send_debug(f"tinyport: {error.message}")
+        self._report_global_response(True)
 
     def stop_listening(self, number: int) -> None:
         """No more connections of this listener; those that are open stay."""
