@@ -274,7 +274,8 @@ def test_the_units_are_good_ones(tmp_path: Path) -> None:
 
 def test_installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[list[str]] = []
-    monkeypatch.setattr(units, "ACCOUNT", pwd.getpwuid(os.getuid()).pw_name)
+    for name in ("ACCOUNT", "WORKER_ACCOUNT"):
+        monkeypatch.setattr(units, name, pwd.getpwuid(os.getuid()).pw_name)
     config = tmp_path / "tinyport.toml"
     config.touch(0o600)
     found = units.units(("auth", "node"), "/opt/tinyport/bin/tinyport", str(config))
@@ -287,12 +288,15 @@ def test_installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [words[:2] for words in done] == [["systemctl", word] for word in ("daemon-reload", "enable", "restart")]
 
 
-def test_an_account_is_made_for_what_faces_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accounts_are_made_for_what_faces_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "ACCOUNT", "no-such-account")
+    monkeypatch.setattr(units, "WORKER_ACCOUNT", "no-such-worker")
     done: list[Sequence[str]] = []
     install.install(units.units(("node",)), tmp_path / "t.toml", tmp_path, done.append)
-    assert done[0][0] == "useradd"
-    assert done[0][-1] == "no-such-account"
+    assert [(words[0], words[-1]) for words in done[:2]] == [
+        ("useradd", "no-such-account"),
+        ("useradd", "no-such-worker"),
+    ]
 
 
 def test_what_cannot_be_installed(tmp_path: Path, tinyport: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def configuration(folder: Path, **changes: object) -> dict[str, object]:
         "paths": search_path(),
         **{name: str(folder / f"{name}.json") for name in ("identity", "policy", "node")},
         "floor": str(folder / "floor"),
-        "user": None,
+        "worker_user": None,
         "worker_idle": 60,
         "keeper_idle": 60,
         "connections_per_worker": 0,

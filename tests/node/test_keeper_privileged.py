@@ -21,7 +21,7 @@ NOBODY = pwd.getpwnam("nobody")
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     user = {"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid}
-    rig = Rig(tmp_path, privileged=True, user=user, worker_idle=0).start()
+    rig = Rig(tmp_path, privileged=True, worker_user=user, worker_idle=0).start()
     yield rig
     rig.stop()
 

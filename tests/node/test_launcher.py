@@ -16,6 +16,7 @@ from tests.link.test_enrolment import TOKEN, TinyAuth
 from tests.node.tiny_cluster import Cluster
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.host import identity_file
+from tinyport.host.logging_line import Log
 from tinyport.node import enrol, identity_view, launcher
 from tinyport.node.python_process import search_path
 from tinyport.node.settings import LabelCommand, NodeSettings
@@ -202,3 +203,26 @@ def test_an_empty_view_is_an_error() -> None:
         identity_view.read_public(public)
     os.close(public)
     os.close(secret)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root")
+@pytest.mark.root
+def test_workers_have_an_account_of_their_own_where_there_is_one(tmp_path: Path) -> None:
+    log = Log("test", "error", "text")
+    view = (0, 1)
+
+    def users(**changes: Any) -> tuple[object, object]:
+        made = settings(tmp_path, ("127.0.0.1", 1), **changes)
+        found = launcher.monitor_configuration(made, tmp_path, view, log)
+        return found["user"], found["worker_user"]
+
+    nobody, daemon = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
+    link, worker = users(worker_user="daemon")
+    assert (link, worker) == (
+        {"uid": nobody.pw_uid, "gid": nobody.pw_gid},
+        {"uid": daemon.pw_uid, "gid": daemon.pw_gid},
+    )
+    link, worker = users(worker_user="no-such-user-here")
+    assert link == worker
+    with pytest.raises(OperatorError, match="is root"):
+        users(worker_user="root")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tinyport.core.errors import AccessDenied
-from tinyport.host import accounts, pty
+from tinyport.host import accounts, privileges, pty
 from tinyport.host.accounts import Account
 from tinyport.node.session_plan import Plan, Terminal
 from tinyport.node.session_start import CANNOT_RUN, Started, start
@@ -141,7 +141,7 @@ def test_become_in_a_child_cannot_be_undone() -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            accounts.become(NOBODY.pw_uid, NOBODY.pw_gid, ())
+            privileges.become(NOBODY.pw_uid, NOBODY.pw_gid, ())
             os.setuid(0)
         except PermissionError:
             os.write(writing, b"refused")

@@ -47,12 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
 def install(found: dict[str, str], configuration: Path, folder: Path, execute: Execute) -> None:
     """Write units and start them. ``execute`` runs a command and raises OperatorError when it fails."""
-    try:
-        account = pwd.getpwnam(units.ACCOUNT)
-    except KeyError:
-        shell = shutil.which("nologin") or "/usr/sbin/nologin"
-        execute(["useradd", "--system", "--home-dir", "/nonexistent", "--shell", shell, units.ACCOUNT])
-        account = None
+    account = _account(units.ACCOUNT, execute)
+    if units.NODE in found:
+        _account(units.WORKER_ACCOUNT, execute)
     if units.SERVER in found:
         # The server is not root, and the file may hold secrets: its group may read it, others may not.
         gid = account.pw_gid if account is not None else pwd.getpwnam(units.ACCOUNT).pw_gid
@@ -64,6 +61,16 @@ def install(found: dict[str, str], configuration: Path, folder: Path, execute: E
     # It may wait for its cluster; whoever installs it need not.
     execute(["systemctl", "enable", *found])
     execute(["systemctl", "restart", "--no-block", *found])
+
+
+def _account(name: str, execute: Execute) -> pwd.struct_passwd | None:
+    """A system account; None when it was made just now."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        shell = shutil.which("nologin") or "/usr/sbin/nologin"
+        execute(["useradd", "--system", "--home-dir", "/nonexistent", "--shell", shell, name])
+        return None
 
 
 def _roles(config: Config) -> tuple[str, ...]:

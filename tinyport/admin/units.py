@@ -9,6 +9,8 @@ PROGRAM = "/usr/bin/tinyport"
 CONFIGURATION = "/etc/tinyport/tinyport.toml"
 #: the account of auth and proxy, and of what faces the network on a node
 ACCOUNT = "tinyport"
+#: of the node's workers alone
+WORKER_ACCOUNT = "tinyport-worker"
 
 _NODE = """\
 [Unit]

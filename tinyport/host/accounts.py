@@ -1,4 +1,4 @@
-"""Accounts of this machine: who a login is, whether it may be used, and becoming it for good."""
+"""Accounts of this machine: who a login is, and whether it may be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pwd
 import stat
 from dataclasses import dataclass
 
-from tinyport.core.errors import AccessDenied, OperatorError
+from tinyport.core.errors import AccessDenied
 from tinyport.core.names import printable
 
 DEFAULT_SHELL = "/bin/sh"
@@ -101,18 +101,3 @@ def own_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return f"uid {os.geteuid()}"
-
-
-def become(uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """Become an account for good: groups, gid, uid, in this order. OperatorError unless there is no way back."""
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid) or set(os.getgroups()) != set(groups):
-        raise OperatorError("the privileges were not dropped")
-    if uid != 0:
-        try:
-            os.setresuid(-1, 0, -1)
-        except PermissionError:
-            return
-        raise OperatorError("the privileges could be taken back")

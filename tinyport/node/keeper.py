@@ -44,6 +44,8 @@ NONCE_BYTES = 16
 LOGIN_GRACE = 60.0
 # The worker closes late connections itself; the keeper's own clock is for workers that do not.
 GRACE_SLACK = 15.0
+# A worker alone has 25 MB, and what it maps counts, too.
+LEAST_WORKER_MEMORY = 256 * 1024 * 1024
 # An ended connection that its worker does not give up is cut.
 END_LIMIT = 5.0
 # link says for itself how large a document may be; JSON escapes it once more.
@@ -91,7 +93,12 @@ class Keeper:
             self._loop,
             self._log,
             paths=paths,
-            configuration={"user": configuration["user"], "log": log, "login_grace": self._limits["login_grace"]},
+            configuration={
+                "user": configuration["worker_user"],
+                "log": log,
+                "login_grace": self._limits["login_grace"],
+                "memory": None if self._memory is None else max(self._memory, LEAST_WORKER_MEMORY),
+            },
             idle=float(cast(float, configuration["worker_idle"])),
             connections_per_worker=int(cast(int, configuration["connections_per_worker"])),
             heard=self._heard_worker,

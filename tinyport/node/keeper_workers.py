@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from tinyport.core.errors import PeerError
+from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.keeper_connection import Connection
@@ -74,6 +75,7 @@ class Workers:
         self.all: list[Worker] = []
         self._waiting: deque[Connection] = deque()
         self._failed_starts = 0
+        self._told_missing = False
 
     # ------------------------------------------------------------------ giving
 
@@ -201,10 +203,19 @@ class Workers:
                 raise PeerError("a worker spoke before it was ready")
             worker.ready = True
             self._failed_starts = 0
+            self._tell_missing(message.get("missing"))
             self._hand_out()
             self._rest(worker)
             return
         self._heard(worker, message)
+
+    def _tell_missing(self, missing: object) -> None:
+        """Once: what this system does not let a worker give up."""
+        if isinstance(missing, list) and missing and not self._told_missing:
+            self._told_missing = True
+            self._log.warning(
+                "workers are confined less than they could be", missing=printable(", ".join(map(str, missing)), 200)
+            )
 
     def _watch(self, worker: Worker) -> None:
         if worker.channel.fileno() >= 0 and not worker.leaving:

@@ -112,6 +112,7 @@ def run_enrolment(task: Mapping[str, object], view: tuple[int, int]) -> Tinyport
 
 def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int, int], log: Log) -> dict[str, object]:
     """Everything that the monitor is told (JSON), see ``monitor.main``."""
+    user = _service_user(settings.user, log)
     return {
         "version": VERSION,
         "folder": str(folder),
@@ -127,7 +128,8 @@ def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int,
         "connections_per_worker": settings.connections_per_worker,
         "memory_limit": settings.memory_limit,
         "banner": settings.banner,
-        "user": _service_user(settings.user, log),
+        "user": user,
+        "worker_user": _worker_user(settings.worker_user, user),
         "log": {"level": settings.log_level, "format": settings.log_format},
         "ready_file": None if settings.ready_file is None else str(settings.ready_file),
         "ready_fd": settings.ready_fd,
@@ -158,6 +160,20 @@ def _service_user(name: str | None, log: Log) -> dict[str, int] | None:
                 f"there is no user {name!r} on this machine", hint="useradd --system tinyport"
             ) from None
         log.warning("there is no user of that name; nobody is used instead", user=name)
+    if entry.pw_uid == 0:
+        raise OperatorError(f"the user {entry.pw_name!r} is root", hint="what faces the network must not be root")
+    return {"uid": entry.pw_uid, "gid": entry.pw_gid}
+
+
+def _worker_user(name: str, user: dict[str, int] | None) -> dict[str, int] | None:
+    """The account of workers: their own, so that one that was taken over cannot so much as send link a signal. Link's,
+    where there is none."""
+    if user is None:
+        return None
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return user
     if entry.pw_uid == 0:
         raise OperatorError(f"the user {entry.pw_name!r} is root", hint="what faces the network must not be root")
     return {"uid": entry.pw_uid, "gid": entry.pw_gid}

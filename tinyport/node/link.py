@@ -18,6 +18,7 @@ from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.names import check_label, format_address, parse_address, printable
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
+from tinyport.node.confinement import shed
 from tinyport.node.ipc import Channel
 from tinyport.node.labels import LabelCommands
 from tinyport.node.link_dial import Dials
@@ -317,21 +318,8 @@ def run(config: dict[str, object], identity: dict[str, object], given: Inherited
     link = Link(config, identity, given, log)
     os.close(given.secret)
     user = config["user"]
-    if isinstance(user, dict):
-        _become(int(user["uid"]), int(user["gid"]))
+    shed(user if isinstance(user, dict) else None)
     link.run()
-
-
-def _become(uid: int, gid: int) -> None:
-    """Give up everything, for good."""
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-    try:
-        os.setresuid(0, 0, 0)
-    except PermissionError:
-        return
-    raise SystemExit("link could not give up its privileges")
 
 
 def _stated_time(signed: dict[str, object]) -> float | None:

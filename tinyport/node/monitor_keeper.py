@@ -35,7 +35,7 @@ def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[
         "policy": f"{folder}/policy.json",
         "node": f"{folder}/node.json",
         "floor": f"{folder}/floor",
-        "user": config["user"],
+        "worker_user": config["worker_user"],
         "worker_idle": config["worker_idle"],
         "keeper_idle": config["keeper_idle"],
         "connections_per_worker": config["connections_per_worker"],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from tinyport.host import pty
-from tinyport.host.accounts import become
+from tinyport.host.privileges import become
 from tinyport.node.session_plan import Plan
 
 # env(1), sh(1): found but could not be run.

@@ -47,6 +47,7 @@ class NodeSettings:
     memory_limit: int | None = None
     banner: str = ""
     user: str | None = "tinyport"
+    worker_user: str = "tinyport-worker"
     log_level: str = "info"
     log_format: str = "text"
     ready_file: Path | None = None

@@ -14,15 +14,14 @@ import os
 import resource
 import signal
 import socket
-import sys
 from typing import cast
 
 import asyncssh
 
 from tinyport.core.errors import TinyportError
 from tinyport.core.identity import Identity
-from tinyport.host.accounts import become
 from tinyport.host.logging_line import Log
+from tinyport.node.confinement import enclose
 from tinyport.node.ipc import Channel
 from tinyport.node.python_process import name_process
 from tinyport.node.worker_connection import NodeConnection, Owner
@@ -32,16 +31,21 @@ from tinyport.node.worker_options import make_options
 
 CHANNEL, CONFIGURATION = 3, 4
 MAX_QUEUED = 4096
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 class Worker:
     """Connections by number, until the keeper says ``leave`` or is gone."""
 
-    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop, login_grace: float, log: Log) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHServerConnectionOptions,
+        log: Log,
+    ) -> None:
         self._loop = loop
         self._log = log
-        self._options = make_options(Owner, login_grace)
+        self._options = options
         self._connections: dict[int, NodeConnection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.left = asyncio.Event()
@@ -92,21 +96,9 @@ class Worker:
     def _gone(self, number: int) -> None:
         self._connections.pop(number, None)
 
-    def ready(self) -> None:
-        self._keeper.tell("ready")
-
-
-def drop_privileges(user: object) -> None:
-    """Become the service's account for good, and nothing more ever. ``user``: {"uid", "gid"}, None: we have none."""
-    # No core file: other people's keystrokes are in our memory.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if isinstance(user, dict):
-        become(int(user["uid"]), int(user["gid"]), ())
-        # Neither a process nor a thread is needed from here on.
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    if "ctypes" in sys.modules:
-        libc = sys.modules["ctypes"].CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    def ready(self, missing: list[str]) -> None:
+        """``missing``: measures that this system does not allow."""
+        self._keeper.tell("ready", missing=missing)
 
 
 def _preload() -> None:
@@ -128,7 +120,7 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _run(channel: Channel, login_grace: float, log: Log) -> None:
+async def _run(channel: Channel, options: asyncssh.SSHServerConnectionOptions, log: Log, missing: list[str]) -> None:
     loop = asyncio.get_running_loop()
 
     def unforeseen(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
@@ -136,9 +128,9 @@ async def _run(channel: Channel, login_grace: float, log: Log) -> None:
         log.error(str(context.get("message")), reason=repr(context.get("exception")))
 
     loop.set_exception_handler(unforeseen)
-    worker = Worker(channel, loop, login_grace, log)
+    worker = Worker(channel, loop, options, log)
     gc.freeze()
-    worker.ready()
+    worker.ready(missing)
     await worker.left.wait()
 
 
@@ -156,6 +148,8 @@ def main() -> None:
     asyncssh.set_log_level(logging.CRITICAL)
     _preload()
     _raise_file_limit()
-    drop_privileges(configuration["user"])
+    # Reads files, of which there are none afterwards.
+    options = make_options(Owner, float(configuration["login_grace"]))
+    missing = enclose(configuration["user"], memory=configuration["memory"])
     channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
-    asyncio.run(_run(channel, float(configuration["login_grace"]), log))
+    asyncio.run(_run(channel, options, log, missing))
