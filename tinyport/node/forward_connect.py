@@ -140,7 +140,11 @@ class Connector:
         self._connected(request, stream)
 
     def _try_path(self, request: int, path: str, tries: int) -> None:
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self._failed(request, words(error))
+            return
         try:
             stream.connect(path)
         except BlockingIOError:

@@ -142,7 +142,8 @@ class Forwards:
             display = self._listening.get(fields.number(message, "display", 2**53))
             if display is not None and display.kind == "x11":
                 made["DISPLAY"] = display.value
-        return made
+        # Without a value: asked for, and not there yet.
+        return {name: value for name, value in made.items() if value}
 
     def judge_again(self, grant: Grant) -> None:
         """The grant has changed: listeners that it does not allow any more are closed."""
@@ -182,8 +183,7 @@ class Forwards:
             allowed, target = grant.forwarding.may_connect(host, port), format_address(printable(host, 255), port)
         if not allowed:
             raise self._refused("port.failed", grant, target, f"your roles do not permit forwarding to {target}")
-        self._tell("port", grant, target)
-        self._ask(asked, grant, self._relay(request))
+        self._ask(asked, grant, self._relay(request, grant, target))
         return LATER
 
     def _listen(self, message: Mapping[str, object], grant: Grant) -> Answer:
@@ -293,13 +293,15 @@ class Forwards:
             raise
         return number
 
-    def _relay(self, request: int) -> Finish:
+    def _relay(self, request: int, grant: Grant, target: str) -> Finish:
         def finish(made: Mapping[str, object] | TinyportError, descriptors: Sequence[int]) -> None:
             if not isinstance(made, TinyportError) and len(descriptors) != 1:
                 made = Unavailable("the forwarding helper handed over nothing")
             if isinstance(made, TinyportError):
+                self._tell("port.failed", grant, target, reason=made.message)
                 self._desk.keeping.answer(self._number, request, made)
             else:
+                self._tell("port", grant, target)
                 self._desk.keeping.answer(self._number, request, {}, descriptors)
 
         return finish
@@ -342,11 +344,16 @@ class Forwards:
         finish = self._pending.pop(fields.number(message, "id", 2**53), None)
         if finish is None:
             raise PeerError("an answer to nothing that was asked")
-        if message.get("ok") is True:
-            finish(message, descriptors)
-        else:
-            # The kernel's words and the resolver's, for the person who asked.
-            finish(Unavailable(printable(fields.text(message, "message", 1000), 200), code="connect"), ())
+        try:
+            if message.get("ok") is True:
+                finish(message, descriptors)
+            else:
+                # The kernel's words and the resolver's, for the person who asked.
+                finish(Unavailable(printable(fields.text(message, "message", 1000), 200), code="connect"), ())
+        except PeerError:
+            # Whoever asked must hear something, too.
+            finish(Unavailable("the forwarding helper answered nonsense"), ())
+            raise
 
     def _accepted(self, message: Mapping[str, object], descriptors: Sequence[int]) -> None:
         number = fields.number(message, "listener", 2**53)
