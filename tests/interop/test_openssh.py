@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import need_program
 from tests.interop.conftest import Peer
-from tests.scenarios.cluster import text, wait_for
+from tests.scenarios.cluster import text
 
 
 @pytest.fixture(params=["through the proxy", "straight"])
@@ -69,32 +69,6 @@ def test_sftp_moves_a_folder(peer: Peer, options: list[str], tmp_path: Path) -> 
         assert (tmp_path / "back" / name).read_bytes() == (tree / name).read_bytes()
 
 
-def test_many_sessions_in_one_connection(peer: Peer, options: list[str], tmp_path: Path) -> None:
-    control = tmp_path / "c"
-    shared = [*options, "-o", f"ControlPath={control}"]
-    master = subprocess.Popen(
-        ["ssh", *shared, "-o", "ControlMaster=yes", "-N", peer.destination], env=peer.cluster.env(peer.user)
-    )
-    try:
-        wait_for("the master", control.exists)
-        running = [
-            subprocess.Popen(
-                ["ssh", *shared, peer.destination, f"cat >/dev/null; echo {number}; exit {number}"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=peer.cluster.env(peer.user),
-            )
-            # OpenSSH's MaxSessions is 10; ours is higher.
-            for number in range(20)
-        ]
-        for number, process in enumerate(running):
-            out, _ = process.communicate(b"x" * 10_000, timeout=60)
-            assert (process.returncode, out) == (number, b"%d\n" % number)
-    finally:
-        ssh(peer, *shared, "-O", "exit", peer.destination)
-        master.wait(60)
-
-
 def test_a_key_without_a_certificate_is_refused_in_words(peer: Peer, tmp_path: Path) -> None:
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -128,19 +102,3 @@ def test_rsync(peer: Peer, tmp_path: Path) -> None:
         done = peer.cluster.run(*words, home=peer.user)
         assert done.returncode == 0, text(done)
     assert (tmp_path / "copy/f").read_bytes() == (source / "f").read_bytes()
-
-
-def test_git(peer: Peer, tmp_path: Path) -> None:
-    need_program("git")
-    origin, clone = tmp_path / "origin", tmp_path / "clone"
-    env = {"GIT_SSH_COMMAND": " ".join(["ssh", *peer.via_proxy]), "GIT_CONFIG_GLOBAL": "/dev/null"}
-    author = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
-    for words in (
-        ["git", "init", "-q", str(origin)],
-        ["git", "-C", str(origin), *author, "commit", "-q", "--allow-empty", "-m", "first"],
-        ["git", "clone", "-q", f"{peer.destination}:{origin}", str(clone)],
-    ):
-        done = peer.cluster.run(*words, home=peer.user, env=env)
-        assert done.returncode == 0, text(done)
-    log = peer.cluster.run("git", "-C", clone, "log", "--format=%s", home=peer.user)
-    assert log.stdout == b"first\n"
