@@ -7,10 +7,7 @@ and what it hands over must be a stream socket.
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,24 +18,20 @@ from tinyport.core.names import format_address, printable
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.node import keeper_fields as fields
-from tinyport.node.ipc import Channel, pair
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, Answer
-from tinyport.node.loop import READ, WRITE, Loop
-from tinyport.node.python_process import light_arguments, spawn
+from tinyport.node.keeper_forward_helper import HelperProcess
+from tinyport.node.loop import Loop
 
 # A browser behind -D opens some ten at a time for each page.
 MAX_PENDING = 128
 MAX_LISTENERS = 64
 # The helper itself stops at 32; one that goes on is not ours any more.
 MAX_UNTAKEN = 64
-MAX_QUEUED = 512
 # Each distinct target of a connection is told to auth once, up to this many; then they are counted.
 MAX_TOLD = 256
 # A helper that dies is started again, but not for ever.
 MAX_STARTS = 3
-# It has sockets to remove, and nothing else.
-KILL_AFTER = 5.0
 MAX_HOST = 255
 # sun_path in unix(7), with its NUL.
 MAX_PATH = 107
@@ -102,7 +95,7 @@ class Forwards:
         self._desk = desk
         self._number = number
         self._peer = peer
-        self._helper: _Helper | None = None
+        self._helper: HelperProcess | None = None
         self._starts = 0
         self._last_request = 0
         self._pending: dict[int, Finish] = {}
@@ -319,7 +312,7 @@ class Forwards:
         if listening is not None and self._helper is not None:
             self._helper.send({"op": "close", "listener": number})
 
-    def _ready_helper(self, grant: Grant) -> _Helper:
+    def _ready_helper(self, grant: Grant) -> HelperProcess:
         if self._helper is not None:
             return self._helper
         if self._closed or self._starts >= MAX_STARTS:
@@ -327,7 +320,10 @@ class Forwards:
         account = self._desk.account(grant)
         self._starts += 1
         try:
-            self._helper = _Helper(self._desk, account, self._heard, self._helper_lost)
+            desk = self._desk
+            self._helper = HelperProcess(
+                desk.loop, desk.log, account, self._heard, self._helper_lost, privileged=desk.privileged
+            )
         except OSError as error:
             raise Unavailable("forwarding could not be started", detail=str(error)) from None
         return self._helper
@@ -336,8 +332,6 @@ class Forwards:
 
     def _heard(self, message: Mapping[str, object], descriptors: Sequence[int]) -> None:
         """PeerError ends the helper. The descriptors stay the caller's."""
-        for descriptor in descriptors:
-            _check_stream(descriptor)
         if message.get("op") == "accepted":
             self._accepted(message, descriptors)
             return
@@ -407,99 +401,6 @@ class Forwards:
 _EVENTS = {"port": "port.listen", "path": "port.listen", "agent": "agent.forward", "x11": "x11.forward"}
 
 
-class _Helper:
-    """The process: started here, told by ``send``, ended by ``end`` (and killed when it stays)."""
-
-    def __init__(
-        self,
-        desk: Desk,
-        account: Account,
-        heard: Callable[[Mapping[str, object], Sequence[int]], None],
-        lost: Callable[[], None],
-    ) -> None:
-        self._loop = desk.loop
-        self._log = desk.log
-        self._heard = heard
-        self._lost = lost
-        argv = [*light_arguments("tinyport.node.forward", call="main()"), account.home]
-        if desk.privileged:
-            groups = ",".join(str(group) for group in account.groups)
-            argv.append(f"{account.uid}:{account.gid}:{groups}")
-        ours, theirs = pair()
-        try:
-            self._pid = spawn(argv, [theirs.fileno()])
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._channel: Channel | None = Channel(ours, queue_limit=MAX_QUEUED)
-        self._loop.child(self._pid, self._exited)
-        self._watch()
-
-    def send(self, message: Mapping[str, object]) -> None:
-        if self._channel is None:
-            return
-        try:
-            self._channel.send(message)
-        except OSError as error:
-            self._kill(f"it does not listen: {error}")
-            return
-        self._watch()
-
-    def end(self) -> None:
-        self._close()
-        self._loop.after(KILL_AFTER, lambda: self._loop.kill(self._pid, signal.SIGKILL))
-
-    def _watch(self) -> None:
-        if self._channel is not None:
-            events = READ | (WRITE if self._channel.wants_write else 0)
-            self._loop.add(self._channel.fileno(), events, self._ready)
-
-    def _ready(self, events: int) -> None:
-        assert self._channel is not None
-        try:
-            if events & WRITE:
-                self._channel.flush()
-            if events & READ:
-                received = self._channel.receive()
-                if received is None:
-                    self.end()
-                    self._lost()
-                    return
-                message, descriptors = received
-                try:
-                    self._heard(message, descriptors)
-                finally:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
-        except BlockingIOError:
-            pass
-        except (PeerError, OSError) as error:
-            self._kill(str(error))
-            return
-        self._watch()
-
-    def _kill(self, why: str) -> None:
-        self._log.error("a forwarding helper is ended", pid=self._pid, reason=why)
-        self._close()
-        self._loop.kill(self._pid, signal.SIGKILL)
-        # Not from within a request that has just asked it.
-        self._loop.after(0, self._lost)
-
-    def _close(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            self._loop.remove(channel.fileno())
-            channel.close()
-
-    def _exited(self, status: int) -> None:
-        if self._channel is not None:
-            self._log.warning("a forwarding helper ended", pid=self._pid, status=os.waitstatus_to_exitcode(status))
-            self._close()
-            self._lost()
-
-
 def _host(message: Mapping[str, object]) -> str:
     host = fields.text(message, "host", MAX_HOST)
     if any(char <= " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in host):
@@ -523,18 +424,3 @@ def _port(made: Mapping[str, object], listening: Listening) -> int:
 
 def _shown(listening: Listening) -> str | None:
     return str(listening) if listening.kind in ("port", "path") else None
-
-
-def _check_stream(descriptor: int) -> None:
-    """PeerError unless it is a connected kind of thing that a worker may be given: a stream socket."""
-    try:
-        duplicate = socket.socket(fileno=os.dup(descriptor))
-    except OSError:
-        raise PeerError("the forwarding helper handed over something that is no socket") from None
-    with duplicate:
-        if duplicate.type != socket.SOCK_STREAM or duplicate.family not in (
-            socket.AF_INET,
-            socket.AF_INET6,
-            socket.AF_UNIX,
-        ):
-            raise PeerError("the forwarding helper handed over another kind of socket")
