@@ -101,6 +101,11 @@ def _client_class() -> type[asyncssh.SSHClient]:
         def auth_banner_received(self, msg: str, lang: str) -> None:
             show_banner(msg)
 
+        def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
+            # Why a node refuses to listen, or to forward the agent or X11: SSH's answer has no place for it.
+            if msg.startswith("tinyport: "):
+                show_banner(msg)
+
     return Client
 
 
