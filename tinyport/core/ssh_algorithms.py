@@ -23,6 +23,8 @@ CIPHERS = (
     "aes192-ctr",
     "aes256-ctr",
 )
+#: these authenticate by themselves (PROTOCOL.chacha20poly1305, PROTOCOL section 1.6): no MAC is negotiated for them
+AUTHENTICATED = frozenset(("chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"))
 # For the counter modes alone; encrypt-then-MAC only.
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 #: what ``server-sig-algs`` names (RFC 8308): keys inside user certificates

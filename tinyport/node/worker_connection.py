@@ -10,6 +10,7 @@ from typing import Any, cast
 import asyncssh
 
 from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.ssh_algorithms import AUTHENTICATED
 from tinyport.host.logging_line import Log
 from tinyport.node.worker_channel import NodeSession, SessionChannel
 from tinyport.node.worker_forward import ForwardingConnection
@@ -103,6 +104,13 @@ class NodeConnection(ForwardingConnection):
                 self._keeper_key = KeeperKey(algorithm, self._keys[algorithm], recording, self._sign)
                 return True
         return False
+
+    def _choose_alg(self, alg_type: str, local_algs: Sequence[bytes], remote_algs: Sequence[bytes]) -> bytes:
+        """asyncssh before 2.21 wants a MAC in common for ciphers that have none, which dropbear's client has not."""
+        ciphers = (self._enc_alg_cs, self._enc_alg_sc)
+        if alg_type == "MAC" and all(cipher.decode("ascii") in AUTHENTICATED for cipher in ciphers):
+            return local_algs[0]
+        return super()._choose_alg(alg_type, local_algs, remote_algs)
 
     def get_server_host_key(self) -> Any:
         return self._keeper_key

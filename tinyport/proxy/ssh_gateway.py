@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 
 import asyncssh
@@ -21,6 +21,7 @@ from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import format_address
 from tinyport.core.signatures import verify
+from tinyport.core.ssh_algorithms import AUTHENTICATED
 from tinyport.core.userauth import parse_publickey_request, signed_data
 from tinyport.host.logging_line import Log
 from tinyport.proxy.access import Gatekeeper
@@ -117,6 +118,13 @@ class _Connection(asyncssh.SSHServerConnection):
         self.full = False
         self._tries = 0
         self._banners: set[str] = set()
+
+    def _choose_alg(self, alg_type: str, local_algs: Sequence[bytes], remote_algs: Sequence[bytes]) -> bytes:
+        """asyncssh before 2.21 wants a MAC in common for ciphers that have none, which dropbear's client has not."""
+        ciphers = (self._enc_alg_cs, self._enc_alg_sc)
+        if alg_type == "MAC" and all(cipher.decode("ascii") in AUTHENTICATED for cipher in ciphers):
+            return local_algs[0]
+        return super()._choose_alg(alg_type, local_algs, remote_algs)
 
     # asyncssh makes its options anew for every connection, in a thread; ours do not depend on who connects.
     async def reload_config(self) -> None:
