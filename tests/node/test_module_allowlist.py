@@ -135,6 +135,25 @@ HELPER = frozenset(
 )
 HELPER_STANDARD = STANDARD - {"base64", "binascii", "hashlib", "ssl", "warnings"}
 
+#: of the sftp server, of which there is one for each session that moves files
+SFTP = frozenset(
+    {
+        "node.sftp",
+        "node.sftp_attributes",
+        "node.sftp_extensions",
+        "node.sftp_handles",
+        "node.sftp_listing",
+        "node.sftp_operations",
+        "node.sftp_owners",
+        "node.sftp_paths",
+        "node.sftp_requests",
+        "node.sftp_root",
+        "node.sftp_stream",
+        "node.sftp_wire",
+    }
+)
+SFTP_STANDARD = frozenset({"errno", "fcntl", "os", "stat", "struct", "sys", "time"})
+
 
 def modules_of(code: str) -> set[str]:
     """The modules in a bare interpreter of ours after ``code``."""
@@ -169,3 +188,11 @@ def test_the_forwarding_helper_is_light() -> None:
     own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
     assert {name for name in own if "." in name} == HELPER
     assert tops & HEAVY == set()
+
+
+def test_the_sftp_server_is_light() -> None:
+    found = modules_of("import tinyport.node.sftp")
+    tops = {name.partition(".")[0] for name in found - modules_of("pass")}
+    assert {name for name in tops if not name.startswith("_")} - {"tinyport"} - SFTP_STANDARD - BROUGHT == set()
+    own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
+    assert {name for name in own if "." in name} == SFTP

@@ -83,7 +83,6 @@ class Keeper:
             self._audit,
             self._log,
             privileged=self._privileged,
-            paths=paths,
             now=self._documents.now,
             monotonic=time.monotonic,
             room=self._has_room,

@@ -17,7 +17,7 @@ from tinyport.node import session_plan, session_start
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import Connection
 from tinyport.node.loop import Loop
-from tinyport.node.python_process import arguments
+from tinyport.node.python_process import light_arguments
 from tinyport.node.session_plan import Asked, Origin, Plan
 
 # What ignores SIGHUP after its person was locked out gets this many seconds.
@@ -63,18 +63,17 @@ class Sessions:
         log: Log,
         *,
         privileged: bool,
-        paths: Sequence[str],
         now: Callable[[], float],
         monotonic: Callable[[], float],
         room: Callable[[], bool],
         exited: ExitListener,
     ) -> None:
-        """``paths``: sys.path of our own programs; ``room``: is there memory for one more?"""
+        """``room``: is there memory for one more?"""
         self._loop = loop
         self._audit = audit
         self._log = log
         self._privileged = privileged
-        self._sftp = arguments("tinyport.node.sftp", paths)
+        self._sftp = light_arguments("tinyport.node.sftp", call="main()")
         self._now = now
         self._monotonic = monotonic
         self._room = room
@@ -120,10 +119,10 @@ class Sessions:
         return session, started.descriptors
 
     def _plan(self, connection: Connection, grant: Grant, account: Account, asked: Asked) -> Plan:
-        sftp = list(self._sftp)
-        if self._privileged:
-            groups = ",".join(str(group) for group in account.groups)
-            sftp += ["--become", f"{account.uid}:{account.gid}:{groups}"]
+        sftp = [*self._sftp, "--home", account.home]
+        # Unprivileged, it is that user already; said all the same, since it serves nobody by default.
+        groups = ",".join(str(group) for group in (account.groups if self._privileged else os.getgroups()))
+        sftp += ["--become", f"{account.uid}:{account.gid if self._privileged else os.getgid()}:{groups}"]
         endpoint = connection.endpoint
         origin = Origin(peer=endpoint.peer, local=endpoint.local, node=connection.identity.name)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}

@@ -84,7 +84,8 @@ def _child(
         if privileged and not plan.drops_itself:
             become(plan.account.uid, plan.account.gid, plan.account.groups)
         try:
-            os.chdir(plan.account.home)
+            # What becomes the user on its own goes there on its own, too: as root it may be another place (NFS).
+            os.chdir("/" if plan.drops_itself else plan.account.home)
         except OSError as error:
             # sshd goes on, too: somebody must be able to repair the home.
             _say(f"could not change to the home directory: {error.strerror}")

@@ -1,8 +1,8 @@
 """The sftp server: version 3 with OpenSSH's extensions on standard input and output, as the user.
 
 The keeper starts it with ``--become uid:gid:group,group``: as root it imports its code (which the user need not be
-able to read)
-and becomes the user before it reads a byte. It never serves as root unless uid 0 was asked for.
+able to read), enters the session's root if it has one, and becomes the user before it reads a byte. It never serves
+as root unless uid 0 was asked for.
 """
 
 from __future__ import annotations
@@ -10,43 +10,82 @@ from __future__ import annotations
 import os
 import sys
 
-from tinyport.node import sftp_wire as w
-from tinyport.node.sftp_operations import ANNOUNCED, Operations
+from tinyport.node.sftp_operations import Operations
+from tinyport.node.sftp_owners import GROUP, USER, Owners, name_of
+from tinyport.node.sftp_requests import NAMES, Requests
+from tinyport.node.sftp_root import UnsafeRoot, enter
+from tinyport.node.sftp_stream import serve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_READ = 128 * 1024
+    from collections.abc import Iterator, Sequence
 
 
 class Options:
-    """The parsed command line."""
+    """The parsed command line: ValueError when it is not one of ours.
 
-    __slots__ = ("become", "folder", "read_only")
+    ``--become UID:GID:GROUP,...``; ``--root FOLDER`` (needs --become); ``--home FOLDER`` where the session begins;
+    ``--folder FOLDER`` to go from there; ``--umask OCTAL``; ``--read-only``; ``--allow NAME,...`` and
+    ``--deny NAME,...`` requests by sftp-server(8)'s names.
+    """
+
+    __slots__ = ("allow", "become", "deny", "folder", "home", "read_only", "root", "umask")
 
     def __init__(self, words: Sequence[str]) -> None:
         self.become: tuple[int, int, list[int]] | None = None
-        self.read_only = False
+        self.root: str | None = None
+        self.home: str | None = None
         self.folder: str | None = None
-        rest = list(words)
-        while rest:
-            word = rest.pop(0)
-            if word == "--read-only":
-                self.read_only = True
-            elif word == "--become" and rest:
-                uid, gid, groups = rest.pop(0).split(":")
-                self.become = (int(uid), int(gid), [int(group) for group in groups.split(",") if group])
-            elif word == "--folder" and rest:
-                self.folder = rest.pop(0)
-            else:
-                raise ValueError(f"unknown option {word!r}")
+        self.umask: int | None = None
+        self.read_only = False
+        self.allow: frozenset[str] | None = None
+        self.deny: frozenset[str] = frozenset()
+        rest = iter(words)
+        for word in rest:
+            self._option(word, rest)
+        if self.root is not None and (self.become is None or self.become[0] == 0):
+            # Root is not held by a root of its own.
+            raise ValueError("--root needs --become with a user who is not root")
+
+    def _option(self, word: str, rest: Iterator[str]) -> None:
+        if word == "--read-only":
+            self.read_only = True
+            return
+        value = next(rest, None)
+        if value is None:
+            raise ValueError(f"option {word!r} is unknown, or lacks its value")
+        if word == "--become":
+            uid, gid, groups = value.split(":")
+            self.become = (int(uid), int(gid), [int(group) for group in groups.split(",") if group])
+        elif word == "--root":
+            self.root = value
+        elif word == "--home":
+            self.home = value
+        elif word == "--folder":
+            self.folder = value
+        elif word == "--umask":
+            self.umask = int(value, 8)
+        elif word == "--allow":
+            self.allow = _names(value)
+        elif word == "--deny":
+            self.deny = _names(value)
+        else:
+            raise ValueError(f"unknown option {word!r}")
+
+
+def _names(text: str) -> frozenset[str]:
+    names = frozenset(text.split(","))
+    if unknown := names - NAMES:
+        raise ValueError(f"unknown request {min(unknown)!r}")
+    return names
 
 
 def become(uid: int, gid: int, groups: Sequence[int]) -> None:
     """Be that user for good. PermissionError when that did not work, or could be undone."""
-    if os.geteuid() == 0:
+    # Who is that user already may lack the right to say so again (root in a container).
+    if set(os.getgroups()) != set(groups):
         os.setgroups(list(groups))
+    if os.geteuid() == 0:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
@@ -59,74 +98,57 @@ def become(uid: int, gid: int, groups: Sequence[int]) -> None:
         raise PermissionError("root could be had back")
 
 
-def serve(source: int, target: int, *, read_only: bool = False) -> int:
-    """Answer requests from descriptor ``source`` on ``target`` until it ends. The exit status: 0 at a clean end, 1
-    otherwise.
+def _prepare(options: Options) -> Requests:
+    """Be who, be where, and may what the options say."""
+    # A descriptor to a folder outside would be a way out of a root, and any other is nobody's here.
+    os.closerange(3, 1024)
+    owners = Owners()
+    if options.become is not None:
+        uid, gid, groups = options.become
+        if options.root is not None:
+            # Asked before, since inside there is nobody to ask.
+            known = {(USER, uid): name_of(USER, uid), (USER, 0): b"root", (GROUP, 0): b"root"}
+            known.update({(GROUP, number): name_of(GROUP, number) for number in {gid, *groups}})
+            owners = Owners(known)
+            enter(options.root)
+        become(uid, gid, groups)
+    elif os.geteuid() == 0 or os.getuid() == 0:
+        raise PermissionError("will not serve as root without --become")
+    if options.umask is not None:
+        os.umask(options.umask)
+    _go(options.home, quiet=options.root is not None)
+    _go(options.folder, quiet=False)
+    operations = Operations(read_only=options.read_only, start=os.getcwdb(), owners=owners)
+    return Requests(operations, allowed=options.allow, denied=options.deny)
 
-    A client that breaks the framing (a packet of no or of more than 256 KiB) is left: nothing after it could be
-    understood.
+
+def _go(folder: str | None, *, quiet: bool) -> None:
+    """Stand in ``folder``, or stay and say why, as sftp-server does: somebody must be able to repair a home. In a
+    root there is often no home (``quiet``).
     """
-    operations = Operations(read_only=read_only)
-    buffer = bytearray()
-    greeted = False
+    if folder is None:
+        return
     try:
-        while True:
-            piece = os.read(source, _READ)
-            if not piece:
-                return 1 if buffer else 0
-            buffer += piece
-            answers: list[bytes] = []
-            while len(buffer) >= 4:
-                length = int.from_bytes(buffer[:4], "big")
-                if not 1 <= length <= w.MAX_PACKET:
-                    return 1
-                if len(buffer) < 4 + length:
-                    break
-                packet = bytes(buffer[4 : 4 + length])
-                del buffer[: 4 + length]
-                if not greeted:
-                    if packet[0] != w.INIT or length < 5:
-                        return 1
-                    greeted = True
-                    answers.append(_greeting())
-                    continue
-                if length < 5:
-                    return 1
-                identifier = int.from_bytes(packet[1:5], "big")
-                answers.append(operations.answer(packet[0], identifier, w.Packet(packet[5:])))
-                if packet[0] == w.READ:
-                    # Large answers go out one by one, so that what is held stays small.
-                    _send(target, answers)
-            _send(target, answers)
-    except (BrokenPipeError, ConnectionResetError):
-        return 0
-    finally:
-        operations.close_all()
+        os.chdir(folder)
+    except OSError as error:
+        if not quiet:
+            _say(f"could not change to {folder}: {error.strerror}")
 
 
-def _greeting() -> bytes:
-    body = w.VERSION.to_bytes(4, "big") + b"".join(w.string(n) + w.string(v) for n, v in ANNOUNCED.items())
-    return (1 + len(body)).to_bytes(4, "big") + bytes((w.VERSION_ANSWER,)) + body
-
-
-def _send(target: int, answers: list[bytes]) -> None:
-    view = memoryview(b"".join(answers))
-    answers.clear()
-    while view:
-        view = view[os.write(target, view) :]
+def _say(text: str) -> None:
+    os.write(2, f"tinyport sftp: {text}\n".encode(errors="backslashreplace"))
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """The program. Exits with 0 at a clean end, 1 on a broken stream, 2 when it must not serve."""
     try:
-        options = Options(sys.argv[1:] if words is None else words)
-        if options.become is not None:
-            become(*options.become)
-        elif os.geteuid() == 0 and os.getuid() != 0:
-            raise PermissionError("set-uid start")
-        if options.folder is not None:
-            os.chdir(options.folder)
-    except (ValueError, OSError) as error:
-        os.write(2, f"tinyport sftp: error: {error}\n".encode(errors="backslashreplace"))
+        requests = _prepare(Options(sys.argv[1:] if words is None else words))
+    except (ValueError, OSError, UnsafeRoot) as error:
+        _say(f"error: {error}")
         raise SystemExit(2) from None
-    raise SystemExit(serve(0, 1, read_only=options.read_only))
+    try:
+        status = serve(0, 1, requests)
+    except KeyboardInterrupt:
+        # The client's "signal INT" (RFC 4254 section 6.9), said as a shell says it.
+        status = 130
+    raise SystemExit(status)

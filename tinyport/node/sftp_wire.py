@@ -5,12 +5,12 @@ at run time.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
 
 VERSION = 3
@@ -27,6 +27,9 @@ EXTENDED, EXTENDED_REPLY = 200, 201
 
 OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = range(6)
 OP_UNSUPPORTED = 8
+
+# limits.h: the kernel takes no path that is longer, with its NUL. Refused before it is split or resolved.
+PATH_MAX = 4096
 
 MESSAGES = {
     OK: b"Success",
@@ -59,8 +62,17 @@ _ERRNO_STATUS = {
 
 
 def status_of(error: OSError) -> int:
-    """The status code that version 3 has for an error; FAILURE for most of them."""
+    """The status code that version 3 has for an error; FAILURE for most of them, so the text says which."""
     return _ERRNO_STATUS.get(error.errno or 0, FAILURE)
+
+
+class Refused(Exception):
+    """The request is answered with this status. ``text``: for people, the code's own where it is empty."""
+
+    def __init__(self, code: int, text: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
 
 
 class BadPacket(Exception):
@@ -72,11 +84,11 @@ class Packet:
 
     __slots__ = ("_at", "_data")
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
         self._at = 0
 
-    def _take(self, count: int) -> bytes:
+    def _take(self, count: int) -> memoryview:
         end = self._at + count
         if end > len(self._data):
             raise BadPacket
@@ -91,14 +103,27 @@ class Packet:
         return int.from_bytes(self._take(8), "big")
 
     def string(self) -> bytes:
+        return bytes(self.view())
+
+    def view(self) -> memoryview:
+        """A string as it lies in the packet, good for as long as the packet is."""
         return self._take(self.uint32())
 
     def path(self) -> bytes:
-        """A file name: bytes as they are, without NUL; empty means the current folder."""
-        name = self.string()
-        if b"\0" in name:
+        """A file name: bytes as they are, without NUL; empty means the folder that the session began in (draft
+        section 6.2). OSError when it is longer than any path may be.
+        """
+        return self.text() or b"."
+
+    def text(self) -> bytes:
+        """As ``path``, and empty where it is."""
+        name = self.view()
+        if len(name) >= PATH_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        text = bytes(name)
+        if b"\0" in text:
             raise BadPacket
-        return name or b"."
+        return text
 
     def attributes(self) -> Attributes:
         flags = self.uint32()
@@ -112,9 +137,10 @@ class Packet:
         if flags & ATTR_TIMES:
             made.times = (self.uint32(), self.uint32())
         if flags & ATTR_EXTENDED:
+            # Each takes eight bytes of the packet at least, so the packet bounds how often this goes round.
             for _ in range(self.uint32()):
-                self.string()
-                self.string()
+                self.view()
+                self.view()
         return made
 
 
@@ -160,8 +186,14 @@ def packet(kind: int, identifier: int, payload: bytes = b"") -> bytes:
     return struct.pack(">IBI", 5 + len(payload), kind, identifier) + payload
 
 
-def status(identifier: int, code: int) -> bytes:
-    return packet(STATUS, identifier, code.to_bytes(4, "big") + string(MESSAGES[code]) + string(b"en"))
+def status(identifier: int, code: int, text: bytes = b"") -> bytes:
+    """STATUS. ``text`` says more than the code does: clients show it, and FAILURE alone is no help to anybody."""
+    return packet(STATUS, identifier, code.to_bytes(4, "big") + string(text or MESSAGES[code]) + string(b"en"))
+
+
+def path_answer(identifier: int, path: bytes) -> bytes:
+    """NAME with one path and no attributes, as realpath and readlink answer."""
+    return names(identifier, [(path, path, NO_ATTRIBUTES)])
 
 
 def names(identifier: int, entries: Iterable[tuple[bytes, bytes, bytes]]) -> bytes:
