@@ -17,6 +17,7 @@ from bench.report import Suite, table
 #: name → what it measures; each is a module with ``measure(quick) -> Suite``
 SUITES = {
     "handshake": "full connections a second and CPU for each, beside sshd and dropbear",
+    "bulk": "exec and sftp, both ways, two ciphers, beside sshd",
     "memory": "a node and sshd with 1 to 500 open sessions",
     "cluster": "the idle joined node, its first session, tsh through proxy and tunnel",
 }
