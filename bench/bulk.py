@@ -65,9 +65,7 @@ def connected(server: Server, cipher: str, folder: Path) -> Iterator[tuple[str, 
     _, clients = machine.cores()
     words = server.command(options=("-M", "-N", "-S", str(control), "-c", cipher))
     with (folder / "master.log").open("wb") as log:
-        master = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stderr=log, preexec_fn=machine.pinned(clients)
-        )
+        master = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=log, preexec_fn=machine.pinned(clients))
     try:
         wait_for(f"a connection to {server.name}", lambda: control.exists() or master.poll() is not None)
         if master.poll() is not None:
@@ -86,7 +84,7 @@ def _cipher(suite: Suite, servers: list[Server], cipher: str, folder: Path, roun
             found = interleaved(
                 rounds,
                 {
-                    server.name: lambda server=server, way=way: transfer(  # type: ignore[misc]
+                    server.name: lambda server=server, way=way: transfer(
                         server, way, options[server.name], folder, size
                     )
                     for server in servers
@@ -131,26 +129,23 @@ def transfer(server: Server, way: str, options: tuple[str, ...], folder: Path, s
     before = processes.cpu_of_tree(server.pid)
     begin = time.monotonic()
     try:
-        done = subprocess.run(
+        done = subprocess.Popen(
             words,
+            stdin=subprocess.PIPE if stdin is None else stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            check=False,
-            timeout=LIMIT,
             preexec_fn=machine.pinned(clients),
-            **({"input": batch} if stdin is None else {"stdin": stdin}),  # type: ignore[call-overload]
         )
+        _, said = done.communicate(batch if stdin is None else None, LIMIT)
     finally:
         if stdin is not None:
             os.close(stdin)
     seconds = time.monotonic() - begin
     if done.returncode:
-        raise SystemExit(f"bench: error: {way} from {server.name}: {done.stderr.decode(errors='replace')}")
+        raise SystemExit(f"bench: error: {way} from {server.name}: {said.decode(errors='replace')}")
     cpu = processes.cpu_of_tree(server.pid) - before
     if way.startswith("sftp"):
         if drop.stat().st_size != size:
             raise SystemExit(f"bench: error: {way} from {server.name} moved {drop.stat().st_size} bytes of {size}")
         drop.unlink()
     return Transfer(rate=size / MEGABYTE / seconds, cpu=cpu * 1000 * MEGABYTE / size)
-
-

@@ -17,6 +17,7 @@ from tinyport.core.errors import TinyportError
 from tinyport.node.pump import STDERR, Pump
 from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
 from tinyport.node.worker_keeper import Answer, base64_text, close_all
+from tinyport.node.worker_packets import Unlogged
 
 # ssh(1) exits with 255 when it was itself that failed; so do we when no process ran.
 NOT_STARTED = 255
@@ -188,7 +189,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         self._open = False
 
 
-class SessionChannel(asyncssh.SSHServerChannel[bytes]):
+class SessionChannel(Unlogged, asyncssh.SSHServerChannel[bytes]):
     """asyncssh's channel with our handlers for the requests of RFC 4254 section 6 that matter here."""
 
     _request_queue: list[Any]

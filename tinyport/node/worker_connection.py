@@ -16,6 +16,7 @@ from tinyport.node.worker_channel import NodeSession, SessionChannel
 from tinyport.node.worker_forward import ForwardingConnection
 from tinyport.node.worker_hostkey import MAX_VERSION, KeeperKey, RecordingHash, TranscriptTooLarge
 from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text
+from tinyport.node.worker_packets import LeanPackets
 
 CERTIFICATE_ALGORITHM = b"ssh-ed25519-cert-v01@openssh.com"
 PLAIN_ALGORITHM = b"ssh-ed25519"
@@ -53,7 +54,7 @@ class Owner(asyncssh.SSHServer):
         return self._connection.make_session()
 
 
-class NodeConnection(ForwardingConnection):
+class NodeConnection(LeanPackets, ForwardingConnection):
     """``serve``: the keeper's message about it. ``over`` tells the keeper, once."""
 
     def __init__(

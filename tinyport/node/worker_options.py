@@ -11,6 +11,7 @@ from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_public_key_algs
 
 from tinyport.core.ssh_algorithms import CIPHERS, KEX, MACS, SIGNATURES, on_offer
+from tinyport.node.worker_packets import use_kept_ciphers
 
 # A client that vanished is noticed after some four minutes; a phone may sleep for three.
 KEEPALIVE_INTERVAL = 60
@@ -25,6 +26,7 @@ def make_options(
     """Options for every connection of this process. The host key in them is a dummy, as asyncssh insists on one; the
     keeper has the only real one, and ``NodeConnection`` offers that.
     """
+    use_kept_ciphers()
     return asyncssh.SSHServerConnectionOptions(
         server_factory=server_factory,
         server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
