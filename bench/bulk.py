@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import machine, processes
@@ -81,15 +82,10 @@ def _cipher(suite: Suite, servers: list[Server], cipher: str, folder: Path, roun
     with connected(ours, cipher, folder) as first, connected(peer, cipher, folder) as second:
         options = {ours.name: first, peer.name: second}
         for way in WAYS:
-            found = interleaved(
-                rounds,
-                {
-                    server.name: lambda server=server, way=way: transfer(
-                        server, way, options[server.name], folder, size
-                    )
-                    for server in servers
-                },
-            )
+            runs = {
+                server.name: partial(transfer, server, way, options[server.name], folder, size) for server in servers
+            }
+            found = interleaved(rounds, runs)
             suite.details[f"{way}, {cipher}"] = {name: [vars(one) for one in all] for name, all in found.items()}
             rates = {name: [one.rate for one in all] for name, all in found.items()}
             cpu = {name: statistics.median(one.cpu for one in all) for name, all in found.items()}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _one(suite: Suite, servers: list[Server], kex: str, concurrency: int, rounds
         count = each * (4 if isinstance(server, Node) else 1)
         return drive(server, kex, count, min(concurrency, most))
 
-    found = interleaved(rounds, {server.name: lambda server=server: run(server) for server in servers})  # type: ignore[misc]
+    found = interleaved(rounds, {server.name: partial(run, server) for server in servers})
     key = f"{kex} x{concurrency}"
     suite.details[key] = {name: [vars(load) for load in loads] for name, loads in found.items()}
     ours = found["tinyport"]
