@@ -164,6 +164,8 @@ class Rig:
         self.authority.identity(folder)
         self.events: list[dict[str, Any]] = []
         self.said: list[str] = []
+        #: how signing in ended, of each connection
+        self.ended: list[str] = []
         self.pid = 0
         self.status: int | None = None
         self._changes = changes
@@ -242,6 +244,8 @@ class Rig:
             self.events.append(message["event"])  # type: ignore[arg-type]
         elif message["op"] == "closing":
             self._channel.send({"op": "closed"})
+        elif message["op"] == "ended":
+            self.ended.append(str(message["how"]))
         self.said.append(str(message["op"]))
         return True
 

@@ -330,6 +330,24 @@ def test_a_source_with_too_many_waiting_loses_its_oldest(start: Start) -> None:
     os.close(descriptor)
 
 
+def test_a_source_with_a_penalty_is_refused_in_words_both_ways(start: Start) -> None:
+    rig = start()
+    tunnel, _, _ = rig.up()
+    first = rig.connect()
+    first.sendall(b"SSH-2.0-x\r\n")
+    keeper = rig.keeper()
+    _, (descriptor,) = keeper.hear("conn")
+    os.close(descriptor)
+    for address in ("127.0.0.1", "192.0.2.7"):
+        keeper.say({"op": "ended", "peer": address, "how": "crash"})
+    tunnel.say({"op": "dial", "ticket": TICKET, "client": "192.0.2.7:4711"})
+    # Link heard both before this answer.
+    assert "not allowed at this time" in tunnel.hear("dialed")["error"]
+    with rig.connect() as second:
+        assert second.recv(100).startswith(b"tinyport: not allowed at this time")
+        assert second.recv(100) == b""
+
+
 # ---------------------------------------------------------------- dial-back
 
 

@@ -85,6 +85,7 @@ OWN = frozenset(
         "node.link_events",
         "node.link_keeper",
         "node.link_listen",
+        "node.link_penalties",
         "node.link_tunnel",
         "node.loop",
         "node.monitor",

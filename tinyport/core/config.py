@@ -8,6 +8,7 @@ would otherwise silently mean its default.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,10 @@ from tinyport.core.names import check_cluster, check_label, check_node, format_a
 
 AUTH_PORT, PROXY_PORT, NODE_PORT = 3025, 3080, 3022
 MAX_BANNER = 4096
+#: (bytes of an address: 4 or 16, the network as a number, length of its prefix)
+Network = tuple[int, int, int]
+#: 127.0.0.0/8 and ::1: whatever forwards connections on this machine itself is one source for many people
+LOOPBACK: tuple[Network, ...] = ((4, 127 << 24, 8), (16, 1, 128))
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -91,6 +96,11 @@ class NodeConfig:
     connections_per_worker: int = 0
     memory_share: float | None = 0.25
     memory_bytes: int | None = None
+    login_grace: int = 60
+    max_startups: int = 100
+    max_sessions: int = 64
+    penalties: bool = True
+    penalty_exempt: tuple[Network, ...] = LOOPBACK
     banner: str = ""
     user: str = "tinyport"
 
@@ -152,6 +162,10 @@ _NODE = (
     "worker_idle",
     "connections_per_worker",
     "memory_limit",
+    "login_grace",
+    "max_startups",
+    "max_sessions",
+    "penalties",
     "banner",
     "pam",
     "user",
@@ -295,6 +309,7 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
     if not isinstance(banner, str) or len(banner) > MAX_BANNER:
         reader.problem("node.banner", None, f"must be a text of at most {MAX_BANNER} characters")
         banner = ""
+    penalties = reader.section(section.get("penalties"), "node.penalties", ("enabled", "exempt"))
     share, size = _memory(reader, section.get("memory_limit"))
     commands = section.get("commands", [])
     if not isinstance(commands, list):
@@ -310,6 +325,11 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
         connections_per_worker=reader.whole(section, "node", "connections_per_worker", 0, 10_000),
         memory_share=share,
         memory_bytes=size,
+        login_grace=reader.duration(section, "node", "login_grace", NodeConfig.login_grace, least=5),
+        max_startups=reader.whole(section, "node", "max_startups", NodeConfig.max_startups, 10_000, least=2),
+        max_sessions=reader.whole(section, "node", "max_sessions", NodeConfig.max_sessions, 1_000, least=1),
+        penalties=reader.boolean(penalties, "node.penalties", "enabled", True),
+        penalty_exempt=_networks(reader, penalties),
         banner=banner,
         user=reader.text(section, "node", "user") or NodeConfig.user,
     )
@@ -320,6 +340,20 @@ def _pam(reader: SettingsReader, section: Mapping[str, object]) -> None:
     reader.text(table, "node.pam", "service")
     if reader.boolean(table, "node.pam", "enabled", False):
         reader.problem("node.pam.enabled", True, f"{_NOT_HERE} open PAM sessions; write false")
+
+
+def _networks(reader: SettingsReader, table: Mapping[str, object]) -> tuple[Network, ...]:
+    if "exempt" not in table:
+        return LOOPBACK
+    found = []
+    for text in reader.texts(table, "node.penalties", "exempt"):
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError:
+            reader.problem("node.penalties.exempt", text, 'must be networks such as "192.0.2.0/24" or "2001:db8::/32"')
+            continue
+        found.append((network.max_prefixlen // 8, int(network.network_address), network.prefixlen))
+    return tuple(found)
 
 
 def _memory(reader: SettingsReader, value: object) -> tuple[float | None, int | None]:

@@ -69,10 +69,12 @@ class SettingsReader:
             return default
         return value
 
-    def whole(self, section: Mapping[str, object], place: str, key: str, default: int, most: int) -> int:
+    def whole(
+        self, section: Mapping[str, object], place: str, key: str, default: int, most: int, least: int = 0
+    ) -> int:
         value = section.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            self.problem(f"{place}.{key}", value, f"must be a whole number from 0 to {most}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            self.problem(f"{place}.{key}", value, f"must be a whole number from {least} to {most}")
             return default
         return value
 

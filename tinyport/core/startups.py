@@ -133,9 +133,10 @@ class Startups(Generic[Key]):
             turn += 1
         return ordered
 
-    def was_served(self, key: Key) -> bool:
+    def served_at(self, key: Key) -> float | None:
+        """When it got its place; None when it has not, or is not here."""
         entry = self._all.get(key)
-        return entry is not None and entry.served is not None
+        return None if entry is None else entry.served
 
     def keyed(self, key: Key) -> None:
         """The key exchange is done: the place is free, the startup is not over."""

@@ -115,6 +115,8 @@ class Keeper:
             PLACES_OF_PROCESSES if configuration["connections_per_worker"] else PLACES,
             self._workers.place,
             self._turned_away,
+            self._signed_in_or_not,
+            float(cast(float, self._limits["login_grace"])),
             self._log,
         )
         self._connections: dict[int, Connection] = {}
@@ -226,6 +228,9 @@ class Keeper:
         self._graces[connection.number] = self._loop.after(grace, lambda: self._grace_over(connection))
         self._signing_in.arrived(connection)
 
+    def _signed_in_or_not(self, connection: Connection, how: str) -> None:
+        self._link.tell({"op": "ended", "peer": connection.endpoint.peer[0], "how": how})
+
     def _turned_away(self, connection: Connection) -> None:
         """It makes room for another: at once, whatever the worker does."""
         self._workers.withdraw(connection)
@@ -290,7 +295,7 @@ class Keeper:
             return
         self._dials.pop(connection.number, None)
         self._graces.pop(connection.number).cancel()
-        self._signing_in.left(connection)
+        self._signing_in.over(connection)
         if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
@@ -341,7 +346,7 @@ class Keeper:
         if request == "kex":
             self._signing_in.keyed(connection)
         elif request == "prove":
-            self._signing_in.left(connection)
+            self._signing_in.proved(connection)
         elif request == "gone":
             self._workers.forget(worker, connection)
             self._connection_over(connection)

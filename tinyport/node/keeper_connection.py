@@ -137,6 +137,8 @@ class Connection:
         self.max_sessions = MAX_SESSIONS
         #: set once too many proofs failed
         self.exhausted = False
+        #: its worker fell over it
+        self.crashed = False
         #: the client was sent our reason for ending it
         self.told_why = False
         self._stream = stream
@@ -162,6 +164,11 @@ class Connection:
             "gone": self._gone,
             **{request: partial(self._forward, request) for request in FORWARDS},
         }
+
+    @property
+    def failed(self) -> bool:
+        """Did it offer a certificate or a proof that was not good? Plain keys are offered by mistake."""
+        return self._failures > 0
 
     # ------------------------------------------------------------------ the door
 

@@ -22,6 +22,8 @@ PLACES_OF_PROCESSES = 10
 PATIENCE = 0.4
 # Once in a while, not once for each: a flood must not fill the log.
 SAY_EVERY = 10.0
+# The worker's clock, which ends late ones, and ours do not start in the same moment.
+_NEARLY = 0.95
 
 # RFC 4253 section 4.2: lines before the identification. OpenSSH has "Exceeded MaxStartups" here.
 _FULL = b"tinyport: too many connections are signing in; try again\r\n"
@@ -29,7 +31,8 @@ _FULL = b"tinyport: too many connections are signing in; try again\r\n"
 
 class SigningIn:
     """``serve`` gives a connection to a worker; ``turned_away`` is told of each that has to go, whose client has been
-    told if no worker had it.
+    told if no worker had it. ``ended(connection, how)`` says how signing in ended, for link's penalties; who made room
+    for another counts for nothing. ``grace``: seconds that signing in may take.
     """
 
     def __init__(
@@ -40,12 +43,16 @@ class SigningIn:
         places: int,
         serve: Callable[[Connection], None],
         turned_away: Callable[[Connection], None],
+        ended: Callable[[Connection, str], None],
+        grace: float,
         log: Log,
     ) -> None:
         self._loop = loop
         self._startups: Startups[Connection] = Startups(most, per_source, places, PATIENCE)
         self._give = serve
         self._turned_away = turned_away
+        self._ended = ended
+        self._grace = grace
         self._log = log
         self._timer: Timer | None = None
         self._said = -SAY_EVERY
@@ -67,9 +74,20 @@ class SigningIn:
         self._startups.keyed(connection)
         self._serve()
 
-    def left(self, connection: Connection) -> None:
-        """It has signed in, or is over. Again is harmless."""
+    def proved(self, connection: Connection) -> None:
+        """It has signed in."""
         self._startups.leave(connection)
+        self._ended(connection, "proved")
+        self._serve()
+
+    def over(self, connection: Connection) -> None:
+        """It is gone. When it had signed in, or was turned away, this was known before."""
+        since = self._startups.served_at(connection)
+        self._startups.leave(connection)
+        if since is not None:
+            late = time.monotonic() - since >= self._grace * _NEARLY
+            how = "crash" if connection.crashed else "grace" if late else "authfail" if connection.failed else "noauth"
+            self._ended(connection, how)
         self._serve()
 
     def _serve(self) -> None:
@@ -93,7 +111,7 @@ class SigningIn:
         self._serve()
 
     def _turn_away(self, connection: Connection) -> None:
-        served = self._startups.was_served(connection)
+        served = self._startups.served_at(connection) is not None
         self._startups.leave(connection)
         self._count += 1
         now = time.monotonic()

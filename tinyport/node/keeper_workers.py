@@ -12,7 +12,7 @@ from tinyport.core.errors import PeerError
 from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
-from tinyport.node.keeper_connection import Connection
+from tinyport.node.keeper_connection import PROVED, Connection
 from tinyport.node.loop import READ, WRITE, Loop, Timer
 from tinyport.node.python_process import arguments, spawn
 
@@ -165,6 +165,10 @@ class Workers:
         if code or (worker.connections and not worker.leaving):
             self._log.warning("a worker ended", pid=worker.pid, status=code, connections=len(worker.connections))
         connections, worker.connections = worker.connections, {}
+        suspects = [connection for connection in connections.values() if connection.state != PROVED]
+        if code and len(suspects) == 1:
+            # With several nobody can say whose fault it was, least of all the worker.
+            suspects[0].crashed = True
         for connection in connections.values():
             self._lost(connection)
         if not worker.ready:

@@ -26,6 +26,7 @@ from tinyport.node.link_documents import Documents
 from tinyport.node.link_events import AuthLine, EventSender
 from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
+from tinyport.node.link_penalties import Penalties
 from tinyport.node.link_tunnel import Tunnel, addresses
 from tinyport.node.loop import READ, WRITE, Loop
 from tinyport.node.python_process import name_process
@@ -98,11 +99,14 @@ class Link:
         self._keeper = KeeperLine(loop, self._want_keeper, self._keeper_said, self._keeper_opened, log)
         self._documents = Documents(loop, given.versions, self._keeper.send, log)
         self._commands = LabelCommands(loop, _commands(config["commands"]), self._labels_changed, log)
-        self._doorway = Doorway(loop, given.listeners, self._direct, log)
+        self._penalties = Penalties(_networks(config.get("penalty_exempt")), log, bool(config.get("penalties", True)))
+        self._doorway = Doorway(loop, given.listeners, self._direct, self._penalties, log)
         self._tunnel = Tunnel(
             loop, self, addresses(_address(config["server"]), _list(identity["proxies"])), contexts, cluster, log
         )
-        self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._tunnel.send, log)
+        self._dials = Dials(
+            loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._tunnel.send, self._penalties, log
+        )
         self._auth = AuthLine(loop, self._auth_address, contexts, cluster, log)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
         self._since = time.time()
@@ -276,6 +280,8 @@ class Link:
             self._events.add(event)
         elif op == "have":
             self._documents.have(message)
+        elif op == "ended":
+            self._penalties.ended(str(message.get("peer")), str(message.get("how")))
 
     # ------------------------------------------------------------------ auth
 
@@ -361,6 +367,10 @@ def _list(value: object) -> list[object]:
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in _list(value)]
+
+
+def _networks(value: object) -> list[list[int]]:
+    return [[int(str(number)) for number in _list(entry)] for entry in _list(value)]
 
 
 def _commands(value: object) -> list[tuple[str, list[str], float]]:

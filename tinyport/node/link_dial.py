@@ -11,6 +11,7 @@ import time
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.names import format_address, parse_address
 from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.node.link_penalties import REFUSAL
 from tinyport.node.loop import Loop
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tinyport.host.logging_line import Log
+    from tinyport.node.link_penalties import Penalties
 
     Address = tuple[str, int]
 
@@ -84,12 +86,14 @@ class Dials:
         warm: Callable[[], None],
         give: Callable[[dict[str, object], socket.socket], None],
         refuse: Callable[[dict[str, object]], None],
+        penalties: Penalties,
         log: Log,
     ) -> None:
         self._loop = loop
         self._warm = warm
         self._give = give
         self._refuse = refuse
+        self._penalties = penalties
         self._log = log
         self._bucket = Bucket(BURST, PER_SECOND, time.monotonic())
         self._in_flight: set[_Dial] = set()
@@ -99,6 +103,9 @@ class Dials:
         UUID in its certificate. PeerError when the notice is malformed.
         """
         notice = Notice(message)
+        if self._penalties.refuses(notice.client[0]):
+            self._refuse({"op": "dialed", "ticket_id": notice.id, "error": REFUSAL})
+            return
         if len(self._in_flight) >= MAX_IN_FLIGHT or not self._bucket.take(time.monotonic()):
             self._log.warning("too many dial notices; one is refused", client=format_address(*notice.client))
             self._refuse({"op": "dialed", "ticket_id": notice.id, "error": "the node is busy"})

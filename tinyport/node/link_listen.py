@@ -10,6 +10,7 @@ import errno
 import socket
 
 from tinyport.core.sources import source_of
+from tinyport.node.link_penalties import REFUSAL_LINE
 from tinyport.node.loop import READ, Loop
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tinyport.host.logging_line import Log
+    from tinyport.node.link_penalties import Penalties
     from tinyport.node.loop import Timer
 
 SILENCE = 1.0
@@ -28,6 +30,15 @@ ACCEPTS_PER_TURN = 16
 _HELLO = b"SSH-"
 #: no more descriptors or memory: leave the queue to the kernel for a while
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def _refuse(stream: socket.socket) -> None:
+    try:
+        stream.send(REFUSAL_LINE)
+    except OSError:
+        # It has gone already.
+        pass
+    stream.close()
 
 
 class _Waiting:
@@ -47,11 +58,13 @@ class Doorway:
         loop: Loop,
         listeners: list[socket.socket],
         pass_on: Callable[[socket.socket], None],
+        penalties: Penalties,
         log: Log,
     ) -> None:
         self._loop = loop
         self._listeners = listeners
         self._pass_on = pass_on
+        self._penalties = penalties
         self._log = log
         #: descriptor → who waits; in the order of arrival
         self._waiting: dict[int, _Waiting] = {}
@@ -92,6 +105,9 @@ class Doorway:
             self._loop.after(1.0, lambda: self._listen(listener))
             return False
         stream.setblocking(False)
+        if self._penalties.refuses(str(address[0])):
+            _refuse(stream)
+            return True
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         source = source_of(str(address[0]))
         self._make_room(source)

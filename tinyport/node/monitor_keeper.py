@@ -41,7 +41,10 @@ def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[
         "connections_per_worker": config["connections_per_worker"],
         "banner": config["banner"],
         "log": config["log"],
-        "limits": {"memory": config["memory_limit"]},
+        "limits": {
+            "memory": config["memory_limit"],
+            **{name: config.get(name) for name in ("login_grace", "startups", "sessions")},
+        },
         "privileged": config["user"] is not None,
     }
 

@@ -27,8 +27,8 @@ class NodeSettings:
     """Everything about one node. Durations are seconds, sizes bytes.
 
     ``user`` is the account that link and workers become; None when the node runs unprivileged and serves its own user
-    alone. ``memory_limit`` is an absolute number of bytes, None for no limit of our own. ``listen`` may be empty: then
-    the node serves through its tunnel alone.
+    alone. ``penalty_exempt``: networks as (4 or 16 bytes, number, prefix). ``memory_limit`` is an absolute number of
+    bytes, None for no limit of our own. ``listen`` may be empty: then the node serves through its tunnel alone.
     """
 
     data_dir: Path
@@ -45,6 +45,11 @@ class NodeSettings:
     keeper_idle: float = 120.0
     connections_per_worker: int = 0
     memory_limit: int | None = None
+    login_grace: float = 60.0
+    max_startups: int = 100
+    max_sessions: int = 64
+    penalties: bool = True
+    penalty_exempt: tuple[tuple[int, int, int], ...] = ()
     banner: str = ""
     user: str | None = "tinyport"
     worker_user: str = "tinyport-worker"
