@@ -129,6 +129,8 @@ def _run_node(config: Config, ready_fd: int | None, insecure_no_ca_pin: bool) ->
             penalty_exempt=node.penalty_exempt,
             banner=node.banner,
             user=node.user,
+            pam=node.pam_enabled,
+            pam_service=node.pam_service,
             log_level=general.log_level,
             log_format=general.log_format,
             ready_fd=ready_fd,

@@ -170,7 +170,7 @@ BAD: list[tuple[str, str, object, str]] = [
     ("node", "memory_limit", "lots", "a share such as"),
     ("node", "memory_limit", 64, "a share such as"),
     ("node", "banner", "x" * 5000, "at most 4096"),
-    ("node", "pam", {"enabled": True}, "does not open PAM sessions"),
+    ("node", "pam", {"service": "../shadow"}, "name of a file in /etc/pam.d"),
     ("node", "pam", True, "must be a section"),
 ]
 

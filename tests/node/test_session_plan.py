@@ -32,7 +32,7 @@ def grant(**changes: Any) -> Grant:
 
 
 def planned(asked: Asked, granted: Grant | None = None, account: Account = ACCOUNT) -> Plan:
-    origin = Origin(("10.0.0.9", 5022), ("10.0.0.1", 3022), "shed")
+    origin = Origin(("10.0.0.9", 5022), ("10.0.0.1", 3022), "shed", "farm.example", "51d")
     return plan(granted or grant(), account, asked, origin, sftp=SFTP, inherited={"TZ": "UTC", "LANG": "C.UTF-8"})
 
 
@@ -128,6 +128,8 @@ def test_the_environment_belongs_to_the_node() -> None:
         b"SSH_CONNECTION": b"10.0.0.9 5022 10.0.0.1 3022",
         b"TINYPORT_USER": b"alice",
         b"TINYPORT_NODE": b"shed",
+        b"TINYPORT_CLUSTER": b"farm.example",
+        b"TINYPORT_SESSION": b"51d",
     }
 
 

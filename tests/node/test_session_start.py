@@ -14,7 +14,8 @@ from tinyport.core.errors import AccessDenied
 from tinyport.host import accounts, privileges, pty
 from tinyport.host.accounts import Account
 from tinyport.node.session_plan import Plan, Terminal
-from tinyport.node.session_start import CANNOT_RUN, Started, start
+from tinyport.node.session_process import CANNOT_RUN, Manner
+from tinyport.node.session_start import Started, start
 
 TERMINAL = Terminal("xterm", 100, 40, 0, 0, {53: 0, 3: 127, 72: 0, 42: 1})
 
@@ -47,7 +48,7 @@ def planned(command: str, account: Account | None = None, **changes: Any) -> Pla
 
 def run(plan: Plan, *, privileged: bool = False) -> tuple[int, bytes, bytes]:
     """(exit status, output, errors); a terminal's errors are in its output."""
-    started: Started = start(plan, privileged=privileged)
+    started: Started = start(plan, Manner(privileged=privileged))
     stdin, *outputs = started.descriptors if plan.terminal is None else (-1, *started.descriptors)
     read = []
     for output in outputs:

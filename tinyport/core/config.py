@@ -103,6 +103,9 @@ class NodeConfig:
     penalty_exempt: tuple[Network, ...] = LOOPBACK
     banner: str = ""
     user: str = "tinyport"
+    #: None: where this machine has libpam and a service file
+    pam_enabled: bool | None = None
+    pam_service: str = "tinyport"
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
     advertise = _addresses(reader, section, "node", "advertise", NODE_PORT)
     if reader.choice(section, "node", "identity", "disk", ("disk", "memory")) == "memory":
         reader.problem("node.identity", "memory", f'{_NOT_HERE} keep identities off the disk; write "disk"')
-    _pam(reader, section)
+    pam_enabled, pam_service = _pam(reader, section)
     banner = section.get("banner", "")
     if not isinstance(banner, str) or len(banner) > MAX_BANNER:
         reader.problem("node.banner", None, f"must be a text of at most {MAX_BANNER} characters")
@@ -332,14 +335,18 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
         penalty_exempt=_networks(reader, penalties),
         banner=banner,
         user=reader.text(section, "node", "user") or NodeConfig.user,
+        pam_enabled=pam_enabled,
+        pam_service=pam_service,
     )
 
 
-def _pam(reader: SettingsReader, section: Mapping[str, object]) -> None:
+def _pam(reader: SettingsReader, section: Mapping[str, object]) -> tuple[bool | None, str]:
     table = reader.section(section.get("pam"), "node.pam", _PAM)
-    reader.text(table, "node.pam", "service")
-    if reader.boolean(table, "node.pam", "enabled", False):
-        reader.problem("node.pam.enabled", True, f"{_NOT_HERE} open PAM sessions; write false")
+    enabled = reader.boolean(table, "node.pam", "enabled", False) if "enabled" in table else None
+    service = reader.text(table, "node.pam", "service") or NodeConfig.pam_service
+    if len(service) > 32 or not service.isascii() or not service.replace("-", "a").replace("_", "a").isalnum():
+        reader.problem("node.pam.service", service, "must be the name of a file in /etc/pam.d")
+    return enabled, service
 
 
 def _networks(reader: SettingsReader, table: Mapping[str, object]) -> tuple[Network, ...]:

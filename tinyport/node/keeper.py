@@ -87,6 +87,7 @@ class Keeper:
             monotonic=time.monotonic,
             room=self._has_room,
             exited=self._session_ended,
+            pam=cast("str | None", configuration.get("pam")),
         )
         self._workers = Workers(
             self._loop,

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tinyport.core.access import Grant
 from tinyport.core.errors import Unavailable
-from tinyport.host import accounts
+from tinyport.core.names import printable
+from tinyport.host import accounts, system_environment
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
+from tinyport.host.login_records import Login, LoginRecords
 from tinyport.node import session_plan, session_start
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import Connection
-from tinyport.node.loop import Loop
+from tinyport.node.loop import READ, Loop
 from tinyport.node.python_process import light_arguments
 from tinyport.node.session_plan import Asked, Origin, Plan
+from tinyport.node.session_process import MAX_CONTROL, Manner
+from tinyport.node.session_start import PamWish, Started
 
 # What ignores SIGHUP after its person was locked out gets this many seconds.
 KILL_AFTER = 5.0
@@ -33,16 +39,16 @@ class ExitListener(Protocol):
 
 
 class Session:
-    """One running process with its own session and process group, both numbered like it."""
+    """One running process with its own session and process group. ``send(signal number)`` reaches the group."""
 
-    def __init__(self, pid: int, kill: Callable[[int, int], None]) -> None:
+    def __init__(self, pid: int, send: Callable[[int], None]) -> None:
         self.pid = pid
         self.running = True
-        self._kill = kill
+        self._send = send
 
     def signal(self, name: str) -> None:
         if self.running:
-            self._kill(-self.pid, getattr(signal, f"SIG{name}"))
+            self._send(getattr(signal, f"SIG{name}"))
 
     def hang_up(self) -> None:
         self.signal("HUP")
@@ -67,8 +73,9 @@ class Sessions:
         monotonic: Callable[[], float],
         room: Callable[[], bool],
         exited: ExitListener,
+        pam: str | None = None,
     ) -> None:
-        """``room``: is there memory for one more?"""
+        """``room``: is there memory for one more? ``pam``: the service whose stacks sessions go through, if any."""
         self._loop = loop
         self._audit = audit
         self._log = log
@@ -78,6 +85,9 @@ class Sessions:
         self._monotonic = monotonic
         self._room = room
         self._exited = exited
+        self._pam = pam if privileged else None
+        self._greets = self._pam is None or _load_pam(self._pam)
+        self._records = LoginRecords()
         self.running = 0
 
     def account(self, grant: Grant) -> Account:
@@ -90,42 +100,117 @@ class Sessions:
 
     def start(self, connection: Connection, number: int, grant: Grant, asked: Asked) -> tuple[Session, Sequence[int]]:
         account = self.account(grant)
-        plan = self._plan(connection, grant, account, asked)
+        sid = secrets.token_hex(16)
+        plan = self._plan(connection, grant, account, asked, sid)
         if not self._room():
             raise Unavailable("this machine has no memory left for another session; try again later")
         peer = connection.endpoint.peer
-        sid = secrets.token_hex(16)
         fields = {"kind": plan.kind, "command": plan.command or None}
+        pam = None if self._pam is None else PamWish(self._pam, peer[0])
         try:
-            started = session_start.start(plan, privileged=self._privileged)
+            started = session_start.start(plan, self._manner(plan), pam)
         except OSError as error:
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
-        session = Session(started.pid, self._loop.kill)
+        session = Session(started.pid, self._sender(started))
         self.running += 1
         self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty)
         if plan.kind == "sftp":
             self._audit.session("sftp", grant, peer, sid)
         since = self._monotonic()
+        login = self._begin_record(plan, started, peer)
 
         def ended(status: int) -> None:
+            if not session.running:
+                # Heard already, from the process that holds it.
+                return
             session.running = False
             self.running -= 1
             connection.sessions.pop(number, None)
+            self._end_record(login, status)
             self._record_end(plan, grant, peer, sid, status, self._monotonic() - since)
             self._exited(connection, number, status)
 
         self._loop.child(started.pid, ended)
+        if started.control is not None:
+            self._listen(started.control, grant, ended)
         return session, started.descriptors
 
-    def _plan(self, connection: Connection, grant: Grant, account: Account, asked: Asked) -> Plan:
+    def _manner(self, plan: Plan) -> Manner:
+        greets = self._greets and plan.kind == "shell" and plan.terminal is not None
+        last = self._records.last(plan.account.uid) if greets else None
+        return Manner(privileged=self._privileged, greets=greets, last=last)
+
+    def _sender(self, started: Started) -> Callable[[int], None]:
+        """How a signal reaches the session's process group."""
+        control = started.control
+        if control is None:
+            return lambda number: self._loop.kill(-started.pid, number)
+
+        def send(number: int) -> None:
+            try:
+                control.send(json.dumps({"signal": number}).encode())
+            except OSError as error:
+                self._log.debug("a session's holder does not listen", reason=error)
+
+        return send
+
+    def _listen(self, control: socket.socket, grant: Grant, ended: Callable[[int], None]) -> None:
+        """Hear of the session's end from the process that holds it: it has PAM to close before its own."""
+
+        def readable(events: int) -> None:
+            del events
+            try:
+                data = control.recv(MAX_CONTROL)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            self._loop.remove(control.fileno())
+            control.close()
+            if not data:
+                # It was killed; its own end says so.
+                return
+            message = json.loads(data)
+            if "refused" in message:
+                login = printable(grant.login, 60)
+                self._log.warning("PAM did not let a session begin", login=login, reason=message["refused"])
+            ended(int(message["exit"]))
+
+        self._loop.add(control.fileno(), READ, readable)
+
+    def _begin_record(self, plan: Plan, started: Started, peer: tuple[str, int]) -> Login | None:
+        """utmp and its like, for what has a terminal. They are a courtesy: a session goes on without them."""
+        if started.tty is None or not self._privileged:
+            return None
+        line = started.tty.removeprefix("/dev/")
+        login = Login(plan.account.name, plan.account.uid, started.pid, line, peer[0])
+        try:
+            self._records.begin(login, self._now())
+        except OSError as error:
+            self._log.debug("a login is not recorded", reason=error)
+        return login
+
+    def _end_record(self, login: Login | None, status: int) -> None:
+        if login is None:
+            return
+        try:
+            self._records.end(login, self._now(), status)
+        except OSError as error:
+            self._log.debug("a logout is not recorded", reason=error)
+
+    def _plan(self, connection: Connection, grant: Grant, account: Account, asked: Asked, sid: str) -> Plan:
         sftp = [*self._sftp, "--home", account.home]
         # Unprivileged, it is that user already; said all the same, since it serves nobody by default.
         groups = ",".join(str(group) for group in (account.groups if self._privileged else os.getgroups()))
         sftp += ["--become", f"{account.uid}:{account.gid if self._privileged else os.getgid()}:{groups}"]
         endpoint = connection.endpoint
-        origin = Origin(peer=endpoint.peer, local=endpoint.local, node=connection.identity.name)
+        identity = connection.identity
+        origin = Origin(endpoint.peer, endpoint.local, node=identity.name, cluster=identity.cluster, session=sid)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        if self._privileged and self._pam is None:
+            # With PAM it is pam_env's.
+            inherited.update(system_environment.clean(system_environment.read_environment()))
         return session_plan.plan(grant, account, asked, origin, sftp=tuple(sftp), inherited=inherited)
 
     def _record_end(
@@ -144,6 +229,17 @@ class Sessions:
             session.hang_up()
             if isinstance(session, Session):
                 self._loop.after(KILL_AFTER, session.kill)
+
+
+def _load_pam(service: str) -> bool:
+    """Load what the processes that hold sessions need: here, once, so that they share it. → is the message of the day
+    ours to show?"""
+    from tinyport.host import pam
+    from tinyport.node import session_holder
+
+    del session_holder
+    pam.load()
+    return not pam.mentions(service, "pam_motd")
 
 
 def exit_fields(status: int) -> Mapping[str, object]:

@@ -135,6 +135,7 @@ def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int,
         "banner": settings.banner,
         "user": user,
         "worker_user": _worker_user(settings.worker_user, user),
+        "pam": _pam_service(settings) if user is not None else None,
         "log": {"level": settings.log_level, "format": settings.log_format},
         "ready_file": None if settings.ready_file is None else str(settings.ready_file),
         "ready_fd": settings.ready_fd,
@@ -182,3 +183,24 @@ def _worker_user(name: str, user: dict[str, int] | None) -> dict[str, int] | Non
     if entry.pw_uid == 0:
         raise OperatorError(f"the user {entry.pw_name!r} is root", hint="what faces the network must not be root")
     return {"uid": entry.pw_uid, "gid": entry.pw_gid}
+
+
+def _pam_service(settings: NodeSettings) -> str | None:
+    """The service whose stacks sessions go through. OperatorError when PAM was asked for, and cannot be had."""
+    from tinyport.host import pam
+
+    service = settings.pam_service
+    if settings.pam is False or (settings.pam is None and not pam.has_service(service)):
+        return None
+    if not pam.has_service(service):
+        raise OperatorError(
+            f"pam is enabled, and there is no {pam.SERVICES}/{service}",
+            hint="copy packaging/pam.d/tinyport there, or write pam = { enabled = false }",
+        )
+    try:
+        pam.load()
+    except OperatorError:
+        if settings.pam:
+            raise
+        return None
+    return service

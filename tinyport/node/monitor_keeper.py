@@ -36,6 +36,7 @@ def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[
         "node": f"{folder}/node.json",
         "floor": f"{folder}/floor",
         "worker_user": config["worker_user"],
+        "pam": config["pam"],
         "worker_idle": config["worker_idle"],
         "keeper_idle": config["keeper_idle"],
         "connections_per_worker": config["connections_per_worker"],

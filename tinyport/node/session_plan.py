@@ -55,6 +55,9 @@ class Origin:
     peer: tuple[str, int]
     local: tuple[str, int]
     node: str
+    cluster: str = ""
+    #: the session's name in the audit log
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,12 +184,14 @@ def _environment(
         "USER": account.name,
         "LOGNAME": account.name,
         "SHELL": account.shell,
-        "PATH": ROOT_PATH if account.uid == 0 else USER_PATH,
+        "PATH": inherited.get("PATH") or (ROOT_PATH if account.uid == 0 else USER_PATH),
         "MAIL": f"/var/mail/{account.name}",
         "SSH_CLIENT": f"{peer} {peer_port} {local_port}",
         "SSH_CONNECTION": f"{peer} {peer_port} {local} {local_port}",
         "TINYPORT_USER": grant.user,
         "TINYPORT_NODE": origin.node,
+        "TINYPORT_CLUSTER": origin.cluster,
+        "TINYPORT_SESSION": origin.session,
         **asked.forwarded,
     }
     if asked.terminal is not None:

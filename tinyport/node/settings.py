@@ -29,6 +29,7 @@ class NodeSettings:
     ``user`` is the account that link and workers become; None when the node runs unprivileged and serves its own user
     alone. ``penalty_exempt``: networks as (4 or 16 bytes, number, prefix). ``memory_limit`` is an absolute number of
     bytes, None for no limit of our own. ``listen`` may be empty: then the node serves through its tunnel alone.
+    ``pam``: None for "where libpam and the service's file are".
     """
 
     data_dir: Path
@@ -53,6 +54,8 @@ class NodeSettings:
     banner: str = ""
     user: str | None = "tinyport"
     worker_user: str = "tinyport-worker"
+    pam: bool | None = None
+    pam_service: str = "tinyport"
     log_level: str = "info"
     log_format: str = "text"
     ready_file: Path | None = None
