@@ -22,6 +22,7 @@ from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
 from tinyport.core.roles import Role, can_see, forwarding, permits, requires_mfa, role_allows, role_denies
 from tinyport.core.signatures import verify
+from tinyport.core.verified import VerifiedCertificates
 
 STRANGER = "access denied"
 
@@ -61,17 +62,20 @@ class Grant:
     forwarding: ForwardRule = NOTHING
 
 
-def judge_certificate(cert: Certificate, *, policy: Policy, now: float, source: str | None) -> Subject:
+def judge_certificate(
+    cert: Certificate, *, policy: Policy, now: float, source: str | None, verified: VerifiedCertificates | None = None
+) -> Subject:
     """Is this a good user certificate of the cluster, at ``now`` (Unix seconds), used from ``source`` (an IP
     address, None when it is not known)?
 
     Checks the CA's signature, kind, cluster, life, principals, critical options, revocation and locks on user and
     roles.
+    ``verified`` spares a CA signature that was checked before; every rule is judged each time.
     It does not prove that the peer has the private key. AccessDenied with ``code`` foreign, kind, clock, expired,
     principals, option,
     source, revoked, role or locked.
     """
-    _check_signer(cert, policy)
+    _check_signer(cert, policy, verified)
     if cert.cert_type != c.USER:
         raise AccessDenied(STRANGER, detail="a host certificate was offered as a user's", code="kind")
     user = _user_of(cert, policy)
@@ -156,12 +160,15 @@ def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:
     )
 
 
-def _check_signer(cert: Certificate, policy: Policy) -> None:
+def _check_signer(cert: Certificate, policy: Policy, verified: VerifiedCertificates | None) -> None:
     if cert.ca_key not in policy.user_cas:
         detail = f"certificate {printable(cert.key_id, 60)} is signed by {c.fingerprint(cert.ca_key)}"
         raise AccessDenied(STRANGER, detail=f"{detail}, which is no user CA of {policy.cluster}", code="foreign")
     try:
-        verify(cert.ca_key, cert.signed, cert.signature)
+        if verified is None:
+            verify(cert.ca_key, cert.signed, cert.signature)
+        else:
+            verified.verify(cert, policy.user_cas)
     except PeerError as error:
         raise AccessDenied(STRANGER, detail=f"the CA's signature is not right: {error}", code="foreign") from None
 

@@ -25,6 +25,12 @@ MAX_DESCRIPTORS = 8
 CALL_LIMIT = 20.0
 
 _INT = array.array("i").itemsize
+# As plain numbers, made once: the operators of ``enum`` would cost more than the rest of a message.
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_TAKE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -146,19 +152,17 @@ class Channel:
 
     def _transmit(self, data: bytes, fds: Sequence[int]) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self._stream.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        self._stream.sendmsg([data], rights, _SEND_FLAGS)
 
     def _take(self) -> tuple[dict[str, object], list[int]] | None:
-        space = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
-        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
         try:
-            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, space, flags)
+            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
         except ConnectionResetError:
             # Unix sockets say so when the peer ended without reading everything. It has ended either way.
             return None
         fds = _descriptors(ancillary)
         try:
-            if found & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if found & _TRUNCATED:
                 raise PeerError("a message of another process is too large", detail=f"flags {found:#x}")
             if not data:
                 if fds:
@@ -172,7 +176,7 @@ class Channel:
 
 def encode(message: Mapping[str, object]) -> bytes:
     """A message as bytes. ValueError when it is too large: that is our own fault."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = _ENCODER.encode(message).encode()
     if len(data) > MAX_MESSAGE:
         raise ValueError(f"a message {message.get('op')!r} of {len(data)} bytes, at most {MAX_MESSAGE} are allowed")
     return data

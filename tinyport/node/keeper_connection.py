@@ -23,6 +23,7 @@ from tinyport.core.signatures import verify
 from tinyport.core.sshwire import Reader
 from tinyport.core.transcript import exchange_hash, parse_transcript
 from tinyport.core.userauth import parse_publickey_request, signed_data
+from tinyport.core.verified import VerifiedCertificates
 from tinyport.host.accounts import Account
 from tinyport.node import keeper_fields as fields
 from tinyport.node.keeper_audit import Audit
@@ -251,7 +252,7 @@ class Connection:
         cert: Certificate | None = None
         try:
             self._check_tries()
-            cert = _certificate(blob)
+            cert = _certificate(blob, self._documents.verified)
             self._judge(cert, login)
         except TinyportError as error:
             raise self._refusal(cert, login, error) from None
@@ -269,7 +270,7 @@ class Connection:
             request = parse_publickey_request(request_bytes)
             if request.user != login or request.service != "ssh-connection":
                 raise PeerError("the signed request is not for this login", code="proof")
-            cert = _certificate(request.key_blob)
+            cert = _certificate(request.key_blob, self._documents.verified)
             algorithm = _signature_algorithm(cert, request.algorithm)
             verify(cert.public_key, signed_data(self._session_id, request_bytes), signature, algorithm)
             grant = self._judge(cert, login)
@@ -289,7 +290,8 @@ class Connection:
             message = "this node has not heard from its cluster yet"
             raise AccessDenied(message, detail="no policy or no node document", code="unavailable")
         now = self._documents.now()
-        subject = judge_certificate(cert, policy=policy, now=now, source=self.endpoint.peer[0])
+        source, verified = self.endpoint.peer[0], self._documents.verified
+        subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
         grant = decide(subject, login=login, node=node, policy=policy, now=now)
         self._starter.account(grant)
         return grant
@@ -388,11 +390,11 @@ def refusal_text(error: TinyportError) -> str:
     return printable(f"{error.message}{hint}", MAX_REFUSAL)
 
 
-def _certificate(blob: bytes) -> Certificate:
+def _certificate(blob: bytes, verified: VerifiedCertificates) -> Certificate:
     """A key blob as a certificate; AccessDenied for a plain key, PeerError when it is malformed."""
     if not c.is_certificate_type(Reader(blob, "public key").text(64)):
         raise AccessDenied("only certificates of the cluster are accepted here", code="plain")
-    return Certificate.decode(blob)
+    return verified.decode(blob)
 
 
 def _signature_algorithm(cert: Certificate, algorithm: str) -> str:

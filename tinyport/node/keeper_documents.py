@@ -18,6 +18,7 @@ from tinyport.core.errors import OperatorError, PeerError, TinyportError
 from tinyport.core.names import printable
 from tinyport.core.policy import MAX_DOCUMENT, NodeDocument, Policy, newer, open_document, version
 from tinyport.core.signatures import Ed25519Key
+from tinyport.core.verified import VerifiedCertificates
 from tinyport.host import identity_file
 from tinyport.host.files import read_limited, write_private
 from tinyport.host.logging_line import Log
@@ -77,6 +78,8 @@ class Documents:
         self._identity_stamp = self._stamp()
         self.identity = load_identity(paths["identity"])
         self.policy: Policy | None = None
+        #: people's certificates; not held on the disk
+        self.verified = VerifiedCertificates()
         self.node: NodeDocument | None = None
         self._bodies: dict[str, Mapping[str, object]] = {}
         self._written_floor = self._read_floor()
