@@ -12,7 +12,7 @@ from tests.node.tiny_cluster import NAME
 from tinyport.core.certificate import FOREVER, Certificate
 from tinyport.core.errors import PeerError
 from tinyport.core.issue import issue_user_certificate
-from tinyport.core.signatures import Ed25519Key
+from tinyport.core.signatures import Ed25519Key, verify
 from tinyport.core.verified import MOST_BYTES, VerifiedCertificates
 
 CA, OTHER, USER = (Ed25519Key.generate() for _ in range(3))
@@ -37,11 +37,13 @@ def made(serial: int = 1, ca: Ed25519Key = CA, logins: list[str] | None = None) 
 
 
 def test_a_certificate_is_decoded_and_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinyport.core import verified as module
-
     checked: list[bytes] = []
-    original = module.verify
-    monkeypatch.setattr(module, "verify", lambda ca, data, sig: (checked.append(data), original(ca, data, sig)))
+
+    def counted(key_blob: bytes, data: bytes, signature: bytes) -> None:
+        checked.append(data)
+        verify(key_blob, data, signature)
+
+    monkeypatch.setattr("tinyport.core.verified.verify", counted)
     known, blob = VerifiedCertificates(), made()
     first = known.decode(blob)
     known.verify(first, TRUSTED)
