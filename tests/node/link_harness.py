@@ -201,6 +201,8 @@ class Rig:
         theirs.close()
         line = Line(ours)
         self._opened.append(line)
+        line.hear("resend")
+        line.say({"op": "again"})
         return line
 
     def state(self, tunnel: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tinyport.core.issue import issue_host_certificate, issue_user_certificate
 from tinyport.core.policy import sign_document
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_file
+from tinyport.node.generations import PROTOCOL
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.python_process import arguments, search_path, spawn
 
@@ -140,6 +141,7 @@ class Authority:
 
 def configuration(folder: Path, **changes: object) -> dict[str, object]:
     made: dict[str, object] = {
+        "protocol": PROTOCOL,
         "paths": search_path(),
         **{name: str(folder / f"{name}.json") for name in ("identity", "policy", "node")},
         "floor": str(folder / "floor"),
@@ -192,7 +194,7 @@ class Rig:
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         os.dup2(log, 2)
         try:
-            self.pid = spawn(arguments("tinyport.node.keeper", search_path()), [theirs.fileno(), told])
+            self.pid = spawn(arguments("tinyport.node.keeper_process", search_path()), [theirs.fileno(), told])
         finally:
             os.dup2(stderr, 2)
             for descriptor in (stderr, log, told):
@@ -242,6 +244,7 @@ class Rig:
         message = received[0]
         if message["op"] == "event":
             self.events.append(message["event"])  # type: ignore[arg-type]
+            self._channel.send({"op": "noted", "n": message["n"]})
         elif message["op"] == "closing":
             self._channel.send({"op": "closed"})
         elif message["op"] == "ended":

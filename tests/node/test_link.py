@@ -398,7 +398,7 @@ def test_events_reach_auth_and_leave_the_spool_when_accepted(start: Start) -> No
     tunnel, auth, _ = rig.up()
     tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
     keeper = rig.keeper()
-    keeper.say({"op": "event", "event": {"event": "session.start", "code": "T2000I", "time": 1.0}})
+    keeper.say({"op": "event", "n": 1, "event": {"event": "session.start", "code": "T2000I", "time": 1.0}})
     first = _next_batch(auth)
     assert [event["code"] for event in first["events"]] == ["T2000I"]
     assert len(list(rig.spool.iterdir())) == 1
@@ -407,7 +407,7 @@ def test_events_reach_auth_and_leave_the_spool_when_accepted(start: Start) -> No
     again = _next_batch(auth)
     assert again == first
     auth.answer({"accepted": 1})
-    keeper.say({"op": "event", "event": {"event": "session.end", "code": "T2004I", "time": 2.0}})
+    keeper.say({"op": "event", "n": 1, "event": {"event": "session.end", "code": "T2004I", "time": 2.0}})
     second = _next_batch(auth)
     assert second["batch"] != first["batch"]
     assert first["batch"] not in [path.name for path in rig.spool.iterdir()]

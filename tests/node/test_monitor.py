@@ -23,7 +23,7 @@ from tinyport.core.errors import OperatorError, Unavailable
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_file
 from tinyport.node import monitor_status
-from tinyport.node.monitor import listen
+from tinyport.node.monitor_listen import listen
 from tinyport.node.monitor_renewal import DUE, due_at
 
 _CODE = """

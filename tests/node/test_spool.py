@@ -125,7 +125,7 @@ def test_a_disk_that_takes_nothing_stops_nobody(folder: int) -> None:
         spool.add(event(number))
     lost = spool.next_batch()
     assert lost is not None
-    assert lost[1][0]["count"] == 5  # type: ignore[index]
+    assert lost[1][0]["count"] == 5
     # One more is lost while the loss is being told; it is told afterwards.
     spool.add(event(999))
     spool.forget(lost[0])

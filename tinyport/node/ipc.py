@@ -158,8 +158,8 @@ class Channel:
         try:
             data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
         except ConnectionResetError:
-            # Unix sockets say so when the peer ended without reading everything. It has ended either way.
-            return None
+            # Unix sockets say so, once, when the peer ended without reading everything. What it said before is there.
+            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, space, flags)
         fds = _descriptors(ancillary)
         try:
             if found & _TRUNCATED:

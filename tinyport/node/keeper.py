@@ -10,7 +10,6 @@ import base64
 import gc
 import json
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -29,16 +28,18 @@ from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, MAX_SESSIONS, PROVED, Connection, refusal_text
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.keeper_forward import Desk, Forwards
+from tinyport.node.keeper_life import Life
 from tinyport.node.keeper_linger import Lingering
-from tinyport.node.keeper_link import MAX_QUEUED, LinkLine, parse_arrival
+from tinyport.node.keeper_link import LinkLine, parse_arrival
+from tinyport.node.keeper_memory import resident
+from tinyport.node.keeper_outbox import Outbox
+from tinyport.node.keeper_redial import Redial
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCESSES, SigningIn
 from tinyport.node.keeper_workers import Worker, Workers
 from tinyport.node.loop import Loop, Timer
-from tinyport.node.python_process import name_process
 from tinyport.node.session_plan import MAX_ENVIRONMENT
 
-CHANNEL, CONFIGURATION = 3, 4
 NONCE_BYTES = 16
 # sshd_config(5): LoginGraceTime is 120 there; a certificate needs no typing.
 LOGIN_GRACE = 60.0
@@ -50,7 +51,6 @@ LEAST_WORKER_MEMORY = 256 * 1024 * 1024
 END_LIMIT = 5.0
 # link says for itself how large a document may be; JSON escapes it once more.
 MAX_DOCUMENT_FILE = 2 * MAX_DOCUMENT + 64 * 1024
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Keeper:
@@ -61,7 +61,6 @@ class Keeper:
         self._log = Log("node.keeper", log["level"], log["format"])
         self._loop = Loop()
         self._loop.watch_children()
-        self._idle = float(cast(float, configuration["keeper_idle"]))
         self._banner = str(configuration.get("banner") or "")
         self._privileged = bool(configuration["privileged"])
         limits = cast("dict[str, int | None]", configuration.get("limits") or {})
@@ -75,9 +74,13 @@ class Keeper:
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
         self._documents = Documents(files, self._log)
         self._link = LinkLine(self._loop, channel, self._heard_link, self._link_lost, self._log)
+        folder = configuration.get("folder")
+        where = None if folder is None else os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._outbox = Outbox(self._link.tell, where, secrets.token_hex(8), self._log)
+        self._redial = None if where is None else Redial(self._loop, where, self._hello, self._monitor_found, self._log)
         identity = self._documents.identity
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name}
-        self._audit = Audit(self._event, self._documents.now, node, self._log)
+        self._audit = Audit(self._outbox.add, self._documents.now, node, self._log)
         self._sessions = Sessions(
             self._loop,
             self._audit,
@@ -125,16 +128,20 @@ class Keeper:
         self._dials: dict[int, Mapping[str, str]] = {}
         self._graces: dict[int, Timer] = {}
         self._last_number = 0
-        self._busy_since = time.monotonic()
-        self._leave_timer: Timer | None = None
-        #: no more connections: link is gone or we are being stopped
-        self._draining = False
+        self._life = Life(
+            self._loop,
+            float(cast(float, configuration["keeper_idle"])),
+            kept=self._is_kept,
+            ask=lambda: self._link.tell({"op": "closing"}),
+            workers=self._workers,
+            outbox=self._outbox,
+        )
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
         self._tell_versions()
-        self._rest()
+        self._life.rest()
         # What exists now stays: children that are forked need not copy it.
         gc.freeze()
         self._loop.run()
@@ -142,16 +149,15 @@ class Keeper:
 
     # ------------------------------------------------------------------ link
 
-    def _event(self, event: Mapping[str, object]) -> None:
-        if not self._link.tell({"op": "event", "event": event}):
-            self._log.warning("an audit event could not be handed on", event=json.dumps(event))
-
     def _tell_versions(self) -> None:
         self._link.tell({"op": "have", **self._documents.versions()})
 
     def _heard_link(self, message: dict[str, object], descriptors: list[int]) -> None:
         operation = message.get("op")
-        self._busy_since = time.monotonic()
+        if operation == "noted":
+            self._outbox.noted(message.get("n"))
+            return
+        self._life.touched()
         if operation == "conn" and len(descriptors) == 1:
             self._accept(message, descriptors.pop())
         elif operation == "warm":
@@ -164,9 +170,11 @@ class Keeper:
             except TinyportError as error:
                 self._log.warning("a statement of the time is not believed", reason=error)
         elif operation == "closed":
-            # Link sends nothing after it, and whatever was sent before was heard before.
-            if self._nothing_left():
-                self._loop.stop()
+            self._life.closed()
+        elif operation == "resend":
+            self._outbox.again()
+        elif operation == "reread":
+            self._reread()
         else:
             self._log.warning("link sent something unknown", op=printable(str(operation), 40))
 
@@ -175,12 +183,20 @@ class Keeper:
         try:
             if len(descriptors) == 1:
                 signed = json.loads(os.pread(descriptors[0], MAX_DOCUMENT_FILE, 0))
-            kind = self._documents.install(signed)
+            # A successor writes them; two that do could leave the older one on the disk.
+            kind = self._documents.install(signed, write=not self._life.draining)
         except (TinyportError, OSError, ValueError, RecursionError) as error:
             self._log.warning("a document is not taken", reason=error)
             return
         if kind is not None:
             self._log.info("a new document", kind=kind, version=self._documents.versions()[kind])
+            self._judge_again()
+        self._tell_versions()
+
+    def _reread(self) -> None:
+        """Our successor has written what we may have missed."""
+        if self._documents.reload():
+            self._log.info("newer documents", **self._documents.versions())
             self._judge_again()
         self._tell_versions()
 
@@ -206,7 +222,7 @@ class Keeper:
             self._log.error("a connection of link is not taken", reason=error)
             stream.close()
             return
-        if self._draining:
+        if self._life.draining:
             stream.close()
             return
         self._last_number += 1
@@ -300,14 +316,14 @@ class Keeper:
         if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
-        self._rest()
+        self._life.rest()
 
     def _session_ended(self, connection: Connection, number: int, status: int) -> None:
         worker = self._worker_of(connection)
         if worker is not None:
             ended = {"status": None, "signal": None, "core": False, **exit_fields(status)}
             self._workers.send(worker, {"op": "exit", "conn": connection.number, "session": number, **ended})
-        self._rest()
+        self._life.rest()
 
     # ------------------------------------------------------------------ workers
 
@@ -376,127 +392,48 @@ class Keeper:
         message = {"id": identifier, "ok": False, "message": refusal_text(error), "code": error.code}
         self._workers.send(worker, message)
 
-    # ------------------------------------------------------------------ memory
-
-    def _has_room(self) -> bool:
-        """Our own share: keeper and workers. What people run is theirs."""
-        if self._memory is None:
-            return True
-        return (
-            sum(_resident(pid) for pid in (os.getpid(), *(worker.pid for worker in self._workers.all))) < self._memory
-        )
-
     # ------------------------------------------------------------------ the end
 
-    def _nothing_left(self) -> bool:
-        return not (self._connections or self._sessions.running or self._workers.busy)
+    def _is_kept(self) -> bool:
+        return bool(self._connections or self._sessions.running)
 
-    def _rest(self) -> None:
-        """Somebody left: is that the end?"""
-        self._busy_since = time.monotonic()
-        if self._draining:
-            self._leave_when_drained()
-        else:
-            self._leave_in(self._idle)
-
-    def _leave_in(self, seconds: float) -> None:
-        if self._leave_timer is not None:
-            self._leave_timer.cancel()
-        self._leave_timer = self._loop.after(seconds, self._maybe_leave)
-
-    def _maybe_leave(self) -> None:
-        if self._draining or self._connections or self._sessions.running:
-            # Whoever ends the last of them asks again.
-            return
-        left = self._idle - (time.monotonic() - self._busy_since)
-        if self._workers.busy or left > 0:
-            self._leave_in(max(left, 0.5))
-            return
-        self._link.tell({"op": "closing"})
-        # Link may have something for us on its way, and then does not answer.
-        self._leave_in(max(self._idle, 1.0))
+    def _has_room(self) -> bool:
+        return self._memory is None or resident([worker.pid for worker in self._workers.all]) < self._memory
 
     def _asked_to_stop(self, number: int, frame: object) -> None:
+        """Somebody wants the sessions gone, too: a machine that goes down, or a person who stops a program of theirs.
+        A daemon that is only restarted lets go of its end of the line.
+        """
         del frame
         if number == signal.SIGTERM:
             self._loop.after(0, self._stop)
 
     def _stop(self) -> None:
-        if self._privileged:
-            # Sessions outlive the service that is being upgraded; whoever wants them gone ends the control group.
-            self._link.close()
-            self._drain("asked to stop")
-            return
-        self._drain("asked to stop")
+        self._log.info("all sessions are ended", reason="asked to stop", sessions=self._sessions.running)
+        self._sessions.end_all()
         for connection in list(self._connections.values()):
-            self._sessions.end(connection)
-            self._end(connection, "this node is shutting down")
+            self._end(connection, "this machine is shutting down")
+        self._life.drain()
+
+    # ------------------------------------------------------------------ without a monitor
 
     def _link_lost(self) -> None:
-        self._drain("link and monitor are gone")
+        self._outbox.offline()
+        if not self._life.draining:
+            self._log.info("link and monitor are gone", sessions=self._sessions.running)
+        if self._redial is not None:
+            self._redial.start()
+        self._life.drain()
 
-    def _drain(self, why: str) -> None:
-        """Take nothing more; leave when the last session has ended."""
-        if not self._draining:
-            self._draining = True
-            self._log.info("the keeper is leaving", reason=why, sessions=self._sessions.running)
-        self._leave_when_drained()
+    def _hello(self) -> dict[str, object]:
+        return {"version": VERSION, "sessions": self._sessions.running}
 
-    def _leave_when_drained(self) -> None:
-        if self._connections or self._sessions.running:
-            return
-        self._workers.leave_all()
-        if self._workers.all:
-            self._loop.after(0.1, self._leave_when_drained)
-        else:
-            self._loop.stop()
+    def _monitor_found(self, channel: Channel) -> None:
+        """Another daemon's line. Connections are its own keeper's; ours stay until they end."""
+        self._log.info("a new monitor", sessions=self._sessions.running)
+        self._link.replace(channel)
+        self._reread()
 
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _resident(pid: int) -> int:
-    """Bytes of a process that are in memory; 0 when it has gone."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _read_configuration(descriptor: int) -> dict[str, object]:
-    with open(descriptor, encoding="utf-8") as file:
-        configuration = json.load(file)
-    if not isinstance(configuration, dict):
-        raise OperatorError("the keeper's configuration is not an object")
-    return configuration
-
-
-def _close_inherited() -> None:
-    """Whatever else whoever started the monitor left open: sessions of other people must not find it."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > CONFIGURATION:
-            try:
-                os.close(int(name))
-            except OSError:
-                # The listing's own.
-                continue
-
-
-def main() -> None:
-    """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
-    _close_inherited()
-    os.set_inheritable(CHANNEL, False)
-    configuration = _read_configuration(CONFIGURATION)
-    name_process("tinyport-keeper")
-    # The host key is in our memory: no core files.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    os.umask(0o077)
-    channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
-    try:
-        keeper = Keeper(configuration, channel)
-    except (TinyportError, OSError) as error:
-        Log("node.keeper").error("the keeper cannot start", reason=error)
-        raise SystemExit(1) from None
-    keeper.run()

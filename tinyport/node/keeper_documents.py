@@ -109,15 +109,20 @@ class Documents:
 
     # ------------------------------------------------------------------ documents
 
-    def _load(self, kind: str) -> None:
+    def reload(self) -> bool:
+        """What another keeper of this node has written since. True when something of it is newer."""
+        return any([self._load("policy"), self._load("node")])
+
+    def _load(self, kind: str) -> bool:
         try:
             signed = json.loads(read_limited(self._paths[kind], MAX_FILE))
-            self._take(signed)
+            return self._take(signed) is not None
         except FileNotFoundError:
-            return
+            return False
         except (OSError, ValueError, RecursionError, TinyportError) as error:
             # The cluster sends it again: link tells the tunnel which versions we have.
             self._log.error("a document on the disk is not used", kind=kind, reason=error)
+            return False
 
     def _take(self, signed: object) -> str | None:
         """Check and hold a policy or node document. Returns its kind, None when it is not newer."""
@@ -141,14 +146,15 @@ class Documents:
         self._bodies[kind] = {"epoch": body.get("epoch"), "serial": body.get("serial")}
         return kind
 
-    def install(self, signed: object) -> str | None:
-        """A document from link: checked, held, written. Returns its kind when it is newer than what was held.
+    def install(self, signed: object, *, write: bool = True) -> str | None:
+        """A document from link: checked, held, and (unless another keeper does that) written. Returns its kind when it
+        is newer than what was held.
 
         PeerError when it is not signed by this cluster's auth or is malformed. What cannot be written counts
         nevertheless: a full disk must not keep a lock away.
         """
         kind = self._take(signed)
-        if kind is not None:
+        if kind is not None and write:
             try:
                 write_private(self._paths[kind], json.dumps(signed).encode())
             except OSError as error:

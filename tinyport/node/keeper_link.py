@@ -48,6 +48,12 @@ class LinkLine:
         self._watch()
         return True
 
+    def replace(self, channel: Channel) -> None:
+        """Another link's line, after the one before was lost."""
+        self.close()
+        self._channel = channel
+        self._watch()
+
     def close(self) -> None:
         """Close our end, so that the monitor knows that we are leaving."""
         if self._channel is None:

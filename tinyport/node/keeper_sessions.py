@@ -88,7 +88,11 @@ class Sessions:
         self._pam = pam if privileged else None
         self._greets = self._pam is None or _load_pam(self._pam)
         self._records = LoginRecords()
-        self.running = 0
+        self._all: set[Session] = set()
+
+    @property
+    def running(self) -> int:
+        return len(self._all)
 
     def account(self, grant: Grant) -> Account:
         """The grant's account, if this node can become it. AccessDenied with the truth."""
@@ -113,7 +117,7 @@ class Sessions:
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
         session = Session(started.pid, self._sender(started))
-        self.running += 1
+        self._all.add(session)
         self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty)
         if plan.kind == "sftp":
             self._audit.session("sftp", grant, peer, sid)
@@ -125,7 +129,7 @@ class Sessions:
                 # Heard already, from the process that holds it.
                 return
             session.running = False
-            self.running -= 1
+            self._all.discard(session)
             connection.sessions.pop(number, None)
             self._end_record(login, status)
             self._record_end(plan, grant, peer, sid, status, self._monotonic() - since)
@@ -229,6 +233,12 @@ class Sessions:
             session.hang_up()
             if isinstance(session, Session):
                 self._loop.after(KILL_AFTER, session.kill)
+
+    def end_all(self) -> None:
+        """The same for every session, those whose connection is gone among them."""
+        for session in list(self._all):
+            session.hang_up()
+            self._loop.after(KILL_AFTER, session.kill)
 
 
 def _load_pam(service: str) -> bool:

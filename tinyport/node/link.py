@@ -24,6 +24,7 @@ from tinyport.node.labels import LabelCommands
 from tinyport.node.link_dial import Dials
 from tinyport.node.link_documents import Documents
 from tinyport.node.link_events import AuthLine, EventSender
+from tinyport.node.link_generations import OldKeepers, Receipts
 from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
 from tinyport.node.link_penalties import Penalties
@@ -97,7 +98,9 @@ class Link:
         contexts = Contexts(_texts(identity["tls_cas"]), given.secret)
         cluster = str(identity["cluster"])
         self._keeper = KeeperLine(loop, self._want_keeper, self._keeper_said, self._keeper_opened, log)
-        self._documents = Documents(loop, given.versions, self._keeper.send, log)
+        self._receipts = Receipts(self._keep_event)
+        self._old_keepers = OldKeepers(loop, self._keep_event, log)
+        self._documents = Documents(loop, given.versions, self._send_document, log)
         self._commands = LabelCommands(loop, _commands(config["commands"]), self._labels_changed, log)
         self._penalties = Penalties(_networks(config.get("penalty_exempt")), log, bool(config.get("penalties", True)))
         self._doorway = Doorway(loop, given.listeners, self._direct, self._penalties, log)
@@ -137,6 +140,7 @@ class Link:
         self._doorway.close()
         self._auth.close()
         self._keeper.close()
+        self._old_keepers.close()
         self.loop.stop()
 
     def _now(self) -> float:
@@ -163,6 +167,13 @@ class Link:
         message, descriptors = received
         if message.get("op") == "keeper" and len(descriptors) == 1:
             self._keeper.given(socket.socket(fileno=descriptors[0]))
+            return
+        if message.get("op") == "old keeper" and len(descriptors) == 1:
+            self._old_keepers.given(socket.socket(fileno=descriptors[0]), self._time_message())
+            return
+        if message.get("op") == "kept" and len(descriptors) == 1:
+            self._events.take(descriptors.pop())
+            self._tell_monitor({"op": "took", "name": message.get("name")})
             return
         for descriptor in descriptors:
             os.close(descriptor)
@@ -266,22 +277,37 @@ class Link:
         self._keeper.send({"op": "conn", "kind": "direct", "peer": _plain(peer), "local": _plain(local)}, stream)
 
     def _keeper_opened(self) -> None:
-        if self._time is not None:
-            signed, when = self._time
-            self._keeper.send_first({"op": "time", "signed": signed, "monotonic": when})
+        for body in self._time_message():
+            self._keeper.send_first(body)
+        self._keeper.send_first(self._receipts.opened())
         if time.monotonic() - self._asked_time >= TIME_EVERY:
             self._ask_time()
 
     def _keeper_said(self, message: dict[str, object]) -> None:
         op = message.get("op")
-        if op == "event" and isinstance(message.get("event"), dict):
-            event = message["event"]
-            assert isinstance(event, dict)
-            self._events.add(event)
-        elif op == "have":
+        if op == "have":
             self._documents.have(message)
+            self._old_keepers.written(self._documents.versions)
         elif op == "ended":
             self._penalties.ended(str(message.get("peer")), str(message.get("how")))
+        else:
+            answer = self._receipts.heard(message)
+            if answer is not None:
+                self._keeper.answer(answer)
+
+    def _keep_event(self, event: dict[str, object]) -> None:
+        self._events.add(event)
+
+    def _send_document(self, body: dict[str, object]) -> None:
+        """The keeper of today writes it, and is started for it; older ones judge their sessions by it."""
+        self._old_keepers.tell(body)
+        self._keeper.send(body)
+
+    def _time_message(self) -> list[dict[str, object]]:
+        if self._time is None:
+            return []
+        signed, when = self._time
+        return [{"op": "time", "signed": signed, "monotonic": when}]
 
     # ------------------------------------------------------------------ auth
 
@@ -300,7 +326,9 @@ class Link:
             return
         now = time.monotonic()
         self._time = answer, now
-        self._keeper.send_now({"op": "time", "signed": answer, "monotonic": now})
+        for body in self._time_message():
+            self._keeper.send_now(body)
+            self._old_keepers.tell(body)
         stated = _stated_time(answer)
         if stated is not None:
             self._offset = stated - now

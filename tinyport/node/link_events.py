@@ -12,6 +12,7 @@ from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.names import format_address, printable
 from tinyport.link.httphead import Head, parse_head
 from tinyport.link.tlsstream import TlsStream
+from tinyport.node.generations import MAX_KEPT
 from tinyport.node.link_connect import Connect, proxy_for
 from tinyport.node.loop import Loop
 
@@ -230,6 +231,15 @@ class AuthLine:
             self._stream = None
 
 
+def _object(line: bytes) -> dict[str, object] | None:
+    """A line of JSON as an object; None when it is none: a crash in the middle of a write."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 class _Body:
     """An answer being read: head, then as many bytes as it says (RFC 9112 section 6). Chunked answers are for what has
     no length; auth knows the length of all that we ask for.
@@ -309,6 +319,14 @@ class EventSender:
     def add(self, event: dict[str, object]) -> None:
         self._spool.add(event)
         self.soon()
+
+    def take(self, descriptor: int) -> None:
+        """Keep the events of a file that a keeper has left, a line for each. The descriptor is taken over."""
+        with open(descriptor, "rb") as file:
+            for line in file.read(MAX_KEPT).split(b"\n"):
+                event = _object(line)
+                if event is not None:
+                    self.add(event)
 
     def soon(self) -> None:
         """Send in a moment, so that what happens together travels together."""

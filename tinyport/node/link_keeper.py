@@ -16,7 +16,7 @@ from tinyport.node.loop import READ, WRITE, Loop
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tinyport.host.logging_line import Log
 
@@ -125,6 +125,16 @@ class KeeperLine:
         if self._state == OPEN:
             self.send(body)
 
+    def answer(self, body: dict[str, object]) -> None:
+        """Answer what the keeper has just said, on the line that it came on."""
+        if self._channel is None:
+            return
+        try:
+            self._channel.send(body)
+        except OSError as error:
+            # It asks again, or its end of file comes next.
+            self._log.debug("the keeper does not listen", reason=error)
+
     def send_first(self, body: dict[str, object]) -> None:
         """Send before all that waits; for ``on_open``."""
         self._queue.insert(0, _Message(body, None, float("inf")))
@@ -161,7 +171,7 @@ class KeeperLine:
         while self._queue and channel is not None and channel is self._channel and self._state == OPEN:
             message = self._queue[0]
             try:
-                _send(channel, message)
+                send_body(channel, message.body, message.descriptors())
             except BlockingIOError:
                 break
             except OSError as error:
@@ -241,9 +251,10 @@ class KeeperLine:
             self._channel = None
 
 
-def _send(channel: Channel, message: _Message) -> None:
-    signed = message.body.get("signed")
-    if message.body.get("op") == "document" and isinstance(signed, dict):
+def send_body(channel: Channel, body: dict[str, object], descriptors: Sequence[int]) -> None:
+    """Send a message; a large document goes along as a memory file. Errors are the channel's."""
+    signed = body.get("signed")
+    if body.get("op") == "document" and isinstance(signed, dict):
         text = json.dumps(signed).encode()
         if len(text) > MAX_INLINE:
             descriptor = os.memfd_create("tinyport-document", os.MFD_CLOEXEC)
@@ -253,4 +264,4 @@ def _send(channel: Channel, message: _Message) -> None:
             finally:
                 os.close(descriptor)
             return
-    channel.send(message.body, message.descriptors())
+    channel.send(body, descriptors)

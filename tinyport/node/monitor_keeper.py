@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+from tinyport.node.generations import PROTOCOL
 from tinyport.node.ipc import pair
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import arguments, spawn
@@ -23,13 +24,15 @@ FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0
 GOOD_AFTER = 60.0
 # A keeper without sessions leaves within milliseconds; one with sessions stays behind us.
-STOP_PATIENCE = 2.0
+STOP_PATIENCE = 0.5
 
 
 def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[str, object]:
     """What the keeper is told on its fd 4 (docs/protocol/node.md)."""
     folder = str(config["folder"])
     return {
+        "protocol": PROTOCOL,
+        "folder": folder,
         "paths": search_path,
         "identity": f"{folder}/identity.json",
         "policy": f"{folder}/policy.json",
@@ -65,8 +68,7 @@ class KeeperProcess:
     ) -> None:
         self._loop = loop
         self._told = json.dumps(configuration(config, search_path)).encode()
-        self._argv = arguments("tinyport.node.keeper", search_path)
-        self._privileged = config["user"] is not None
+        self._argv = arguments("tinyport.node.keeper_process", search_path)
         self._give = give
         self._log = log
         self.pid = 0
@@ -76,7 +78,7 @@ class KeeperProcess:
         self._started = 0.0
         self._not_before = 0.0
         self._stopping = False
-        self._waited = False
+        self._ending = self._waited = False
         self._stopped: Callable[[], None] = lambda: None
 
     def wanted(self) -> None:
@@ -162,17 +164,22 @@ class KeeperProcess:
     # ------------------------------------------------------------------ ends
 
     def forget(self) -> None:
-        """In a forked child, which has nothing to do with it."""
+        """Close our copy of its line, in a forked child, or at our end."""
         if self._end is not None:
             self._end.close()
             self._end = None
 
-    def stop(self, stopped: Callable[[], None]) -> None:
-        """Tell it to stop; ``stopped`` is called when it has ended."""
+    def stop(self, stopped: Callable[[], None], *, ending: bool) -> None:
+        """Let go of it, or have it end its sessions; ``stopped`` is called when it has ended, or need not."""
         self._stopping = True
+        self._ending = ending
         self._stopped = stopped
-        if self.pid:
+        if not self.pid:
+            return
+        if ending:
             self._loop.kill(self.pid, signal.SIGTERM)
+        else:
+            self.forget()
             self._loop.after(STOP_PATIENCE, self._patience_over)
 
     def _patience_over(self) -> None:
@@ -181,9 +188,8 @@ class KeeperProcess:
 
     @property
     def may_leave(self) -> bool:
-        """As root a keeper with sessions stays without us until they end; else nothing of ours may stay."""
-        return not self.pid or (self._privileged and self._waited)
+        return not self.pid or (not self._ending and self._waited)
 
     def give_up(self) -> None:
-        if self.pid and not self._privileged:
+        if self.pid and self._ending:
             self._loop.kill(self.pid, signal.SIGKILL)

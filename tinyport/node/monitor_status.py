@@ -108,6 +108,16 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def workers_of(keeper: int) -> list[int]:
+    """A keeper's workers."""
+    return [pid for pid in children(keeper) if command_name(pid).startswith("tinyport-work")]
+
+
+def sessions_of(keeper: int) -> int:
+    """How many processes of people a keeper waits for."""
+    return sum(not command_name(pid).startswith("tinyport-") for pid in children(keeper))
+
+
 def command_name(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm") as comm:

@@ -46,6 +46,8 @@ class Spool:
         self._lost = [0, 0]
         #: the batch that tells of losses: (id, events, bytes), while it is on its way
         self._telling: tuple[str, int, int] | None = None
+        #: uids of events that our predecessor left: it may have ended before the keeper knew that they are here
+        self._known: set[str] = set()
         self._load()
 
     def _load(self) -> None:
@@ -56,7 +58,9 @@ class Spool:
             try:
                 size = os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_size
                 if _is_batch(name) and 0 < size <= 2 * MAX_BATCH_BYTES:
-                    self._batches[name] = [size, self._read(name).count(b"\n")]
+                    data = self._read(name)
+                    self._batches[name] = [size, data.count(b"\n")]
+                    self._known.update(str(event["uid"]) for event in _events(data) if "uid" in event)
                 else:
                     os.unlink(name, dir_fd=self._folder)
             except OSError:
@@ -65,6 +69,8 @@ class Spool:
 
     def add(self, event: dict[str, object]) -> None:
         """Keep an event. Never raises for the disk's sake."""
+        if str(event.get("uid")) in self._known:
+            return
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         if len(line) > MAX_EVENT:
             self._lose(1, len(line))
@@ -131,7 +137,7 @@ class Spool:
 
     # ------------------------------------------------------------------ sending
 
-    def next_batch(self) -> tuple[str, list[object]] | None:
+    def next_batch(self) -> tuple[str, list[dict[str, object]]] | None:
         """(id, events) of the oldest batch, which is sealed by that; None when there is nothing to send."""
         if self._lost[0]:
             return self._losses()
@@ -152,7 +158,7 @@ class Spool:
         count = int(self._memory_id.partition("-")[0])
         return self._memory_id, _events(b"".join(self._memory[:count]))
 
-    def _losses(self) -> tuple[str, list[object]]:
+    def _losses(self) -> tuple[str, list[dict[str, object]]]:
         if self._telling is None:
             self._telling = f"lost-{self._new_id()}", self._lost[0], self._lost[1]
         batch, events, size = self._telling
@@ -218,8 +224,8 @@ def _counts(data: bytes) -> list[int]:
     return found if good else [0, 0]
 
 
-def _events(data: bytes) -> list[object]:
-    found: list[object] = []
+def _events(data: bytes) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
     for line in data.split(b"\n"):
         try:
             event = json.loads(line) if line else None

@@ -1,0 +1,56 @@
+"""The keeper's process: what it is started with, and what it does first."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+
+from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.host.logging_line import Log
+from tinyport.node.generations import PROTOCOL
+from tinyport.node.ipc import Channel
+from tinyport.node.keeper import Keeper
+from tinyport.node.keeper_link import MAX_QUEUED
+from tinyport.node.python_process import name_process
+
+CHANNEL, CONFIGURATION = 3, 4
+
+
+def _read_configuration(descriptor: int) -> dict[str, object]:
+    with open(descriptor, encoding="utf-8") as file:
+        configuration = json.load(file)
+    if not isinstance(configuration, dict):
+        raise OperatorError("the keeper's configuration is not an object")
+    if configuration.get("protocol") != PROTOCOL:
+        raise OperatorError("another version was installed while the node runs", hint="restart the node")
+    return configuration
+
+
+def _close_inherited() -> None:
+    """Whatever else whoever started the monitor left open: sessions of other people must not find it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > CONFIGURATION:
+            try:
+                os.close(int(name))
+            except OSError:
+                # The listing's own.
+                continue
+
+
+def main() -> None:
+    """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
+    _close_inherited()
+    os.set_inheritable(CHANNEL, False)
+    name_process("tinyport-keeper")
+    # The host key is in our memory: no core files.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    os.umask(0o077)
+    channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
+    try:
+        keeper = Keeper(_read_configuration(CONFIGURATION), channel)
+    except (TinyportError, OSError) as error:
+        Log("node.keeper").error("the keeper cannot start", reason=error)
+        raise SystemExit(1) from None
+    keeper.run()

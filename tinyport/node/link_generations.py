@@ -1,0 +1,165 @@
+"""Link's lines to keepers: events of any of them, each once, and the older ones that only wait for their sessions.
+
+Light: link loads it. A keeper outlives the monitor that started it; from its successor it hears documents and the time,
+and is given no connections.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from tinyport.core.errors import TinyportError
+from tinyport.node.ipc import Channel
+from tinyport.node.link_keeper import send_body
+from tinyport.node.loop import READ, WRITE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tinyport.host.logging_line import Log
+
+    Version = tuple[int, int]
+
+MAX_QUEUED = 256
+
+
+class Receipts:
+    """Events that come on one line. ``add`` puts one where it survives us, before the keeper hears that it may forget
+    it.
+
+    A line may have been another link's before, which has read and noted we do not know what: so the keeper is asked to
+    send everything again, and what comes before it says so is not counted.
+    """
+
+    __slots__ = ("_add", "_counting")
+
+    def __init__(self, add: Callable[[dict[str, object]], None]) -> None:
+        self._add = add
+        self._counting = False
+
+    def opened(self) -> dict[str, object]:
+        """What to say first on a line."""
+        self._counting = False
+        return {"op": "resend"}
+
+    def heard(self, message: dict[str, object]) -> dict[str, object] | None:
+        """An ``event`` or ``again`` → what to answer."""
+        if message.get("op") == "again":
+            self._counting = True
+            return None
+        event = message.get("event")
+        if not self._counting or not isinstance(event, dict):
+            return None
+        self._add(event)
+        return {"op": "noted", "n": message.get("n")}
+
+
+class OldKeepers:
+    """``add`` as in Receipts."""
+
+    def __init__(self, loop: Loop, add: Callable[[dict[str, object]], None], log: Log) -> None:
+        self._loop = loop
+        self._add = add
+        self._log = log
+        self._lines: list[_OldLine] = []
+
+    def given(self, stream: socket.socket, greeting: list[dict[str, object]]) -> None:
+        """The monitor gave one; ``greeting`` is what it should know first."""
+        line = _OldLine(self._loop, stream, self._add, self._ended, self._log)
+        self._lines.append(line)
+        for body in greeting:
+            line.send(body)
+
+    def tell(self, body: dict[str, object]) -> None:
+        """Tell each of them."""
+        for line in list(self._lines):
+            line.send(body)
+
+    def written(self, versions: dict[str, Version]) -> None:
+        """The keeper of today has written these documents; whoever has older ones reads them."""
+        for line in list(self._lines):
+            line.written(versions)
+
+    def close(self) -> None:
+        for line in list(self._lines):
+            line.close()
+
+    def _ended(self, line: _OldLine) -> None:
+        self._lines.remove(line)
+
+
+class _OldLine:
+    def __init__(
+        self,
+        loop: Loop,
+        stream: socket.socket,
+        add: Callable[[dict[str, object]], None],
+        ended: Callable[[_OldLine], None],
+        log: Log,
+    ) -> None:
+        stream.setblocking(False)
+        self._loop = loop
+        self._channel = Channel(stream, queue_limit=MAX_QUEUED)
+        self._receipts = Receipts(add)
+        self._ended = ended
+        self._log = log
+        #: kind → [epoch, serial] as it says
+        self._have: dict[str, object] = {}
+        #: what it was last told to read
+        self._told: dict[str, Version] = {}
+        self.send(self._receipts.opened())
+
+    def send(self, body: dict[str, object]) -> None:
+        try:
+            send_body(self._channel, body, ())
+        except OSError as error:
+            # Gone, which its end of file tells, or stuck with a full queue: it reads the documents when it comes back.
+            self._log.debug("an old keeper does not listen", reason=error)
+        self._watch()
+
+    def written(self, versions: dict[str, Version]) -> None:
+        behind = any(_version(self._have.get(kind)) < version for kind, version in versions.items())
+        if behind and self._told != versions:
+            self._told = dict(versions)
+            self.send({"op": "reread"})
+
+    def _watch(self) -> None:
+        events = READ | (WRITE if self._channel.wants_write else 0)
+        self._loop.add(self._channel.fileno(), events, self._ready)
+
+    def _ready(self, events: int) -> None:
+        try:
+            if events & WRITE:
+                self._channel.flush()
+            received = self._channel.receive()
+        except BlockingIOError:
+            self._watch()
+            return
+        except (TinyportError, OSError) as error:
+            self._log.warning("an old keeper's line broke", reason=error)
+            received = None
+        if received is None:
+            self.close()
+            return
+        message, descriptors = received
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message.get("op") == "have":
+            self._have = message
+        else:
+            answer = self._receipts.heard(message)
+            if answer is not None:
+                self.send(answer)
+        self._watch()
+
+    def close(self) -> None:
+        self._loop.remove(self._channel.fileno())
+        self._channel.close()
+        self._ended(self)
+
+
+def _version(value: object) -> Version:
+    good = isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
+    return (value[0], value[1]) if good and isinstance(value, list) else (0, 0)
