@@ -174,7 +174,7 @@ class Rig:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._wake_in, self._wake_out = os.pipe()
-        self._outgoing: list[tuple[dict[str, object], list[int]]] = []
+        self._outgoing: list[tuple[dict[str, object] | None, list[int]]] = []
         self._thread: threading.Thread | None = None
         self.log_path = folder / "keeper.log"
         self.key = folder / "id"
@@ -228,8 +228,11 @@ class Rig:
                         self._channel.send(message, [stream.fileno()])
                 elif source == self._wake_in:
                     os.read(self._wake_in, 1)
-                    message, descriptors = self._outgoing.pop(0)
-                    self._channel.send(message, descriptors)
+                    told, descriptors = self._outgoing.pop(0)
+                    if told is None:
+                        self._end()
+                        return
+                    self._channel.send(told, descriptors)
                     for descriptor in descriptors:
                         os.close(descriptor)
                 elif not self._heard():
@@ -238,8 +241,7 @@ class Rig:
     def _heard(self) -> bool:
         received = self._channel.receive()
         if received is None:
-            _, self.status = os.waitpid(self.pid, 0)
-            self._channel.close()
+            self._end()
             return False
         message = received[0]
         if message["op"] == "event":
@@ -252,7 +254,16 @@ class Rig:
         self.said.append(str(message["op"]))
         return True
 
+    def _end(self) -> None:
+        self._channel.close()
+        _, self.status = os.waitpid(self.pid, 0)
+
     # ------------------------------------------------------------------ doing
+
+    def let_go(self) -> None:
+        """Close the line, as a monitor and its link that are gone."""
+        self._outgoing.append((None, []))
+        os.write(self._wake_out, b"x")
 
     def tell(self, message: dict[str, object], *descriptors: int) -> None:
         """Something that link sends to the keeper, with descriptors that are taken over."""

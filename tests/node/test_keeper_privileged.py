@@ -63,13 +63,24 @@ def test_a_session_is_the_user(rig: Rig) -> None:
     assert (target / "here").stat().st_uid == NOBODY.pw_uid
 
 
-def test_a_stopped_keeper_stays_with_its_sessions(rig: Rig) -> None:
+def test_a_keeper_without_a_line_stays_with_its_sessions(rig: Rig) -> None:
     process = rig.popen("echo ready; cat")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    os.kill(rig.pid, signal.SIGTERM)
-    wait_for("the keeper to let link go", lambda: "the keeper is leaving" in rig.log())
+    rig.let_go()
+    wait_for("the keeper to notice", lambda: "link and monitor are gone" in rig.log())
     output, _ = process.communicate(b"still here\n", LIMIT)
     assert (output, process.returncode) == (b"still here\n", 0)
     wait_for("the keeper to leave", lambda: rig.status is not None)
     assert rig.status == 0
+
+
+def test_a_keeper_that_is_told_to_stop_ends_its_sessions(rig: Rig) -> None:
+    process = rig.popen("trap '' HUP; echo ready; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.kill(rig.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=LIMIT)
+    assert b"shutting down" in said
+    wait_for("the keeper to leave", lambda: rig.status is not None)
+    assert rig.event("session.end")["signal"] == "KILL"

@@ -1,0 +1,267 @@
+"""A node's daemon that is restarted, killed and reloaded under people's sessions: they do not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios.cluster import BIN, LIMIT, Cluster, alive, wait_for
+from tinyport.core.errors import Unavailable
+from tinyport.node import monitor_status
+
+_NUMBERS = itertools.count(1)
+
+
+class Daemon:
+    """A node that is a service of its own, on loopback."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.name = f"shed-{next(_NUMBERS)}"
+        self.data = folder / "shed"
+        self.log = folder / "shed.log"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.config = folder / "shed.toml"
+        self.token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
+        self.configure()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._clients: list[subprocess.Popen[bytes]] = []
+
+    def configure(self, more: str = "", listen: str = "") -> None:
+        pin = self.cluster.ready["ca_pin"]
+        self.config.write_text(
+            f'[tinyport]\nnodename = "{self.name}"\ndata_dir = "{self.data}"\n'
+            f'server = "{self.cluster.ready["proxy"]}"\n'
+            f'token = "{self.token}"\nca_pin = "{pin}"\n'
+            f"[node]\nlisten = [{listen or json.dumps(f'127.0.0.1:{self.port}')}]\n{more}"
+        )
+
+    def start(self) -> None:
+        words = [str(BIN / "tinyport"), "start", "--roles=node", "-c", str(self.config)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.cluster.env()
+            )
+        self.until(lambda status: status["pid"] == self.pid and status["tunnel"]["tunnel"] == "up")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def status(self) -> dict[str, Any]:
+        return monitor_status.ask(self.data)
+
+    def until(self, check: Any) -> dict[str, Any]:
+        def asked() -> dict[str, Any] | None:
+            try:
+                status = self.status()
+            except Unavailable:
+                assert self.process is not None
+                assert self.process.poll() is None, self.log.read_text()
+                return None
+            return status if check(status) else None
+
+        try:
+            found: dict[str, Any] = wait_for("the node", asked)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()}") from None
+        return found
+
+    def end(self, number: int) -> None:
+        """Send the monitor a signal and wait until it has gone."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(LIMIT)
+
+    def restart(self, number: int) -> None:
+        self.end(number)
+        self.start()
+
+    # ------------------------------------------------------------------ people
+
+    def ssh(self, *words: str, direct: bool = True) -> subprocess.Popen[bytes]:
+        """OpenSSH to the node's own port, or through the proxy and the node's tunnel."""
+        name = self.cluster.tctl_json("status")["cluster"]
+        options = ["-F", str(self.cluster.folder / "ssh_config.ann"), "-o", "BatchMode=yes"]
+        options += ["-o", f"HostKeyAlias={self.name}.{name}"]
+        if direct:
+            options += ["-o", "ProxyCommand=none", "-o", "HostName=127.0.0.1", "-p", str(self.port)]
+        words = ("ssh", *options, *words[:-1], f"{self.cluster.login_name}@{self.name}.{name}", words[-1])
+        pipe = subprocess.PIPE
+        made = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env=self.cluster.env("ann"))
+        self._clients.append(made)
+        return made
+
+    def hang_up(self) -> None:
+        """Whatever clients are left at the end of a test."""
+        for client in self._clients:
+            client.kill()
+            client.wait(LIMIT)
+            for stream in (client.stdin, client.stdout, client.stderr):
+                assert stream is not None
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        listed = self.cluster.tctl_json("audit", "--type", name, "--limit", "500")
+        return [event for event in listed["events"] if event.get("node") == self.name]
+
+
+@pytest.fixture
+def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    if not (cluster.folder / "ann").exists():
+        cluster.add_user("ann", cluster.login_name)
+        cluster.ssh_config("ann")
+    made = Daemon(cluster, tmp_path)
+    made.start()
+    yield made
+    made.hang_up()
+    if made.process is not None and made.process.poll() is None:
+        # Whoever is at a terminal ends everything.
+        made.end(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def locked(cluster: Cluster, message: str) -> Iterator[None]:
+    made = cluster.tctl_json("lock", "--user", "ann", "--message", message)
+    try:
+        yield
+    finally:
+        done = cluster.tctl("unlock", made["id"])
+        assert done.returncode == 0, done.stderr
+
+
+#: SIGTERM ends an unprivileged node with all its sessions.
+ENDS = [pytest.param(signal.SIGTERM, marks=pytest.mark.root), signal.SIGKILL]
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_sessions_live_through_restarts_and_are_told_once(daemon: Daemon, number: int) -> None:
+    terminal = daemon.ssh("-tt", "echo terminal; read line; echo got $line; exit 7")
+    assert terminal.stdout is not None
+    assert terminal.stdin is not None
+    assert terminal.stdout.readline().strip() == b"terminal"
+    tunnelled = daemon.ssh("echo tunnelled; cat; exit 3", direct=False)
+    assert tunnelled.stdout is not None
+    assert tunnelled.stdin is not None
+    assert tunnelled.stdout.readline() == b"tunnelled\n"
+    first = daemon.status()["pids"]
+    assert first["keeper"]
+
+    daemon.restart(number)
+    status = daemon.until(lambda status: len(status["old_keepers"]) == 1)
+    assert status["old_keepers"][0]["pid"] == first["keeper"]
+    assert status["old_keepers"][0]["sessions"] == 2
+    assert not alive(first["link"])
+    # Ends without anybody to tell it to but the new daemon, while another one begins in the new keeper.
+    tunnelled.stdin.write(b"x" * 100_000)
+    tunnelled.stdin.close()
+    assert tunnelled.stdout.read() == b"x" * 100_000
+    assert tunnelled.wait(LIMIT) == 3
+    second = daemon.ssh("echo second; read line; exit 5")
+    assert second.stdout is not None
+    assert second.stdout.readline() == b"second\n"
+    keeper = daemon.status()["pids"]["keeper"]
+    assert keeper not in (None, first["keeper"])
+
+    daemon.restart(number)
+    daemon.until(lambda status: {old["pid"] for old in status["old_keepers"]} == {first["keeper"], keeper})
+    _, error = second.communicate(b"go\n", LIMIT)
+    assert second.returncode == 5, error
+    terminal.stdin.write(b"on\n")
+    terminal.stdin.flush()
+    assert b"got on" in terminal.stdout.read()
+    assert terminal.wait(LIMIT) == 7
+    daemon.until(lambda status: not status["old_keepers"])
+    assert not alive(first["keeper"])
+
+    sids = {event["sid"] for event in daemon.events("session.start")}
+    wait_for("all ends", lambda: {event["sid"] for event in daemon.events("session.end")} >= sids)
+    ended = [event["sid"] for event in daemon.events("session.end")]
+    assert sorted(ended) == sorted(set(ended))
+    assert {event.get("status") for event in daemon.events("session.end")} >= {3, 5, 7}
+
+
+def test_a_bulk_transfer_goes_on_through_a_kill(daemon: Daemon) -> None:
+    size = 64 * 1024 * 1024
+    process = daemon.ssh(f"head -c {size} /dev/zero")
+    assert process.stdout is not None
+    got = hashlib.sha256(process.stdout.read(1024 * 1024))
+    daemon.end(signal.SIGKILL)
+    got.update(process.stdout.read(size // 2))
+    daemon.start()
+    while piece := process.stdout.read(1024 * 1024):
+        got.update(piece)
+    assert process.wait(LIMIT) == 0
+    assert got.digest() == hashlib.sha256(bytes(size)).digest()
+
+
+def test_what_ends_while_no_daemon_runs_is_told_by_the_next(daemon: Daemon) -> None:
+    process = daemon.ssh("echo up; read line; exit 9")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    keeper = daemon.status()["pids"]["keeper"]
+    daemon.end(signal.SIGKILL)
+    process.communicate(b"go\n", LIMIT)
+    assert process.returncode == 9
+    wait_for("the keeper to leave", lambda: not alive(keeper))
+    assert len(list((daemon.data / "node" / "kept").iterdir())) == 1
+    daemon.start()
+    wait_for("the end to be told", lambda: [e for e in daemon.events("session.end") if e.get("status") == 9])
+    wait_for("the file to go", lambda: not list((daemon.data / "node" / "kept").iterdir()))
+    assert len([event for event in daemon.events("session.end") if event.get("status") == 9]) == 1
+
+
+def test_a_lock_reaches_an_old_keeper(daemon: Daemon) -> None:
+    process = daemon.ssh("-tt", "echo up; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"up"
+    daemon.restart(signal.SIGKILL)
+    daemon.until(lambda status: len(status["old_keepers"]) == 1)
+    with locked(daemon.cluster, "off with her"):
+        _, error = process.communicate(timeout=LIMIT)
+        assert b"off with her" in error, error
+        assert process.returncode
+        daemon.until(lambda status: not status["old_keepers"])
+
+
+def test_a_lock_that_was_set_while_no_daemon_ran(daemon: Daemon) -> None:
+    process = daemon.ssh("echo up; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    daemon.end(signal.SIGKILL)
+    with locked(daemon.cluster, "off with her"):
+        daemon.start()
+        _, error = process.communicate(timeout=LIMIT)
+        assert b"off with her" in error, error
+
+
+def test_interrupt_ends_everything(daemon: Daemon) -> None:
+    first = daemon.ssh("echo up; sleep 1000")
+    assert first.stdout is not None
+    assert first.stdout.readline() == b"up\n"
+    daemon.restart(signal.SIGKILL)
+    status = daemon.until(lambda status: len(status["old_keepers"]) == 1)
+    second = daemon.ssh("echo up; sleep 1000")
+    assert second.stdout is not None
+    assert second.stdout.readline() == b"up\n"
+    pids = [status["old_keepers"][0]["pid"], daemon.status()["pids"]["keeper"]]
+    daemon.end(signal.SIGINT)
+    for process in (first, second):
+        assert process.wait(LIMIT) == 255
+    assert not any(alive(pid) for pid in pids)
+    daemon.start()
+    wait_for("both ends", lambda: len(daemon.events("session.end")) == 2)
+    assert len({event["sid"] for event in daemon.events("session.end")}) == 2
