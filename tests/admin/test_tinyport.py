@@ -186,7 +186,8 @@ STATUS = {
 
 
 def test_the_status_of_a_node_in_words() -> None:
-    assert node_lines(STATUS, NOW) == [
+    old = {"pid": 9, "version": "0.0.9", "sessions": 1}
+    assert node_lines({**STATUS, "sessions": 2, "old_keepers": [old]}, NOW) == [
         "node:         greenhouse 0c9a7f4e-0000-4000-8000-000000000001",
         "cluster:      farm.example",
         "tunnel:       up since 3 minutes ago, through port.example.com:443",
@@ -194,6 +195,7 @@ def test_the_status_of_a_node_in_words() -> None:
         "certificate:  generation 3, ends in 6 days",
         "clock:        2 minutes behind the cluster's",
         "processes:    monitor 10, link 11",
+        "sessions:     2; 1 with keeper 9 of an earlier daemon (version 0.0.9)",
         "memory:       11.5 MB (PSS), 7.3 MB private",
         "version:      0.1.0",
     ]
@@ -201,7 +203,7 @@ def test_the_status_of_a_node_in_words() -> None:
 
 @pytest.mark.parametrize("status", [{}, {"tunnel": 7, "memory": {"1": "x"}, "pids": [], "skew": "x", "listen": None}])
 def test_a_status_of_another_version_is_shown_all_the_same(status: dict[str, object]) -> None:
-    assert len(node_lines(status, NOW)) == 9
+    assert len(node_lines(status, NOW)) == 10
 
 
 def test_asking_a_monitor(tmp_path: Path, tinyport: Any) -> None:

@@ -100,6 +100,7 @@ def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
         "certificate": f"generation {status.get('generation')}, ends {ago(status.get('valid_before'), now)}",
         "clock": _skew(status.get("skew")),
         "processes": _processes(_table(status.get("pids"))),
+        "sessions": _sessions(status),
         "memory": _memory(memory),
         "version": status.get("version"),
     }
@@ -125,6 +126,19 @@ def _processes(pids: Mapping[str, Any]) -> str:
             if one is not None:
                 found.append(f"{name} {one}")
     return ", ".join(found)
+
+
+def _sessions(status: Mapping[str, Any]) -> str:
+    """Of this daemon's keeper, and of those that earlier ones left."""
+    found = [f"{status.get('sessions', 0)}"]
+    old = status.get("old_keepers")
+    for keeper in old if isinstance(old, list) else []:
+        told = _table(keeper)
+        words = (
+            f"{told.get('sessions')} with keeper {told.get('pid')} of an earlier daemon (version {told.get('version')})"
+        )
+        found.append(words + (f", left alone: {told['refused']}" if told.get("refused") else ""))
+    return "; ".join(found)
 
 
 def _memory(memory: Mapping[str, Any]) -> str:
