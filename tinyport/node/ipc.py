@@ -159,7 +159,7 @@ class Channel:
             data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
         except ConnectionResetError:
             # Unix sockets say so, once, when the peer ended without reading everything. What it said before is there.
-            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, space, flags)
+            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
         fds = _descriptors(ancillary)
         try:
             if found & _TRUNCATED:
