@@ -17,7 +17,8 @@ from tinyport.core.errors import AccessDenied, TinyportError
 from tinyport.core.issue import issue_user_certificate
 from tinyport.core.names import is_uuid
 from tinyport.core.policy import Policy
-from tinyport.core.roles import Role, allowed_logins, permits, role_allows, role_denies
+from tinyport.core.roles import Role, allowed_logins, permits, role_allows, role_denies, sftp_terms
+from tinyport.core.sftp_terms import UNBOUND
 from tinyport.core.signatures import Ed25519Key
 
 
@@ -48,6 +49,11 @@ async def explain_access(service: Service, user_name: str, login: str, target: s
     except AccessDenied as error:
         return "denied", [*steps, f"denied: {error.message}" + (f" ({error.detail})" if error.detail else "")]
     steps.append(f"allowed: {', '.join(sorted(permits(roles)))}")
+    terms = sftp_terms(roles, user.name, user.traits)
+    if terms != UNBOUND:
+        words = ["read-only"] if terms.read_only else []
+        words += [f"in {terms.root}"] if terms.root else []
+        steps.append(f"file transfer: {terms.refusal or ' '.join(words)}")
     try:
         check_online(service, node)
     except TinyportError as error:

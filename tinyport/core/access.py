@@ -20,7 +20,8 @@ from tinyport.core.forwarding import NOTHING, ForwardRule
 from tinyport.core.issue import PERMIT_EXTENSIONS
 from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
-from tinyport.core.roles import Role, can_see, forwarding, permits, requires_mfa, role_allows, role_denies
+from tinyport.core.roles import Role, can_see, forwarding, permits, requires_mfa, role_allows, role_denies, sftp_terms
+from tinyport.core.sftp_terms import UNBOUND, SftpTerms
 from tinyport.core.signatures import verify
 from tinyport.core.verified import VerifiedCertificates
 
@@ -60,6 +61,8 @@ class Grant:
     fingerprint: str
     #: what ``port_forwarding`` among the permits reaches
     forwarding: ForwardRule = NOTHING
+    #: how ``sftp`` among the permits may be used
+    sftp: SftpTerms = UNBOUND
 
 
 def judge_certificate(
@@ -157,6 +160,7 @@ def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:
         key_id=cert.key_id,
         fingerprint=c.fingerprint(cert.public_key),
         forwarding=NOTHING if "port_forwarding" in withheld else forwarding(subject.roles),
+        sftp=sftp_terms(subject.roles, subject.user, subject.traits),
     )
 
 

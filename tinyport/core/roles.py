@@ -8,7 +8,7 @@ tightest counts; an option that is absent denies what it would permit, but for t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinyport.core import labels as label_rules
@@ -16,6 +16,9 @@ from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.forwarding import ForwardRule, merge, parse_forwarding
 from tinyport.core.names import check_login, check_role, printable
+from tinyport.core.role_templates import template_source, values_of
+from tinyport.core.sftp_terms import READ_ONLY, SftpTerms, check_root, check_sftp
+from tinyport.core.sftp_terms import merge as merge_sftp
 
 RESOURCES = frozenset(
     (
@@ -46,7 +49,13 @@ PERMIT_OPTIONS = {
 _DEFAULT_PERMITS = frozenset(("pty", "exec", "sftp", "port_forwarding"))
 #: options that are durations, and the shortest that makes sense, in seconds
 _DURATIONS = {"max_session_ttl": 60, "extend_login": 60}
-_OPTIONS = frozenset(PERMIT_OPTIONS) | frozenset(_DURATIONS) | {"require_mfa"}
+#: options with rules of their own, which say what is wrong with a value
+_CHECKS: Mapping[str, Callable[[object], object]] = {
+    "port_forwarding": parse_forwarding,
+    "sftp": check_sftp,
+    "sftp_root": check_root,
+}
+_OPTIONS = frozenset(PERMIT_OPTIONS) | frozenset(_DURATIONS) | frozenset(_CHECKS) | {"require_mfa"}
 _MAX_ITEMS = 256
 
 
@@ -146,7 +155,7 @@ def _logins(value: object, place: str, problems: _Problems) -> tuple[str, ...]:
             if login != "*" and not login.startswith("{{"):
                 check_login(login)
             elif login.startswith("{{"):
-                _template_source(login)
+                template_source(login)
             kept.append(login)
         except PeerError as error:
             problems.add(place, error.message)
@@ -226,9 +235,9 @@ def parse_role(document: object) -> Role:
                     problems.add(f"options.{key}", f"must be at least {format_duration(_DURATIONS[key])}")
             except PeerError as error:
                 problems.add(f"options.{key}", error.message)
-        elif key == "port_forwarding":
+        elif key in _CHECKS:
             try:
-                parse_forwarding(value)
+                _CHECKS[key](value)
             except PeerError as error:
                 problems.add(f"options.{key}", error.message)
         elif not isinstance(value, bool):
@@ -269,17 +278,6 @@ def role_document(role: Role) -> dict[str, object]:
 # ---------------------------------------------------------------------------- what several roles come to
 
 
-def _template_source(template: str) -> tuple[str, str]:
-    """``{{internal.logins}}`` → ("internal", "logins"). PeerError when it is not a template that we know."""
-    inner = template[2:-2].strip() if template.startswith("{{") and template.endswith("}}") else ""
-    source, dot, name = inner.partition(".")
-    if not dot or not name or source not in ("internal", "external", "traits", "user") or "{" in inner:
-        raise PeerError(
-            f"{printable(template, 60)!r} is not a template", hint="use {{internal.logins}} or {{user.name}}"
-        )
-    return source, name
-
-
 def _expand(values: Iterable[str], user: str, traits: Mapping[str, Sequence[str]]) -> set[str]:
     """Logins with their templates filled in. A template without a value gives nothing; a bad login is left out."""
     found: set[str] = set()
@@ -287,9 +285,7 @@ def _expand(values: Iterable[str], user: str, traits: Mapping[str, Sequence[str]
         if not value.startswith("{{"):
             found.add(value)
             continue
-        source, name = _template_source(value)
-        candidates = [user] if (source, name) == ("user", "name") else traits.get(name, ())
-        for candidate in candidates:
+        for candidate in values_of(value, user, traits):
             try:
                 found.add(check_login(candidate))
             except PeerError:
@@ -350,14 +346,18 @@ def can_see(
 
 
 def permits(roles: Iterable[Role]) -> frozenset[str]:
-    """What sessions may do: the union of what roles permit, less what any role forbids by ``false``."""
+    """What sessions may do: the union of what roles permit, less what any role forbids by ``false``.
+
+    A role that confines file transfer to a folder gives nothing else unless it says so: a shell sees everything.
+    """
     roles = list(roles)
     granted: set[str] = set()
     refused: set[str] = set()
     for role in roles:
         for option, permit in PERMIT_OPTIONS.items():
             value = role.options.get(option)
-            if value is True or (value is None and permit in _DEFAULT_PERMITS):
+            expected = permit in _DEFAULT_PERMITS and (permit == "sftp" or "sftp_root" not in role.options)
+            if value is True or (value is None and expected) or (permit == "sftp" and value == READ_ONLY):
                 granted.add(permit)
             elif value is False:
                 refused.add(permit)
@@ -373,8 +373,15 @@ def forwarding(roles: Iterable[Role]) -> ForwardRule:
     said = [
         parse_forwarding(role.options["port_forwarding"]) if "port_forwarding" in role.options else None
         for role in roles
+        # Confined to a folder, it gives nothing by saying nothing.
+        if "port_forwarding" in role.options or "sftp_root" not in role.options
     ]
     return merge(said) if said else ForwardRule()
+
+
+def sftp_terms(roles: Iterable[Role], user: str, traits: Mapping[str, Sequence[str]]) -> SftpTerms:
+    """How files may be moved, where ``sftp`` is among the permits: ``core.sftp_terms.merge`` of what the roles say."""
+    return merge_sftp([role.options for role in roles], user, traits)
 
 
 def max_session_ttl(roles: Iterable[Role]) -> int | None:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tinyport.core.access import Grant
-from tinyport.core.errors import Unavailable
+from tinyport.core.errors import AccessDenied, Unavailable
 from tinyport.core.names import printable
 from tinyport.host import accounts, system_environment
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.host.login_records import Login, LoginRecords
-from tinyport.node import session_plan, session_start
+from tinyport.node import session_plan, session_start, sftp_confine
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import Connection
 from tinyport.node.loop import READ, Loop
@@ -215,7 +215,16 @@ class Sessions:
         if self._privileged and self._pam is None:
             # With PAM it is pam_env's.
             inherited.update(system_environment.clean(system_environment.read_environment()))
-        return session_plan.plan(grant, account, asked, origin, sftp=tuple(sftp), inherited=inherited)
+        try:
+            plan = session_plan.plan(grant, account, asked, origin, sftp=tuple(sftp), inherited=inherited)
+            if plan.kind == "sftp" and grant.sftp.root is not None:
+                sftp_confine.check(grant.sftp.root, privileged=self._privileged)
+        except AccessDenied as error:
+            if error.detail:
+                # Something is wrong with this machine or with what it was told: its administrator wants to know.
+                self._log.warning("a session is refused", user=grant.user, login=grant.login, reason=error)
+            raise
+        return plan
 
     def _record_end(
         self, plan: Plan, grant: Grant, peer: tuple[str, int], sid: str, status: int, seconds: float

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.host.accounts import Account
+from tinyport.node import sftp_command
 
 MAX_ENVIRONMENT = 64
 # sshd passes whatever fits in a packet; a locale does not need more.
@@ -19,8 +20,6 @@ KINDS = frozenset(("shell", "exec", "subsystem"))
 # What sshd's login does without PAM and login.defs.
 USER_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: force-command of a certificate that allows file transfer alone (sshd_config(5), internal-sftp)
-INTERNAL_SFTP = "internal-sftp"
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def plan(
         # sshd: SSH_ORIGINAL_COMMAND is set only when there was one.
         if original:
             environment[b"SSH_ORIGINAL_COMMAND"] = original
-        if forced == INTERNAL_SFTP:
+        if sftp_command.is_internal_sftp(forced):
             return _sftp(grant, account, environment, sftp)
         return _command(grant, account, forced.encode(), environment, asked.terminal)
     if asked.kind == "subsystem":
@@ -156,10 +155,11 @@ def _command(
 def _sftp(grant: Grant, account: Account, environment: dict[bytes, bytes], sftp: tuple[str, ...]) -> Plan:
     if "sftp" not in grant.permits:
         raise AccessDenied("your roles do not permit file transfer on this node", code="denied")
+    words = [*sftp, *sftp_command.options(grant, account, grant.force_command)]
     return Plan(
         account=account,
         path=sftp[0],
-        argv=tuple(os.fsencode(word) for word in sftp),
+        argv=tuple(os.fsencode(word) for word in words),
         environment=environment,
         terminal=None,
         kind="sftp",

@@ -12,11 +12,23 @@ class UnsafeRoot(Exception):
 
 
 def enter(path: str) -> None:
-    """chroot(2) to an absolute path and stand in it. UnsafeRoot unless every folder on the way belongs to root and
-    only root can write it (sshd_config(5), ChrootDirectory). Needs root.
+    """chroot(2) to an absolute path and stand in it. UnsafeRoot when it is not safe. Needs root."""
+    here = open_safely(path)
+    try:
+        os.fchdir(here)
+        os.chroot(".")
+        # The folder itself is the root now; where we stand is said anew from it.
+        os.chdir("/")
+    finally:
+        os.close(here)
 
-    Each part is opened from the one before and none may be a link, so what was checked is what is entered. A link in
-    somebody's folder could lead anywhere; OpenSSH follows it.
+
+def open_safely(path: str) -> int:
+    """A descriptor of the folder. UnsafeRoot unless every folder on the way belongs to root and only root can write it
+    (sshd_config(5), ChrootDirectory).
+
+    Each part is opened from the one before and none may be a link, so what was checked is what is opened. A link in
+    somebody's folder could lead anywhere.
     """
     here = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -24,22 +36,23 @@ def enter(path: str) -> None:
         shown = ""
         for part in _parts(path):
             shown += f"/{part}"
-            try:
-                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-            except OSError as error:
-                # NOFOLLOW on a link: ENOTDIR together with DIRECTORY, ELOOP without.
-                link = error.errno in (errno.ENOTDIR, errno.ELOOP)
-                reason = "is a link or no folder" if link else os.strerror(error.errno or 0)
-                raise UnsafeRoot(f"{shown}: {reason}") from None
+            below = _below(here, part, shown)
             os.close(here)
             here = below
             _check(here, shown)
-        os.fchdir(here)
-        os.chroot(".")
-        # The folder itself is the root now; where we stand is said anew from it.
-        os.chdir("/")
-    finally:
+    except BaseException:
         os.close(here)
+        raise
+    return here
+
+
+def _below(here: int, part: str, shown: str) -> int:
+    try:
+        return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+    except OSError as error:
+        # NOFOLLOW on a link: ENOTDIR together with DIRECTORY, ELOOP without.
+        link = error.errno in (errno.ENOTDIR, errno.ELOOP)
+        raise UnsafeRoot(f"{shown}: {'is a link, or no folder' if link else os.strerror(error.errno or 0)}") from None
 
 
 def _parts(path: str) -> list[str]:
