@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.host.accounts import Account
-from tinyport.node import sftp_command
+from tinyport.node import scp_fallback, sftp_command
 
 MAX_ENVIRONMENT = 64
 # sshd passes whatever fits in a packet; a locale does not need more.
@@ -141,10 +141,11 @@ def _command(
     if "exec" not in grant.permits:
         raise AccessDenied("your roles do not permit commands on this node", code="denied")
     name = account.shell.rpartition("/")[2]
+    path = os.fsdecode(environment[b"PATH"])
     return Plan(
         account=account,
         path=account.shell,
-        argv=(os.fsencode(name), b"-c", command),
+        argv=(os.fsencode(name), b"-c", scp_fallback.with_scp(command, account.shell, path)),
         environment=environment,
         terminal=terminal,
         kind="exec",
