@@ -18,6 +18,7 @@ from bench.report import Suite, table
 SUITES = {
     "handshake": "full connections a second and CPU for each, beside sshd and dropbear",
     "bulk": "exec and sftp, both ways, two ciphers, beside sshd",
+    "certificate": "certificate checks and access decisions a second on one core",
     "memory": "a node and sshd with 1 to 500 open sessions",
     "cluster": "the idle joined node, its first session, tsh through proxy and tunnel",
 }

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.sshwire import Reader, string
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 # NIST SP 800-131A: nothing shorter. OpenSSH's own floor is 1024.
 MIN_RSA_BITS = 2048
@@ -80,12 +81,19 @@ def verify_raw(key_blob: bytes, data: bytes, signature: bytes) -> None:
 
 def _verify_ed25519(point: bytes, value: bytes, data: bytes) -> None:
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        Ed25519PublicKey.from_public_bytes(point).verify(value, data)
+        _ed25519(point).verify(value, data)
     except (InvalidSignature, ValueError):
         raise PeerError(_BAD) from None
+
+
+@lru_cache(maxsize=64)
+def _ed25519(point: bytes) -> Ed25519PublicKey:
+    """The library's object for a public key. Kept, for a CA's is asked for again and again; ValueError is not."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Ed25519PublicKey.from_public_bytes(point)
 
 
 def _verify_rsa(name: str, key: Reader, value: bytes, data: bytes) -> None:
