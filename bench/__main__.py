@@ -19,6 +19,8 @@ SUITES = {
     "handshake": "full connections a second and CPU for each, beside sshd and dropbear",
     "bulk": "exec and sftp, both ways, two ciphers, beside sshd",
     "certificate": "certificate checks and access decisions a second on one core",
+    "latency": "exec at ten a second, the echo of a key, the first session, beside sshd",
+    "footprint": "an idle node's size on disk, writes and wake-ups",
     "memory": "a node and sshd with 1 to 500 open sessions",
     "cluster": "the idle joined node, its first session, tsh through proxy and tunnel",
 }

@@ -7,11 +7,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# Before anything here changes it.
+_USABLE = os.sched_getaffinity(0)
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "/usr/bin:/bin")
 
 
@@ -22,8 +25,19 @@ def find(program: str) -> str | None:
 
 def cores() -> tuple[set[int], set[int]]:
     """The core for servers and the cores for clients. The same one on a machine that has one only."""
-    usable = sorted(os.sched_getaffinity(0))
+    usable = sorted(_USABLE)
     return {usable[0]}, set(usable[1:]) or {usable[0]}
+
+
+@contextmanager
+def clients_core() -> Iterator[None]:
+    """This process, and so every client that it starts, on the clients' cores. Servers pin themselves."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores()[1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def pinned(to: set[int]) -> Callable[[], None]:
@@ -56,7 +70,7 @@ def describe(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(_USABLE),
         "kernel": platform.release(),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
