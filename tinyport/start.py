@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +21,25 @@ from tinyport.host.machine import nodename
 if TYPE_CHECKING:
     from tinyport.auth.restore import Restored
 
+if TYPE_CHECKING:
+    from tinyport.node.settings import NodeSettings
+
+#: a command line and what it is told, see node.settings.Reread
+Again = tuple[Sequence[str], Mapping[str, object]]
 Say = Callable[[Mapping[str, object]], None]
 
 
-def run_role(role: str, config: Config, ready_fd: int | None, *, insecure_no_ca_pin: bool = False) -> int:
+def run_role(
+    role: str, config: Config, ready_fd: int | None, *, insecure_no_ca_pin: bool = False, again: Again | None = None
+) -> int:
     """Be ``role`` ("auth", "proxy" or "node") in this process until SIGTERM; the exit status.
 
     Whoever holds the other end of ``ready_fd`` reads one line of JSON when the role serves: ``address`` of auth and
-    proxy, ``listen`` (a list) of a node. Raises TinyportError when the role cannot start.
+    proxy, ``listen`` (a list) of a node. ``again``: how a node has its configuration read again. Raises TinyportError
+    when the role cannot start.
     """
     if role == "node":
-        return _run_node(config, ready_fd, insecure_no_ca_pin)
+        return _run_node(config, ready_fd, insecure_no_ca_pin, again)
 
     def say(fields: Mapping[str, object]) -> None:
         if ready_fd is not None:
@@ -97,9 +106,23 @@ def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
     return run(settings, lambda address: say({"address": format_address(*address)}))
 
 
-def _run_node(config: Config, ready_fd: int | None, insecure_no_ca_pin: bool) -> int:
+def _run_node(config: Config, ready_fd: int | None, insecure_no_ca_pin: bool, again: Again | None) -> int:
     """Becomes the node's monitor by ``exec``, so it comes back only with an error."""
     from tinyport.node.launcher import run
+    from tinyport.node.settings import Reread
+
+    reread = None if again is None else Reread(tuple(again[0]), again[1])
+    run(replace(_node_settings(config), ready_fd=ready_fd, insecure_no_ca_pin=insecure_no_ca_pin, reread=reread))
+
+
+def node_configuration(config: Config) -> dict[str, object]:
+    """What a running node's monitor is to be told after the configuration was read again."""
+    from tinyport.node.launcher import configuration_again
+
+    return configuration_again(_node_settings(config))
+
+
+def _node_settings(config: Config) -> NodeSettings:
     from tinyport.node.settings import LabelCommand, NodeSettings
 
     node, general = config.node, config.tinyport
@@ -107,34 +130,30 @@ def _run_node(config: Config, ready_fd: int | None, insecure_no_ca_pin: bool) ->
         raise OperatorError(
             "the node is not told where its cluster is", hint='set tinyport.server = "proxy-host:3080", or --server'
         )
-    run(
-        NodeSettings(
-            data_dir=Path(general.data_dir),
-            nodename=nodename(config),
-            server=general.server,
-            token=general.token,
-            ca_pins=general.ca_pins,
-            insecure_no_ca_pin=insecure_no_ca_pin,
-            listen=node.listen,
-            advertise=node.advertise,
-            labels=tuple(node.labels.items()),
-            commands=tuple(LabelCommand(c.name, c.command, float(c.period)) for c in node.commands),
-            worker_idle=float(node.worker_idle),
-            connections_per_worker=node.connections_per_worker,
-            memory_limit=_memory_limit(config),
-            login_grace=float(node.login_grace),
-            max_startups=node.max_startups,
-            max_sessions=node.max_sessions,
-            penalties=node.penalties,
-            penalty_exempt=node.penalty_exempt,
-            banner=node.banner,
-            user=node.user,
-            pam=node.pam_enabled,
-            pam_service=node.pam_service,
-            log_level=general.log_level,
-            log_format=general.log_format,
-            ready_fd=ready_fd,
-        )
+    return NodeSettings(
+        data_dir=Path(general.data_dir),
+        nodename=nodename(config),
+        server=general.server,
+        token=general.token,
+        ca_pins=general.ca_pins,
+        listen=node.listen,
+        advertise=node.advertise,
+        labels=tuple(node.labels.items()),
+        commands=tuple(LabelCommand(c.name, c.command, float(c.period)) for c in node.commands),
+        worker_idle=float(node.worker_idle),
+        connections_per_worker=node.connections_per_worker,
+        memory_limit=_memory_limit(config),
+        login_grace=float(node.login_grace),
+        max_startups=node.max_startups,
+        max_sessions=node.max_sessions,
+        penalties=node.penalties,
+        penalty_exempt=node.penalty_exempt,
+        banner=node.banner,
+        user=node.user,
+        pam=node.pam_enabled,
+        pam_service=node.pam_service,
+        log_level=general.log_level,
+        log_format=general.log_format,
     )
 
 

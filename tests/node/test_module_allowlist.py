@@ -96,6 +96,7 @@ OWN = frozenset(
         "node.monitor_keeper",
         "node.monitor_link",
         "node.monitor_listen",
+        "node.monitor_reload",
         "node.monitor_renewal",
         "node.monitor_status",
         "node.python_process",

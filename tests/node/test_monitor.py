@@ -132,10 +132,13 @@ class Node:
     def stop(self) -> None:
         for end in self._ends:
             end.close()
+        self.stop_process()
+        self.server.close()
+
+    def stop_process(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(LIMIT)
-        self.server.close()
 
 
 @pytest.fixture(scope="module")

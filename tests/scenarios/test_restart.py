@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -62,6 +64,9 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         return monitor_status.ask(self.data)
+
+    def refusals(self) -> int:
+        return self.log.read_text().count("goes on with the configuration that it has")
 
     def until(self, check: Any) -> dict[str, Any]:
         def asked() -> dict[str, Any] | None:
@@ -265,3 +270,112 @@ def test_interrupt_ends_everything(daemon: Daemon) -> None:
     daemon.start()
     wait_for("both ends", lambda: len(daemon.events("session.end")) == 2)
     assert len({event["sid"] for event in daemon.events("session.end")}) == 2
+
+
+def test_a_reload_takes_what_can_change_and_touches_no_session(daemon: Daemon) -> None:
+    process = daemon.ssh("echo up; read line; exit 4")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    pid, keeper = daemon.pid, daemon.status()["pids"]["keeper"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        second: int = free.getsockname()[1]
+    listen = f'"127.0.0.1:{daemon.port}", "127.0.0.1:{second}"'
+    daemon.configure('banner = "mind the step"\nlabels = { room = "cellar" }\n', listen)
+    daemon.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+    status = daemon.until(lambda status: status["old_keepers"] and status["tunnel"]["tunnel"] == "up")
+    assert status["pid"] == pid
+    assert status["listen"] == [f"127.0.0.1:{daemon.port}", f"127.0.0.1:{second}"]
+    assert [old["pid"] for old in status["old_keepers"]] == [keeper]
+
+    first, daemon.port = daemon.port, second
+    other = daemon.ssh("exit 0")
+    _, said = other.communicate(timeout=LIMIT)
+    assert b"mind the step" in said
+    assert other.returncode == 0
+
+    def labels() -> bool:
+        listed = daemon.cluster.tctl_json("nodes", "ls")["nodes"]
+        return any("cellar" in json.dumps(node) for node in listed if node["name"] == daemon.name)
+
+    wait_for("the label", labels)
+    # The old address goes, the session that came through it stays.
+    daemon.configure(listen=f'"127.0.0.1:{second}"')
+    daemon.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+    daemon.until(lambda status: status["listen"] == [f"127.0.0.1:{second}"] and status["tunnel"]["tunnel"] == "up")
+
+    def closed() -> bool:
+        with socket.socket() as stream:
+            return stream.connect_ex(("127.0.0.1", first)) != 0
+
+    wait_for("the old address to be closed", closed)
+    _, said = process.communicate(b"go\n", LIMIT)
+    assert process.returncode == 4, said
+
+
+def more_refusals(daemon: Daemon, than: int) -> bool:
+    return daemon.refusals() > than
+
+
+def test_a_bad_configuration_changes_nothing(daemon: Daemon) -> None:
+    before = daemon.status()
+    good = daemon.config.read_text()
+    for bad, word in (
+        (good + "bannner = 1\n", "bannner"),
+        ("[node", "toml"),
+        (good.replace(f"127.0.0.1:{daemon.port}", "192.0.2.1:3022"), "192.0.2.1"),
+    ):
+        daemon.config.write_text(bad)
+        refusals = daemon.refusals()
+        daemon.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+        wait_for(f"the refusal of {word}", functools.partial(more_refusals, daemon, refusals))
+        assert word in "\n".join(daemon.log.read_text().splitlines()[-4:])
+    daemon.config.write_text(good.replace(str(daemon.data), str(daemon.data.parent / "elsewhere")))
+    daemon.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+    wait_for("the word", lambda: "only with a restart of the node key=folder" in daemon.log.read_text())
+    after = daemon.status()
+    assert (after["pids"], after["listen"]) == (before["pids"], before["listen"])
+    done = daemon.ssh("exit 6")
+    done.communicate(timeout=LIMIT)
+    assert done.returncode == 6
+
+
+def test_a_killed_worker_ends_its_own_connections_alone(daemon: Daemon) -> None:
+    first = daemon.ssh("echo up; sleep 1000")
+    assert first.stdout is not None
+    assert first.stdout.readline() == b"up\n"
+    pids = daemon.status()["pids"]
+    (worker,) = pids["workers"]
+    os.kill(worker, signal.SIGKILL)
+    assert first.wait(LIMIT) == 255
+    wait_for("the end to be told", lambda: daemon.events("session.end"))
+    second = daemon.ssh("echo again")
+    assert second.communicate(timeout=LIMIT)[0] == b"again\n"
+    assert daemon.status()["pids"]["keeper"] == pids["keeper"]
+
+
+def test_a_killed_link_ends_no_session(daemon: Daemon) -> None:
+    direct, tunnelled = daemon.ssh("read line; exit 3"), daemon.ssh("echo up; read line; exit 4", direct=False)
+    assert tunnelled.stdout is not None
+    assert tunnelled.stdout.readline() == b"up\n"
+    daemon.until(lambda status: status["sessions"] == 2)
+    link = daemon.status()["pids"]["link"]
+    os.kill(link, signal.SIGKILL)
+    daemon.until(lambda status: status["pids"]["link"] not in (None, link) and status["tunnel"]["tunnel"] == "up")
+    for process, code in ((direct, 3), (tunnelled, 4)):
+        process.communicate(b"go\n", LIMIT)
+        assert process.returncode == code
+    wait_for("the ends", lambda: {event.get("status") for event in daemon.events("session.end")} == {3, 4})
+    assert len(daemon.events("session.end")) == 2
+
+
+def test_a_killed_keeper_takes_its_sessions_and_is_replaced(daemon: Daemon) -> None:
+    mark = daemon.data / "hup"
+    process = daemon.ssh("-tt", f"trap 'touch {mark}; exit' HUP; echo up; while :; do sleep 0.05; done")
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"up"
+    keeper = daemon.status()["pids"]["keeper"]
+    os.kill(keeper, signal.SIGKILL)
+    assert process.wait(LIMIT) == 255
+    wait_for("SIGHUP", mark.exists)
+    again = daemon.ssh("echo again")
+    assert again.communicate(timeout=LIMIT)[0] == b"again\n"

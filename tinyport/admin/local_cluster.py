@@ -64,13 +64,21 @@ class LocalCluster:
     """The roles of one configuration under a supervisor.
 
     ``document``: the parsed configuration file. Where a role listens on a port that the system chose, the document says
-    so from then on, and the role has the same one when it is started again.
+    so from then on, and the role has the same one when it is started again. ``reread``: how a node reads its
+    configuration again, see ``reread.again``.
     """
 
-    def __init__(self, document: Document, source: str, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        document: Document,
+        source: str,
+        supervisor: Supervisor,
+        reread: tuple[list[str], dict[str, object]] | None = None,
+    ) -> None:
         self._document = {name: dict(section) for name, section in document.items()}
         self._source = source
         self._supervisor = supervisor
+        self._reread = reread
 
     @property
     def config(self) -> Config:
@@ -97,7 +105,10 @@ class LocalCluster:
         document = role_document(role, self._document, config)
         if join is not None:
             document = join(role, document, config)
-        return {"document": document, "source": self._source, "insecure_no_ca_pin": insecure_no_ca_pin}
+        task = {"document": document, "source": self._source, "insecure_no_ca_pin": insecure_no_ca_pin}
+        if role == "node" and self._reread is not None:
+            task["reread"] = self._reread
+        return task
 
     def wait_online(self, name: str, limit: float = ONLINE_LIMIT) -> None:
         """Wait until auth lists node ``name`` as online. OperatorError after ``limit`` seconds; Stopped."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinyport.admin import config_file
 from tinyport.admin.local_cluster import LocalCluster, listening_address
+from tinyport.admin.reread import again
 from tinyport.admin.role_process import name_process
 from tinyport.admin.supervisor import Stopped, Supervisor, pids
 from tinyport.admin.tctl_auth import sign_user
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     supervisor = Supervisor(Log("tinyport", level), adopts=True)
     supervisor.install_signals()
     try:
-        _serve(LocalCluster(document, str(path), supervisor), supervisor, folder, args.ready_file)
+        _serve(LocalCluster(document, str(path), supervisor, again(path, args)), supervisor, folder, args.ready_file)
     except Stopped:
         pass
     finally:

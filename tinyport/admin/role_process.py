@@ -89,7 +89,10 @@ def main() -> None:
     end_with_parent(task["parent"])
     try:
         config = config_file.check(task["document"], task["source"])
-        status = run_role(task["role"], config, READY, insecure_no_ca_pin=bool(task.get("insecure_no_ca_pin")))
+        reread = task.get("reread")
+        again = None if reread is None else (reread[0], {**reread[1], "document": task["document"]})
+        insecure = bool(task.get("insecure_no_ca_pin"))
+        status = run_role(task["role"], config, READY, insecure_no_ca_pin=insecure, again=again)
     except Exception as error:
         status = report(f"tinyport {task['role']}", error, debug=_wants_details(task))
     raise SystemExit(status)

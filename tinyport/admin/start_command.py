@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyport.admin import config_file
+from tinyport.admin.reread import again
 from tinyport.core import tokens
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.labels import parse_pairs
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if not roles:
         raise OperatorError("no role is enabled", hint="give --roles=node, or enable roles in tinyport.toml")
     if len(roles) == 1:
-        return _become(roles[0], document, source, args.insecure_no_ca_pin)
+        return _become(roles[0], document, source, args.insecure_no_ca_pin, again(path, args))
     from tinyport.admin.local_cluster import LocalCluster
     from tinyport.admin.role_process import name_process
     from tinyport.admin.supervisor import Stopped, Supervisor
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     supervisor = Supervisor(Log("tinyport", config.tinyport.log_level, config.tinyport.log_format))
     supervisor.install_signals()
     try:
-        LocalCluster(document, source, supervisor).start(insecure_no_ca_pin=args.insecure_no_ca_pin)
+        LocalCluster(document, source, supervisor, again(path, args)).start(insecure_no_ca_pin=args.insecure_no_ca_pin)
         notify("READY=1")
         supervisor.watch()
     except Stopped:
@@ -49,14 +50,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _become(role: str, document: dict[str, Any], source: str, insecure_no_ca_pin: bool) -> int:
+def _become(
+    role: str,
+    document: dict[str, Any],
+    source: str,
+    insecure_no_ca_pin: bool,
+    reread: tuple[list[str], dict[str, object]],
+) -> int:
     # Nothing to supervise: systemd or procd does that better, and a device's memory is dear.
     from tinyport.admin.local_cluster import role_document, with_token
     from tinyport.start import run_role
 
     config = config_file.check(document, source)
     mine = with_token(role, role_document(role, document, config), config)
-    return run_role(role, config_file.check(mine, source), None, insecure_no_ca_pin=insecure_no_ca_pin)
+    checked = config_file.check(mine, source)
+    return run_role(role, checked, None, insecure_no_ca_pin=insecure_no_ca_pin, again=reread)
 
 
 def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:

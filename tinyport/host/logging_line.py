@@ -22,6 +22,11 @@ class Log:
         self._json = format == "json"
         self._descriptor = descriptor
 
+    def change(self, level: str, format: str) -> None:
+        """From now on this level and format."""
+        self._level = LEVELS[level]
+        self._json = format == "json"
+
     def debug(self, text: str, **fields: object) -> None:
         self._write("debug", text, fields)
 

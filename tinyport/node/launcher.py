@@ -139,7 +139,17 @@ def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int,
         "log": {"level": settings.log_level, "format": settings.log_format},
         "ready_file": None if settings.ready_file is None else str(settings.ready_file),
         "ready_fd": settings.ready_fd,
+        "reread": None
+        if settings.reread is None
+        else {"argv": list(settings.reread.argv), "task": dict(settings.reread.task)},
     }
+
+
+def configuration_again(settings: NodeSettings) -> dict[str, object]:
+    """What the monitor would be told if it were started now, for one that runs. Raises as ``run`` does."""
+    settings.check()
+    log = Log("node.launcher", settings.log_level, settings.log_format)
+    return monitor_configuration(settings, settings.data_dir / "node", (-1, -1), log)
 
 
 def _no_core_dumps() -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from tinyport.core.errors import TinyportError, Unavailable
+from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.host.files import write_private
 from tinyport.host.logging_line import Log
 from tinyport.host.sd_notify import notify
@@ -24,6 +24,7 @@ from tinyport.node.monitor_generations import Generations
 from tinyport.node.monitor_keeper import KeeperProcess
 from tinyport.node.monitor_link import Inheritance, LinkProcess, log_words
 from tinyport.node.monitor_listen import Listeners
+from tinyport.node.monitor_reload import Changes, Reload
 from tinyport.node.monitor_renewal import Renewal, take
 from tinyport.node.python_process import name_process
 
@@ -68,6 +69,7 @@ class Monitor:
         )
         self._keeper = KeeperProcess(self.loop, config, search_path, self._give_keeper, self._log)
         self._generations = Generations(self.loop, self._folder, self._link.tell, self._stopped, self._log)
+        self._reload = Reload(self.loop, config.get("reread"), self._reloaded, self._not_reloaded, self._log)
         task = {"mode": "renew", "identity": f"{self._folder_name}/identity.json", "log": config["log"]}
         self._renewal = Renewal(self.loop, self._given.public, task, search_path, self._renewed, self._log)
 
@@ -77,7 +79,7 @@ class Monitor:
         signal.signal(signal.SIGTERM, lambda number, frame: self.loop.after(0, self.stop))
         # Somebody at a terminal, who wants all of it to end.
         signal.signal(signal.SIGINT, lambda number, frame: self.loop.after(0, lambda: self.stop(ending=True)))
-        signal.signal(signal.SIGHUP, lambda number, frame: self.loop.after(0, self._reload))
+        signal.signal(signal.SIGHUP, lambda number, frame: self.loop.after(0, self._asked_to_reload))
         self._log.info(
             "node starts",
             name=self._given.public["name"],
@@ -176,12 +178,44 @@ class Monitor:
         # Link takes the new certificate with its successor; sessions are the keeper's and do not notice.
         self._link.renew()
 
-    # ------------------------------------------------------------------ ends
+    # ------------------------------------------------------------------ another configuration
 
-    def _reload(self) -> None:
-        notify("RELOADING=1")
-        self._link.tell({"op": "reload"})
+    def _asked_to_reload(self) -> None:
+        # sd_notify(3): systemd takes a READY=1 for the answer only when it knows when we began.
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._reload.start()
+
+    def _reloaded(self, read: dict[str, object]) -> None:
+        """Take over what can change while people are here; they keep what their sessions began with."""
+        changes = Changes(self._config, read)
+        for key in changes.refused:
+            self._log.warning("this changes only with a restart of the node", key=key)
+        try:
+            listens_elsewhere = self._listeners.change([_address(item) for item in _items(changes.config["listen"])])
+        except OperatorError as error:
+            self._log.error("the node goes on with the configuration that it has", reason=error, hint=error.hint)
+            self._not_reloaded()
+            return
+        self._config = self._given.config = changes.config
+        self._given.listeners = self._listeners.streams
+        self._log.change(*log_words(changes.config))
+        if changes.of_keeper:
+            self._keeper.replace(changes.config)
+        if changes.of_keeper or changes.of_link or listens_elsewhere:
+            self._link.renew()
+        else:
+            self._link.tell({"op": "reload"})
+        self._log.info(
+            "configuration read again",
+            changed=",".join(sorted(changes.keys)) or "nothing",
+            listen=",".join(self._listeners.addresses()) or "tunnel",
+        )
         notify("READY=1")
+
+    def _not_reloaded(self) -> None:
+        notify("READY=1\nSTATUS=the new configuration is wrong, see the log")
+
+    # ------------------------------------------------------------------ ends
 
     def stop(self, *, ending: bool = False) -> None:
         """Stop. As root, keepers stay with their sessions and look for our successor, unless the machine goes down or

@@ -67,11 +67,14 @@ class KeeperProcess:
         log: Log,
     ) -> None:
         self._loop = loop
+        self._search_path = search_path
         self._told = json.dumps(configuration(config, search_path)).encode()
         self._argv = arguments("tinyport.node.keeper_process", search_path)
         self._give = give
         self._log = log
         self.pid = 0
+        #: keepers of an earlier configuration
+        self._replaced: set[int] = set()
         self._end: socket.socket | None = None
         self._wanted = False
         self._pause = FIRST_PAUSE
@@ -134,7 +137,8 @@ class KeeperProcess:
             os.close(told)
         self._started = time.monotonic()
         self._end = ours
-        self._loop.child(self.pid, self._ended)
+        pid = self.pid
+        self._loop.child(pid, lambda status: self._ended(pid, status))
         self._give(ours.fileno())
 
     def _later(self) -> None:
@@ -143,7 +147,12 @@ class KeeperProcess:
         self._loop.after(self._pause, self._due)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
-    def _ended(self, status: int) -> None:
+    def _ended(self, pid: int, status: int) -> None:
+        if pid != self.pid:
+            self._replaced.discard(pid)
+            if self._stopping:
+                self._stopped()
+            return
         self.pid = 0
         if self._end is not None:
             self._end.close()
@@ -163,6 +172,16 @@ class KeeperProcess:
 
     # ------------------------------------------------------------------ ends
 
+    def replace(self, config: Mapping[str, object]) -> None:
+        """What keepers are told from now on. The running one, once link has let go of it, too, is like one of an
+        earlier monitor: it takes nothing more, and stays for its sessions.
+        """
+        self._told = json.dumps(configuration(config, self._search_path)).encode()
+        self.forget()
+        if self.pid:
+            self._replaced.add(self.pid)
+        self.pid = 0
+
     def forget(self) -> None:
         """Close our copy of its line, in a forked child, or at our end."""
         if self._end is not None:
@@ -174,11 +193,10 @@ class KeeperProcess:
         self._stopping = True
         self._ending = ending
         self._stopped = stopped
-        if not self.pid:
-            return
         if ending:
-            self._loop.kill(self.pid, signal.SIGTERM)
-        else:
+            for pid in self._ours():
+                self._loop.kill(pid, signal.SIGTERM)
+        elif self.pid:
             self.forget()
             self._loop.after(STOP_PATIENCE, self._patience_over)
 
@@ -188,8 +206,12 @@ class KeeperProcess:
 
     @property
     def may_leave(self) -> bool:
-        return not self.pid or (not self._ending and self._waited)
+        return not self._ours() if self._ending else self._waited or not self.pid
+
+    def _ours(self) -> list[int]:
+        return [*self._replaced, *([self.pid] if self.pid else [])]
 
     def give_up(self) -> None:
-        if self.pid and self._ending:
-            self._loop.kill(self.pid, signal.SIGKILL)
+        if self._ending:
+            for pid in self._ours():
+                self._loop.kill(pid, signal.SIGKILL)

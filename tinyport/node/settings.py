@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,16 @@ class LabelCommand:
     name: str
     argv: tuple[str, ...]
     period: float
+
+
+@dataclass(frozen=True)
+class Reread:
+    """How the configuration is read again: a program that gets ``task`` (JSON) on its fd 4 and writes its answer to
+    fd 3, ``{"configuration": what the launcher makes of it}`` or ``{"problems": [texts], "hint"}``.
+    """
+
+    argv: tuple[str, ...]
+    task: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class NodeSettings:
     log_format: str = "text"
     ready_file: Path | None = None
     ready_fd: int | None = None
+    reread: Reread | None = None
 
     def check(self) -> None:
         """ConfigError with every problem that is found."""
