@@ -23,10 +23,12 @@ ConditionPathExists={configuration}
 Type=exec
 NotifyAccess=main
 ExecStart={program} start --roles=node -c {configuration}
+# The node would refuse a wrong file, too; this way "systemctl reload" says so.
+ExecReload={program} check-config {configuration}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=2
-# Sessions outlive a restart: their keeper stays and finds the next monitor.
+# Sessions outlive a restart: their keeper stays and finds the next monitor. When the machine goes down they end first.
 KillMode=process
 # No sandbox here: whatever this unit may not do, the shells of those who log in may not do either (no sudo, say).
 # What faces the network drops its privileges itself.
