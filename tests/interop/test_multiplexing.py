@@ -35,10 +35,10 @@ def test_200_sessions_one_after_the_other(peer: Peer, shared: list[str]) -> None
         assert done.returncode == number, text(done)
 
 
-def test_64_sessions_at_once_and_no_more(peer: Peer, shared: list[str], tmp_path: Path) -> None:
+def test_150_sessions_at_once(peer: Peer, shared: list[str]) -> None:
     env = peer.cluster.env(peer.user)
     running = []
-    for number in range(64):
+    for number in range(150):
         command = f"echo {number}; read word; echo $word; exit {number}"
         running.append(
             subprocess.Popen(
@@ -49,12 +49,6 @@ def test_64_sessions_at_once_and_no_more(peer: Peer, shared: list[str], tmp_path
         assert process.stdout is not None
         # All of them are there before any is told to go on.
         assert process.stdout.readline() == b"%d\n" % number
-    # ssh shows the reason where the connection is, and goes on by one of its own.
-    done = peer.cluster.run(*shared, peer.destination, "echo another", home=peer.user)
-    assert b"Session open refused by peer" in done.stderr, text(done)
-    assert done.stdout == b"another\n"
-    said = (tmp_path / "master").read_bytes()
-    assert b"too many sessions on this connection, 64 are allowed" in said
     for number, process in enumerate(running):
         out, _ = process.communicate(b"word\n", timeout=LIMIT)
         assert (process.returncode, out) == (number, b"word\n")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -31,7 +31,7 @@ from tinyport.node.keeper_documents import Documents
 from tinyport.node.session_plan import Asked
 
 CERT = "ssh-ed25519-cert-v01@openssh.com"
-REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "gone", *FORWARDS)
+REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "hostkey", "gone", *FORWARDS)
 
 
 def b64(data: bytes) -> str:
@@ -213,9 +213,31 @@ def test_what_the_table_does_not_unlock_ends_the_worker(
 
 
 def test_no_state_opens_sessions_but_proved() -> None:
-    assert {state for state, request in TABLE if request in ("open", "signal", "hangup", *FORWARDS)} == {PROVED}
+    inside = ("open", "signal", "hangup", "hostkey", *FORWARDS)
+    assert {state for state, request in TABLE if request in inside} == {PROVED}
     assert [pair for pair, after in TABLE.items() if after == PROVED and pair[0] != PROVED] == [(KEYED, "prove")]
     assert [request for state, request in TABLE if state == GONE] == []
+
+
+def test_the_host_key_is_shown_in_one_form_only(desk: Desk, connection: Connection) -> None:
+    hashed = desk.kex(connection)
+    connection.handle("prove", desk.proof(hashed))
+    key = connection.identity.key.public_blob
+    answer, _ = connection.handle("hostkey", {"key": b64(key)})
+    name = b"hostkeys-prove-00@openssh.com"
+    shown = string(name) + string(hashed) + string(key)
+    verify(key, shown, cast("bytes", answer["signature"]))
+    # What was signed is no exchange hash, and of no other connection.
+    for other in (hashed, string(name) + string(b"x" * 32) + string(key)):
+        with pytest.raises(PeerError):
+            verify(key, other, cast("bytes", answer["signature"]))
+    for wrong in (b"", hashed, connection.identity.host_keys[0], Ed25519Key.generate().public_blob):
+        with pytest.raises(PeerError, match=r"not the host key|malformed|empty"):
+            connection.handle("hostkey", {"key": b64(wrong)})
+    for _ in range(3):
+        connection.handle("hostkey", {"key": b64(key)})
+    with pytest.raises(Unavailable):
+        connection.handle("hostkey", {"key": b64(key)})
 
 
 def bad_transcripts(desk: Desk, connection: Connection) -> dict[str, bytes]:

@@ -208,7 +208,7 @@ def test_scp_old_and_new(rig: Rig, tmp_path: Path, protocol: str) -> None:
     assert (tmp_path / "there").read_bytes() == data
 
 
-@pytest.mark.parametrize("kex", ["curve25519-sha256", "ecdh-sha2-nistp256", "diffie-hellman-group16-sha512"])
+@pytest.mark.parametrize("kex", ["curve25519-sha256", "diffie-hellman-group16-sha512"])
 def test_every_key_exchange_is_signed_by_the_keeper(rig: Rig, kex: str) -> None:
     done = rig.ssh("true", options=("-o", f"KexAlgorithms={kex}"))
     assert done.returncode == 0, done.stderr
@@ -407,3 +407,28 @@ def test_the_keeper_stays_while_somebody_is_there(make_rig: MakeRig) -> None:
 def test_a_banner(make_rig: MakeRig) -> None:
     rig = make_rig(banner="Authorised gardeners only")
     assert b"Authorised gardeners only\n" in rig.ssh("true").stderr
+
+
+def test_no_more_sessions_than_allowed(make_rig: MakeRig) -> None:
+    """ssh shows the reason where the connection is, and goes on by one of its own."""
+    rig = make_rig(limits={"sessions": 2})
+    control = rig.folder / "control"
+    words = ("-o", f"ControlPath={control}")
+    log = rig.folder / "master.log"
+    with log.open("wb") as errors:
+        master = subprocess.Popen(
+            rig.command("-M", "-N", *words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        wait_for("the master", control.exists)
+        running = [rig.popen("echo in; cat", options=words) for _ in range(2)]
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in\n"
+        done = rig.ssh(*words, "echo another")
+        assert b"Session open refused by peer" in done.stderr
+        assert done.stdout == b"another\n"
+        for process in running:
+            process.communicate(timeout=LIMIT)
+        master.terminate()
+        master.wait(LIMIT)
+    assert b"too many sessions on this connection, 2 are allowed" in log.read_bytes()

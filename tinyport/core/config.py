@@ -98,7 +98,7 @@ class NodeConfig:
     memory_bytes: int | None = None
     login_grace: int = 60
     max_startups: int = 100
-    max_sessions: int = 64
+    max_sessions: int = 512
     penalties: bool = True
     penalty_exempt: tuple[Network, ...] = LOOPBACK
     banner: str = ""

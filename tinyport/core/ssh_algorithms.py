@@ -12,7 +12,6 @@ KEX = (
     "mlkem768x25519-sha256",
     "sntrup761x25519-sha512",
     "sntrup761x25519-sha512@openssh.com",
-    "ecdh-sha2-nistp256",
     "diffie-hellman-group16-sha512",
 )
 CIPHERS = (

@@ -33,6 +33,7 @@ class SocketTransport(asyncio.Transport):
         self._protocol = protocol
         self._early = early
         self._waiting = bytearray()
+        self._low, self._high = LOW_WATER, HIGH_WATER
         self._reading = True
         self._paused = False
         self._closing = False
@@ -98,7 +99,7 @@ class SocketTransport(asyncio.Transport):
                 return
             self._loop.add_writer(self._sock, self._writable)
         self._waiting += data
-        if len(self._waiting) > HIGH_WATER and not self._paused:
+        if len(self._waiting) > self._high and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
 
@@ -124,7 +125,7 @@ class SocketTransport(asyncio.Transport):
         del self._waiting[:done]
         if self._lost:
             return
-        if self._paused and len(self._waiting) <= LOW_WATER:
+        if self._paused and len(self._waiting) <= self._low:
             self._paused = False
             self._protocol.resume_writing()
         if not self._waiting:
@@ -136,7 +137,11 @@ class SocketTransport(asyncio.Transport):
         return len(self._waiting)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        return LOW_WATER, HIGH_WATER
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = HIGH_WATER if high is None else high
+        self._low = self._high // 4 if low is None else low
 
     def can_write_eof(self) -> bool:
         return False

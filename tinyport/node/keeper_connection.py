@@ -20,7 +20,7 @@ from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.names import printable
 from tinyport.core.signatures import verify
-from tinyport.core.sshwire import Reader
+from tinyport.core.sshwire import Reader, string
 from tinyport.core.transcript import exchange_hash, parse_transcript
 from tinyport.core.userauth import parse_publickey_request, signed_data
 from tinyport.core.verified import VerifiedCertificates
@@ -34,9 +34,12 @@ from tinyport.node.session_plan import Asked
 MAX_FAILURES = 6
 # An agent offers all its plain keys before the certificate; refusing one costs nothing.
 MAX_PLAIN_KEYS = 20
-MAX_SESSIONS = 64
+# sshd_config(5) has 10; here one costs 60 kB, and memory has a bound of its own.
+MAX_SESSIONS = 512
 # RFC 4253 section 9 recommends rekeying each gigabyte or hour: nobody needs more than one a second.
 REKEY_EVERY = 1.0
+# A client asks once.
+MAX_SHOWN_KEYS = 4
 # A refusal is a text for a person.
 MAX_REFUSAL = 400
 
@@ -55,6 +58,7 @@ TABLE: Mapping[tuple[str, str], str] = {
     (PROVED, "open"): PROVED,
     (PROVED, "signal"): PROVED,
     (PROVED, "hangup"): PROVED,
+    (PROVED, "hostkey"): PROVED,
     (SERVED, "gone"): GONE,
     (KEYED, "gone"): GONE,
     (PROVED, "gone"): GONE,
@@ -150,6 +154,7 @@ class Connection:
         self._forwards = forwards
         self._session_id: bytes | None = None
         self._last_kex = 0.0
+        self._shown_keys = 0
         self._certificate: Certificate | None = None
         self._failures = 0
         self._plain_keys = 0
@@ -162,6 +167,7 @@ class Connection:
             "open": self._open,
             "signal": self._signal,
             "hangup": self._hangup,
+            "hostkey": self._hostkey,
             "gone": self._gone,
             **{request: partial(self._forward, request) for request in FORWARDS},
         }
@@ -242,6 +248,18 @@ class Connection:
             # RFC 4253 section 7.2: the first exchange hash is the session identifier, for good.
             self._session_id = hashed
         return {"signature": self.identity.key.sign(hashed)}, ()
+
+    def _hostkey(self, message: Mapping[str, object]) -> Answer:
+        """Show that the key is ours (OpenSSH's PROTOCOL, section 2.5). What is signed begins with the request's name,
+        which no exchange hash does, and is good for this connection alone."""
+        if fields.data(message, "key") != self.identity.key.public_blob:
+            raise PeerError("that is not the host key")
+        if self._shown_keys >= MAX_SHOWN_KEYS:
+            raise Unavailable("the host key was shown often enough")
+        self._shown_keys += 1
+        assert self._session_id is not None
+        parts = (b"hostkeys-prove-00@openssh.com", self._session_id, self.identity.key.public_blob)
+        return {"signature": self.identity.key.sign(b"".join(map(string, parts)))}, ()
 
     # ------------------------------------------------------------------ authentication
 

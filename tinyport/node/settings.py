@@ -59,7 +59,7 @@ class NodeSettings:
     memory_limit: int | None = None
     login_grace: float = 60.0
     max_startups: int = 100
-    max_sessions: int = 64
+    max_sessions: int = 512
     penalties: bool = True
     penalty_exempt: tuple[tuple[int, int, int], ...] = ()
     banner: str = ""

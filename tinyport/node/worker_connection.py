@@ -13,6 +13,7 @@ from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.ssh_algorithms import AUTHENTICATED
 from tinyport.host.logging_line import Log
 from tinyport.node.worker_channel import NodeSession, SessionChannel
+from tinyport.node.worker_extensions import ExtendedConnection
 from tinyport.node.worker_forward import ForwardingConnection
 from tinyport.node.worker_hostkey import MAX_VERSION, KeeperKey, RecordingHash, TranscriptTooLarge
 from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text
@@ -54,7 +55,7 @@ class Owner(asyncssh.SSHServer):
         return self._connection.make_session()
 
 
-class NodeConnection(LeanPackets, ForwardingConnection):
+class NodeConnection(LeanPackets, ForwardingConnection, ExtendedConnection):
     """``serve``: the keeper's message about it. ``over`` tells the keeper, once."""
 
     def __init__(
@@ -81,6 +82,7 @@ class NodeConnection(LeanPackets, ForwardingConnection):
             PLAIN_ALGORITHM: base64.b64decode(str(serve["host_key"])),
             CERTIFICATE_ALGORITHM: base64.b64decode(str(serve["host_certificate"])),
         }
+        self._plain_key = self._keys[PLAIN_ALGORITHM]
         limits = cast("dict[str, Any]", serve["limits"])
         self._max_sessions = int(limits["sessions"])
         #: channels that are open, and those of them by number that the keeper was asked to start

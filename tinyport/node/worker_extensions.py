@@ -1,0 +1,81 @@
+"""What OpenSSH added to the protocol around sessions: host keys that a client may learn, pings; and a bound on answers.
+
+OpenSSH's PROTOCOL, sections 1.9 (ping@openssh.com) and 2.5 (hostkeys-00@openssh.com, hostkeys-prove-00@openssh.com).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import asyncssh
+from asyncssh.packet import SSHPacket, String
+
+from tinyport.core.errors import TinyportError
+from tinyport.node.worker_keeper import KeeperLine, base64_text
+
+_MSG_PING, _MSG_PONG = 192, 193
+# A client asks for keys that it does not know, all in one request; we have one.
+MAX_KEYS = 8
+# What a client that asks and does not read may make us keep: past this nothing more of it is read.
+UNSENT_HIGH, UNSENT_LOW = 1024 * 1024, 256 * 1024
+
+
+class ExtendedConnection(asyncssh.SSHServerConnection):
+    """``number`` and ``_keeper`` are the connection's own; ``_plain_key`` its host key without a certificate."""
+
+    number: int
+    _keeper: KeeperLine
+    _plain_key: bytes
+
+    def connection_made(self, transport: Any) -> None:
+        self._extensions_to_send[b"ping@openssh.com"] = b"0"
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNSENT_HIGH, low=UNSENT_LOW)
+
+    # ------------------------------------------------------------------ a client that does not read
+
+    def pause_writing(self) -> None:
+        """The client takes nothing: then we take nothing from it, or its requests would fill our memory."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # ------------------------------------------------------------------ ping
+
+    def _process_ping(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        del pkttype, pktid
+        data = packet.get_string()
+        packet.check_end()
+        self.send_packet(_MSG_PONG, String(data))
+
+    _packet_handlers = {**asyncssh.SSHServerConnection._packet_handlers, _MSG_PING: _process_ping}  # noqa: RUF012
+
+    # ------------------------------------------------------------------ host keys
+
+    def send_server_host_keys(self) -> None:
+        """Our key without its certificate: whoever came by the plain key may learn of no other, and keeps it."""
+        self._send_global_request(b"hostkeys-00@openssh.com", String(self._plain_key))
+
+    def _process_hostkeys_prove_00_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        keys: list[bytes] = []
+        while packet and len(keys) < MAX_KEYS:
+            keys.append(packet.get_string())
+        packet.check_end()
+        if not keys or set(keys) != {self._plain_key}:
+            self._report_global_response(False)
+            return
+        self.create_task(self._prove_host_key(len(keys)))
+
+    async def _prove_host_key(self, times: int) -> None:
+        try:
+            answer, _ = await self._keeper.ask("hostkey", conn=self.number, key=base64_text(self._plain_key))
+        except (TinyportError, asyncio.CancelledError):
+            self._report_global_response(False)
+            return
+        signature = base64.b64decode(str(answer["signature"]))
+        self._report_global_response(String(signature) * times)
