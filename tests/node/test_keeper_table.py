@@ -26,7 +26,17 @@ from tinyport.core.userauth import signed_data
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import FORWARDS, GONE, KEYED, PROVED, SERVED, TABLE, Connection, Endpoint
+from tinyport.node.keeper_connection import (
+    FORWARDS,
+    GONE,
+    KEYED,
+    PROVED,
+    REKEYS_AT_ONCE,
+    SERVED,
+    TABLE,
+    Connection,
+    Endpoint,
+)
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.session_plan import Asked
 
@@ -287,13 +297,22 @@ def test_only_hashes_of_our_key_exchanges(desk: Desk, connection: Connection, na
 
 def test_later_exchanges_are_few_and_do_not_move_the_session_identifier(desk: Desk, connection: Connection) -> None:
     first = desk.kex(connection)
+    second = desk.kex(connection)
     with pytest.raises(Unavailable, match="too often"):
         desk.kex(connection)
-    desk.time += 1.5
-    second = desk.kex(connection)
     with pytest.raises(AccessDenied):
         connection.handle("prove", desk.proof(second))
     connection.handle("prove", desk.proof(first))
+    # Somebody who is in may have a small RekeyLimit; but not without end.
+    for _ in range(int(REKEYS_AT_ONCE) - 2):
+        desk.kex(connection)
+    with pytest.raises(Unavailable, match="too often"):
+        desk.kex(connection)
+    desk.time += 1.0
+    for _ in range(10):
+        desk.kex(connection)
+    with pytest.raises(Unavailable, match="too often"):
+        desk.kex(connection)
 
 
 Bend = Callable[[Desk, Connection, bytes], dict[str, object]]

@@ -18,7 +18,7 @@ PING, PONG = 192, 193
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    rig = Rig(tmp_path_factory.mktemp("rig"), worker_idle=0).start()
+    rig = Rig(tmp_path_factory.mktemp("rig"), worker_idle=60).start()
     yield rig
     rig.stop()
 

@@ -36,8 +36,10 @@ MAX_FAILURES = 6
 MAX_PLAIN_KEYS = 20
 # sshd_config(5) has 10; here one costs 60 kB, and memory has a bound of its own.
 MAX_SESSIONS = 512
-# RFC 4253 section 9 recommends rekeying each gigabyte or hour: nobody needs more than one a second.
-REKEY_EVERY = 1.0
+# RFC 4253 section 9 recommends new keys each gigabyte or hour. Whoever set a small RekeyLimit gets them more often, and
+# a flood of them costs a worker a hundredth of its time. A stranger gets one exchange and one more.
+REKEYS_AT_ONCE, REKEYS_A_SECOND = 32.0, 10.0
+STRANGERS_KEYS = 2
 # A client asks once.
 MAX_SHOWN_KEYS = 4
 # A refusal is a text for a person.
@@ -153,7 +155,9 @@ class Connection:
         self._monotonic = monotonic
         self._forwards = forwards
         self._session_id: bytes | None = None
-        self._last_kex = 0.0
+        self._last_kex = monotonic()
+        self._rekeys = REKEYS_AT_ONCE
+        self._exchanges = 0
         self._shown_keys = 0
         self._certificate: Certificate | None = None
         self._failures = 0
@@ -234,8 +238,12 @@ class Connection:
     def _kex(self, message: Mapping[str, object]) -> Answer:
         """Sign the exchange hash that we compute ourselves, over a transcript with our key and our nonce."""
         now = self._monotonic()
-        if self._session_id is not None and now - self._last_kex < REKEY_EVERY:
+        self._rekeys = min(REKEYS_AT_ONCE, self._rekeys + (now - self._last_kex) * REKEYS_A_SECOND)
+        self._last_kex = now
+        self._exchanges += 1
+        if self._rekeys < 1 or (self.state != PROVED and self._exchanges > STRANGERS_KEYS):
             raise Unavailable("keys are exchanged too often")
+        self._rekeys -= 1
         transcript = fields.data(message, "transcript")
         parsed = parse_transcript(transcript)
         if parsed.server_version != f"SSH-2.0-{self.version}".encode():
@@ -243,7 +251,6 @@ class Connection:
         if parsed.host_key not in self.identity.host_keys:
             raise PeerError("the transcript is for another host key")
         hashed = exchange_hash(fields.text(message, "hash", 16), transcript)
-        self._last_kex = now
         if self._session_id is None:
             # RFC 4253 section 7.2: the first exchange hash is the session identifier, for good.
             self._session_id = hashed
