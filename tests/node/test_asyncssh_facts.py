@@ -1,7 +1,7 @@
 """What asyncssh does not do as an sshd, or does wrongly: each a test here, or the test that is named.
 
 Elsewhere: options built once and no threads (``tests/security/test_confinement.py``, where there are none), environment
-by allow-list (``test_session_plan``), algorithms (``tests/interop/test_ssh_audit.py``), agent, X11 and ports as the user
+by allow-list (``test_session_plan``), algorithms (``tests/interop/test_ssh_audit.py``), agent, X11, ports as the user
 (``test_forward``), the sftp server as the user (``test_keeper_privileged``), tries (``test_keeper_table``), pings
 (``test_worker_extensions``), sessions and packets without end (``test_session``, ``test_worker_packets``), dropbear and
 its guess (``tests/interop/test_other_clients.py``).
