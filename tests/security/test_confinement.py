@@ -24,8 +24,9 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root")
 
 #: runs confined; prints what each attempt came to, as JSON
 _ATTEMPTS = """
-import ctypes, errno, json, os, resource, signal, socket, sys
-from tinyport.node.confinement import enclose
+import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, sys
+from tinyport.node.confinement import FILTER, enclose
+from tinyport.node.worker_syscalls import restrict
 
 user, before = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 if before is not None:
@@ -38,7 +39,15 @@ here = socket.create_server(("127.0.0.1", 0))
 abstract = socket.socket(socket.AF_UNIX)
 abstract.bind("\\0tinyport-test-%d" % os.getpid())
 abstract.listen()
+status = open("/proc/self/status")
 missing = enclose(user, memory=512 * 1024 * 1024)
+status.seek(0)
+held = {name: value.strip() for name, _, value in (line.partition(":") for line in status) if name.startswith("Cap")}
+status.close()
+limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_CORE, resource.RLIMIT_NPROC)]
+if filtered:
+    if not restrict():
+        missing.append(FILTER)
 
 def attempt(work):
     try:
@@ -82,15 +91,23 @@ print(json.dumps({
     "trace": attempt(called("ptrace", 16, parent, 0, 0)),
     "signal": attempt(lambda: os.kill(parent, 0)),
     "memory": attempt(lambda: len(bytearray(1024 * 1024 * 1024))),
-    "limits": [resource.getrlimit(kind) for kind in (resource.RLIMIT_CORE, resource.RLIMIT_NPROC)],
+    "limits": limits,
+    "capabilities": held,
+    "linger": attempt(lambda: here.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 60, 0, 0, 0]))),
+    "owner": attempt(lambda: fcntl.fcntl(here, fcntl.F_SETOWN, parent)),
+    "code": attempt(lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)),
+    "keyring": attempt(called("syscall", 250 if os.uname().machine == "x86_64" else 219, 0, -3, 1)),
 }))
+sys.stdout.flush()
 """
 
 
-def attempts(user: dict[str, int] | None, before: int | None = None) -> dict[str, Any]:
-    """``before``: who to be from the start, without any privilege."""
+def attempts(user: dict[str, int] | None, before: int | None = None, *, filtered: bool = False) -> dict[str, Any]:
+    """``before``: who to be from the start, without any privilege. ``filtered``: with the system-call filter, without
+    which the rest must hold, too.
+    """
     paths = [entry for entry in sys.path if entry]
-    program = f"import sys; sys.path[:] = {[os.getcwd(), *paths]!r}\n{_ATTEMPTS}"
+    program = f"import sys; sys.path[:] = {[os.getcwd(), *paths]!r}; filtered = {filtered}\n{_ATTEMPTS}"
     command = [sys.executable, "-I", "-S", "-c", program, json.dumps(user), json.dumps(before)]
     done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -104,6 +121,10 @@ def test_nothing_is_left_to_try() -> None:
     found = attempts({"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid})
     assert found.pop("missing") == []
     assert found.pop("limits") == [[0, 0], [0, 0]]
+    assert {int(held, 16) for held in found.pop("capabilities").values()} == {0}
+    for name in ("linger", "owner", "code", "keyring"):
+        # The filter's to refuse.
+        found.pop(name)
     # execve(2): EAGAIN, too many processes for this user; there may be none.
     assert found.pop("exec")[1] in ("EACCES", "EAGAIN")
     assert {name: result[1] for name, result in found.items() if name not in ("memory", "signal")} == {
@@ -127,6 +148,26 @@ def test_nothing_is_left_to_try() -> None:
     assert not Path("/tmp/tinyport-was-here").exists()
 
 
+@pytest.mark.root
+@AS_ROOT
+def test_the_filter_alone_would_do_for_most() -> None:
+    found = attempts({"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid}, filtered=True)
+    _check_filtered(found)
+
+
+def test_the_filter_needs_no_privilege() -> None:
+    found = attempts(None, NOBODY.pw_uid if os.geteuid() == 0 else None, filtered=True)
+    _check_filtered(found)
+
+
+def _check_filtered(found: dict[str, Any]) -> None:
+    if "a filter of system calls" in found["missing"]:
+        pytest.skip("no filter on this machine")
+    for name in ("missing", "limits", "capabilities", "memory"):
+        found.pop(name)
+    assert {name: result[1] for name, result in found.items()} == dict.fromkeys(found, "ENOSYS")
+
+
 def test_without_privileges_as_much_as_the_system_allows() -> None:
     """A node that serves its own user. What cannot be had is named, and what is not named holds."""
     found = attempts(None, NOBODY.pw_uid if os.geteuid() == 0 else None)
@@ -135,6 +176,10 @@ def test_without_privileges_as_much_as_the_system_allows() -> None:
     assert found["limits"] == [[0, 0], [0, 0]]
     assert found["root"][0] != "done"
     assert found["fork"][1] == "EAGAIN"
+    # A user namespace comes with all of them.
+    assert {int(held, 16) for name, held in found["capabilities"].items() if name != "CapBnd"} == {0}
+    if not missing:
+        assert int(found["capabilities"]["CapBnd"], 16) == 0
     assert (found["tcp"][0] == "done") == ("a network namespace of its own" in missing)
     assert (found["read"][0] == "done") == ("an empty root" in missing)
 
@@ -162,6 +207,7 @@ def test_a_worker_while_it_serves(rig: Rig) -> None:
     for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[capabilities], 16) == 0, capabilities
     assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
     assert os.listdir(here / "root") == []
     assert os.readlink(here / "ns" / "net") != os.readlink("/proc/self/ns/net")
     assert os.readlink(here / "ns" / "ipc") != os.readlink("/proc/self/ns/ipc")

@@ -7,6 +7,7 @@ numbers needs.
 from __future__ import annotations
 
 import _ctypes
+import array
 import os
 
 from tinyport.core.errors import OperatorError
@@ -20,6 +21,8 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 NEW_NETWORK, NEW_IPC, NEW_USER = 0x40000000, 0x08000000, 0x10000000
 # capability.h knows 41 of them today; the kernel answers EINVAL for one that it does not know.
 _CAPABILITIES = 64
+# linux/capability.h: _LINUX_CAPABILITY_VERSION_3, which has 64 of them in two words
+_CAPABILITY_VERSION = 0x20080522
 _RTLD_NOW = 2
 
 
@@ -36,7 +39,8 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Int
 
 
-def _call(name: str, *numbers: int) -> int:
+def call(name: str, *numbers: int) -> int:
+    """A function of the C library with numbers (or addresses) → its int. OSError when that is negative."""
     # None is the program itself, and the C library with it.
     library = _ctypes.dlopen(None, _RTLD_NOW)  # type: ignore[arg-type]
     function = _Function(_ctypes.dlsym(library, name))
@@ -49,32 +53,41 @@ def _call(name: str, *numbers: int) -> int:
 
 def no_new_privileges() -> None:
     """From now on no ``exec`` gives anything: set-user-id bits and file capabilities do nothing. OSError: not so."""
-    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if _call("prctl", _PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1:
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if call("prctl", _PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1:
         raise OSError("no_new_privs did not stay")
 
 
 def not_dumpable() -> None:
     """No core file, and processes of the same user can neither trace us nor read our memory."""
-    _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def drop_bounding_set() -> None:
     """Take every capability out of the bounding and ambient sets. Needs CAP_SETPCAP. OSError: not so."""
-    _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(_CAPABILITIES):
         try:
-            held = _call("prctl", _PR_CAPBSET_READ, capability, 0, 0, 0)
+            held = call("prctl", _PR_CAPBSET_READ, capability, 0, 0, 0)
         except OSError:
             # The kernel has no more.
             return
         if held:
-            _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+            call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def no_capabilities() -> None:
+    """Empty the effective, permitted and inheritable sets, and with them the ambient one. Takes no privilege. A change
+    of user empties them but for what can be inherited; a new user namespace fills them all. OSError: not so.
+    """
+    header = array.array("I", [_CAPABILITY_VERSION, 0])
+    sets = array.array("I", [0] * 6)
+    call("capset", header.buffer_info()[0], sets.buffer_info()[0])
 
 
 def unshare(flags: int) -> None:
     """Namespaces of our own (``NEW_*``). OSError when the system does not let us."""
-    _call("unshare", flags)
+    call("unshare", flags)
 
 
 def become(uid: int, gid: int, groups: tuple[int, ...]) -> None:

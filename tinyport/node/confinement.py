@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: where a folder can be made for a moment; the first that works is taken
 PLACES = ("/run", "/dev/shm", "/tmp", "/var/tmp")  # noqa: S108 - removed before it is used
 NO_NETWORK, EMPTY_ROOT = "a network namespace of its own", "an empty root"
+#: ``worker_syscalls`` is what sets it, once everything else is done
+FILTER = "a filter of system calls"
 
 
 def shed(user: Mapping[str, object] | None) -> None:
@@ -32,8 +34,20 @@ def shed(user: Mapping[str, object] | None) -> None:
     if user is not None:
         privileges.drop_bounding_set()
         privileges.become(int(str(user["uid"])), int(str(user["gid"])), ())
+    else:
+        _drop_what_a_namespace_gave()
+    privileges.no_capabilities()
     privileges.no_new_privileges()
     privileges.not_dumpable()
+
+
+def _drop_what_a_namespace_gave() -> None:
+    """A user namespace of our own comes with every capability, over itself; so may whoever started us, with some."""
+    try:
+        privileges.drop_bounding_set()
+    except PermissionError:
+        # We have no right to, because we have no capability: no_new_privs keeps it so.
+        return
 
 
 def enclose(user: Mapping[str, object] | None, *, memory: int | None) -> list[str]:

@@ -21,13 +21,14 @@ import asyncssh
 from tinyport.core.errors import TinyportError
 from tinyport.core.identity import Identity
 from tinyport.host.logging_line import Log
-from tinyport.node.confinement import enclose
+from tinyport.node.confinement import FILTER, enclose
 from tinyport.node.ipc import Channel
 from tinyport.node.python_process import name_process
 from tinyport.node.worker_connection import NodeConnection, Owner
 from tinyport.node.worker_dial import dial
 from tinyport.node.worker_keeper import KeeperLine, close_all
 from tinyport.node.worker_options import make_options
+from tinyport.node.worker_syscalls import restrict
 
 CHANNEL, CONFIGURATION = 3, 4
 MAX_QUEUED = 4096
@@ -150,6 +151,13 @@ def main() -> None:
     _raise_file_limit()
     # Reads files, of which there are none afterwards.
     options = make_options(Owner, float(configuration["login_grace"]))
-    missing = enclose(configuration["user"], memory=configuration["memory"])
+    try:
+        missing = enclose(configuration["user"], memory=configuration["memory"])
+    except (TinyportError, OSError) as error:
+        # Without any of what is never optional we do not listen to strangers.
+        log.error("a worker cannot give up its privileges and does not serve", reason=error)
+        raise SystemExit(1) from None
+    if not restrict():
+        missing.append(FILTER)
     channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
     asyncio.run(_run(channel, options, log, missing))
