@@ -5,8 +5,9 @@
 #   make test    every test that runs at each commit        make test-slow   those that take longer
 #   make check   format, lint, types, architecture          make fmt         put the format right
 #   make bench   the figures, beside their peers
+#   make guard   has CPU per handshake or memory grown by more than a tenth?
 
-.PHONY: setup demo test test-slow check fmt bench clean
+.PHONY: setup demo test test-slow check fmt bench guard clean
 
 # Byte code matters for what we measure: without it an import costs seconds and megabytes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -43,6 +44,9 @@ fmt: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+guard: setup
+	$(BIN)/python -m bench.guard
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
-from bench import machine
+from bench import machine, plots
 from bench.report import Suite, table
 
 #: name → what it measures; each is a module with ``measure(quick) -> Suite``
@@ -47,6 +47,8 @@ def main(words: list[str] | None = None) -> int:
         if not options.no_save:
             path = suite.save(machine.describe({"quick": options.quick, "seconds": round(took)}))
             print(f"  {took:.0f} s, {path}")
+    if not options.no_save:
+        plots.draw()
     print()
     print(table([row for suite in finished for row in suite.rows]))
     return 0

@@ -31,7 +31,7 @@ NEW, OPEN = "a connection each", "on an open connection"
 def measure(quick: bool) -> Suite:
     suite = Suite("latency")
     rounds, block, keys = (3, 2, 50) if quick else (10, 6, 200)
-    with machine.clients_core(), tempfile.TemporaryDirectory(prefix="tinyport-bench-") as name:
+    with machine.on_cores(machine.cores()[1]), tempfile.TemporaryDirectory(prefix="tinyport-bench-") as name:
         folder = Path(name)
         credentials = Credentials(folder)
         servers: list[Server] = [Node(credentials), StockSshd(credentials)]

@@ -30,10 +30,10 @@ def cores() -> tuple[set[int], set[int]]:
 
 
 @contextmanager
-def clients_core() -> Iterator[None]:
-    """This process, and so every client that it starts, on the clients' cores. Servers pin themselves."""
+def on_cores(wanted: set[int]) -> Iterator[None]:
+    """This process, and what it starts, on these cores. Servers pin themselves."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores()[1])
+    os.sched_setaffinity(0, wanted)
     try:
         yield
     finally:

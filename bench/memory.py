@@ -19,6 +19,7 @@ from tests.scenarios.cluster import wait_for
 COUNTS = (1, 20, 30, 100)
 MANY = 500
 REST_LIMIT = 200.0
+AT_ONCE = 10
 #: what sessions run: not the server's memory
 THEIRS = frozenset(("sleep", "sh", "bash", "dash"))
 FROM_THIRTY = 30
@@ -33,7 +34,7 @@ def measure(quick: bool) -> Suite:
         try:
             for server in servers:
                 server.start()
-                _rest(server)
+                rest(server)
                 suite.details[server.name] = _grow(server, counts)
         finally:
             for server in servers:
@@ -42,7 +43,7 @@ def measure(quick: bool) -> Suite:
     return suite
 
 
-def _rest(server: Server) -> None:
+def rest(server: Server) -> None:
     """Wait until what sessions need has left."""
     alone = 2 if isinstance(server, Node) else 1
     wait_for("a server at rest", lambda: len(processes.tree(server.pid)) == alone, limit=REST_LIMIT)
@@ -66,31 +67,43 @@ def _grow(server: Server, counts: tuple[int, ...]) -> dict[str, Any]:
     clients: list[subprocess.Popen[bytes]] = []
     try:
         for count in counts:
-            while len(clients) < count:
-                clients += _open(server, min(10, count - len(clients)))
+            clients += open_sessions(server, count - len(clients))
             found[str(count)] = _take(server)
             print(f"  {server.name:<9} {count:4} sessions: PSS {found[str(count)]['total']['pss']:7.1f} MB", flush=True)
     finally:
-        for client in clients:
-            client.kill()
-        for client in clients:
-            client.wait()
-    _rest(server)
+        close_sessions(clients)
+    rest(server)
     found["after"] = _take(server)
     return found
 
 
-def _open(server: Server, count: int) -> list[subprocess.Popen[bytes]]:
-    """Some sessions at once, each on a connection of its own, quiet from then on."""
+def open_sessions(server: Server, count: int) -> list[subprocess.Popen[bytes]]:
+    """``count`` sessions, each on a connection of its own, quiet from then on."""
     words = server.command("echo open; exec sleep 3600")
     pipe = subprocess.PIPE
-    started = [subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.PIPE) for _ in range(count)]
-    for one in started:
-        assert one.stdout is not None
-        if one.stdout.readline() != b"open\n":
-            _, said = one.communicate()
-            raise SystemExit(f"bench: error: a session of {server.name} did not open: {said.decode(errors='replace')}")
-    return started
+    opened: list[subprocess.Popen[bytes]] = []
+    while len(opened) < count:
+        few = range(min(AT_ONCE, count - len(opened)))
+        started = [subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe) for _ in few]
+        opened += started
+        for one in started:
+            assert one.stdout is not None
+            if one.stdout.readline() != b"open\n":
+                _, said = one.communicate()
+                close_sessions(opened)
+                text = said.decode(errors="replace")
+                raise SystemExit(f"bench: error: a session of {server.name} did not open: {text}")
+    return opened
+
+
+def close_sessions(clients: list[subprocess.Popen[bytes]]) -> None:
+    for client in clients:
+        client.kill()
+    for client in clients:
+        client.wait()
+        for stream in (client.stdin, client.stdout, client.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def _rows(suite: Suite, counts: tuple[int, ...]) -> None:

@@ -1,0 +1,58 @@
+"""Which plots there are: from ``bench/results/*.json`` alone, so that they can be drawn again without measuring."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bench.plot import bars, lines
+from bench.report import RESULTS
+
+Details = dict[str, Any]
+
+
+def _handshake(details: Details, folder: Path) -> None:
+    cpu: dict[str, dict[str, float]] = {}
+    rate: dict[str, dict[str, float]] = {}
+    for key, found in details.items():
+        if isinstance(found, dict):
+            cpu[key] = {name: statistics.median(one["cpu"] for one in loads) for name, loads in found.items()}
+            rate[key] = {name: statistics.median(one["rate"] for one in loads) for name, loads in found.items()}
+    bars(folder / "handshake-cpu.svg", "Full handshake, server CPU", "ms, less is better", cpu)
+    bars(folder / "handshake-rate.svg", "Full handshakes, one core", "a second", rate)
+
+
+def _bulk(details: Details, folder: Path) -> None:
+    rates = {
+        key: {name: statistics.median(one["rate"] for one in all) for name, all in found.items()}
+        for key, found in details.items()
+    }
+    bars(folder / "bulk.svg", "Bulk transfer, server on one core", "MB/s", rates)
+
+
+def _memory(details: Details, folder: Path) -> None:
+    series = {
+        name: sorted((float(count), taken["total"]["pss"]) for count, taken in found.items() if count.isdigit())
+        for name, found in details.items()
+    }
+    lines(folder / "memory.svg", "Memory of all processes by open sessions", "open sessions", "MB PSS", series)
+
+
+def _certificate(details: Details, folder: Path) -> None:
+    found = details["a second, one core"]
+    groups = {name: {"tinyport": statistics.median(rates)} for name, rates in found.items()}
+    bars(folder / "certificate.svg", "Certificate checks, one core", "a second", groups)
+
+
+_DRAWN = {"handshake": _handshake, "bulk": _bulk, "memory": _memory, "certificate": _certificate}
+
+
+def draw(folder: Path = RESULTS) -> list[Path]:
+    """Draw what there are results for."""
+    for name, make in _DRAWN.items():
+        source = folder / f"{name}.json"
+        if source.exists():
+            make(json.loads(source.read_text())["details"], folder)
+    return sorted(folder.glob("*.svg"))
