@@ -11,7 +11,7 @@ from tinyport.host.accounts import Account
 from tinyport.node.session_plan import Asked, Origin, Plan, Terminal, client_variable_allowed, plan
 
 ACCOUNT = Account("pi", 1000, 1000, (1000, 20), "/home/pi", "/bin/bash")
-SFTP = ("/usr/bin/python3", "-c", "x", "--become", "1000:1000:1000,20")
+SFTP = ("/usr/bin/python3", "-c", "x", "--become", "1000:1000")
 TERMINAL = Terminal("xterm", 80, 24, 0, 0, {})
 
 

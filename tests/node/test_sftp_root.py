@@ -147,13 +147,10 @@ def test_nobody_gets_out(server: Server, jail: Path) -> None:
 
 def test_what_the_process_is(server: Server, jail: Path) -> None:
     pid = server.process.pid
-    status = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        status[key] = value.split()
-    assert status["Uid"] == [str(NOBODY.pw_uid)] * 4
-    assert status["Gid"] == [str(NOBODY.pw_gid)] * 4
-    assert {int(status[name][0], 16) for name in ("CapPrm", "CapEff", "CapAmb")} == {0}
+    status = status_of(str(pid))
+    assert status["Uid"].split() == [str(NOBODY.pw_uid)] * 4
+    assert status["Gid"].split() == [str(NOBODY.pw_gid)] * 4
+    assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")} == {0}
     assert os.readlink(f"/proc/{pid}/root") == str(jail)
     assert os.readlink(f"/proc/{pid}/cwd") == str(jail)
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
@@ -225,6 +222,36 @@ def test_a_confined_role(rig: Rig, jail: Path) -> None:
         refused = rig.ssh(*words, login="nobody")
         assert refused.returncode == 255, refused
         assert b"your roles do not permit" in refused.stderr
+
+
+def test_the_server_is_the_user_in_all(rig: Rig, jail: Path) -> None:
+    rig.give_certificate(logins=["nobody"], roles=["confined"], traits={"folder": ["jail"]})
+    words = ["ssh", *rig.options(), "-p", str(rig.port), "-s", "nobody@127.0.0.1", "sftp"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(w.string(b"\x01" + number(3)))
+        client.stdin.flush()
+        assert client.stdout.read(5)[4] == w.VERSION_ANSWER
+        (status,) = [status_of(pid) for pid in os.listdir("/proc") if pid.isdigit() and root_of(pid) == str(jail)]
+        assert status["Uid"].split() == [str(NOBODY.pw_uid)] * 4
+        assert status["Gid"].split() == [str(NOBODY.pw_gid)] * 4
+        # And in none of root's groups.
+        assert set(map(int, status["Groups"].split())) == set(os.getgrouplist("nobody", NOBODY.pw_gid))
+        client.stdin.close()
+        client.wait(LIMIT)
+
+
+def root_of(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/root")
+    except OSError:
+        return ""
+
+
+def status_of(pid: str) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def test_a_root_that_is_not_safe_is_refused_and_logged(rig: Rig, jail: Path) -> None:

@@ -206,8 +206,7 @@ class Sessions:
     def _plan(self, connection: Connection, grant: Grant, account: Account, asked: Asked, sid: str) -> Plan:
         sftp = [*self._sftp, "--home", account.home]
         # Unprivileged, it is that user already; said all the same, since it serves nobody by default.
-        groups = ",".join(str(group) for group in (account.groups if self._privileged else os.getgroups()))
-        sftp += ["--become", f"{account.uid}:{account.gid if self._privileged else os.getgid()}:{groups}"]
+        sftp += ["--become", f"{account.uid}:{account.gid if self._privileged else os.getgid()}"]
         endpoint = connection.endpoint
         identity = connection.identity
         origin = Origin(endpoint.peer, endpoint.local, node=identity.name, cluster=identity.cluster, session=sid)

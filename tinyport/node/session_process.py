@@ -46,9 +46,13 @@ def run(plan: Plan, manner: Manner, streams: tuple[int, int, int], environment: 
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         plain_process(keeps_umask=manner.keeps_umask)
         account = plan.account
-        if manner.privileged and not plan.drops_itself:
+        if manner.privileged:
             groups = account.groups if manner.groups is None else tuple(manner.groups)
-            become(account.uid, account.gid, groups)
+            if plan.drops_itself:
+                # It is told uid and gid; who is in which groups besides, PAM may have said.
+                os.setgroups(groups)
+            else:
+                become(account.uid, account.gid, groups)
         try:
             # What becomes the user on its own goes there on its own, too: as root it may be another place (NFS).
             os.chdir("/" if plan.drops_itself else account.home)

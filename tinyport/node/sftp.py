@@ -1,8 +1,8 @@
 """The sftp server: version 3 with OpenSSH's extensions on standard input and output, as the user.
 
-The keeper starts it with ``--become uid:gid:group,group``: as root it imports its code (which the user need not be
-able to read), enters the session's root if it has one, and becomes the user before it reads a byte. It never serves
-as root unless uid 0 was asked for.
+The keeper starts it with ``--become uid:gid``, in the groups that it shall have: as root it imports its code (which the
+user need not be able to read), enters the session's root if it has one, and becomes the user before it reads a byte.
+It never serves as root unless uid 0 was asked for.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 class Options:
     """The parsed command line: ValueError when it is not one of ours.
 
-    ``--become UID:GID:GROUP,...``; ``--root FOLDER`` (needs --become); ``--home FOLDER`` where the session begins;
-    ``--folder FOLDER`` to go from there; ``--umask OCTAL``; ``--read-only``; ``--allow NAME,...`` and
-    ``--deny NAME,...`` requests by sftp-server(8)'s names.
+    ``--become UID:GID[:GROUP,...]`` (without groups it stays in those it has); ``--root FOLDER`` (needs --become);
+    ``--home FOLDER`` where the session begins; ``--folder FOLDER`` to go from there; ``--umask OCTAL``;
+    ``--read-only``; ``--allow NAME,...`` and ``--deny NAME,...`` requests by sftp-server(8)'s names.
     """
 
     __slots__ = ("allow", "become", "deny", "folder", "home", "read_only", "root", "umask")
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.become: tuple[int, int, list[int]] | None = None
+        self.become: tuple[int, int, list[int] | None] | None = None
         self.root: str | None = None
         self.home: str | None = None
         self.folder: str | None = None
@@ -55,8 +55,9 @@ class Options:
         if value is None:
             raise ValueError(f"option {word!r} is unknown, or lacks its value")
         if word == "--become":
-            uid, gid, groups = value.split(":")
-            self.become = (int(uid), int(gid), [int(group) for group in groups.split(",") if group])
+            uid, gid, *groups = value.split(":", 2)
+            listed = [int(group) for group in groups[0].split(",") if group] if groups else None
+            self.become = (int(uid), int(gid), listed)
         elif word == "--root":
             self.root = value
         elif word == "--home":
@@ -80,10 +81,12 @@ def _names(text: str) -> frozenset[str]:
     return names
 
 
-def become(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Be that user for good. PermissionError when that did not work, or could be undone."""
+def become(uid: int, gid: int, groups: Sequence[int] | None) -> None:
+    """Be that user for good; ``groups`` None: in those there are. PermissionError when it did not work, or could be
+    undone.
+    """
     # Who is that user already may lack the right to say so again (root in a container).
-    if set(os.getgroups()) != set(groups):
+    if groups is not None and set(os.getgroups()) != set(groups):
         os.setgroups(list(groups))
     if os.geteuid() == 0:
         os.setresgid(gid, gid, gid)
@@ -101,14 +104,14 @@ def become(uid: int, gid: int, groups: Sequence[int]) -> None:
 def _prepare(options: Options) -> Requests:
     """Be who, be where, and may what the options say."""
     # A descriptor to a folder outside would be a way out of a root, and any other is nobody's here.
-    os.closerange(3, 1024)
+    os.closerange(3, 65536)
     owners = Owners()
     if options.become is not None:
         uid, gid, groups = options.become
         if options.root is not None:
             # Asked before, since inside there is nobody to ask.
             known = {(USER, uid): name_of(USER, uid), (USER, 0): b"root", (GROUP, 0): b"root"}
-            known.update({(GROUP, number): name_of(GROUP, number) for number in {gid, *groups}})
+            known.update({(GROUP, number): name_of(GROUP, number) for number in {gid, *(groups or os.getgroups())}})
             owners = Owners(known)
             enter(options.root)
         become(uid, gid, groups)
