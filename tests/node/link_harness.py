@@ -21,14 +21,14 @@ from tinyport.node.python_process import light_arguments, spawn
 _CODE = """
 import json, os, socket
 from importlib import import_module
-from tinyport.node import link
+from tinyport.node import link, link_inherited
 from tinyport.host.logging_line import Log
 told = json.loads(os.pread(7, 1 << 20, 0))
 for name, value in told["constants"].items():
     module, _, constant = name.rpartition(".")
     setattr(import_module("tinyport.node." + module), constant, value)
 versions = {kind: tuple(version) for kind, version in told["versions"].items()}
-given = link.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions)
+given = link_inherited.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions)
 link.run(told["config"], told["identity"], given, Log("node.link", "debug"))
 """
 

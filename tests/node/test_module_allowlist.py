@@ -86,6 +86,7 @@ OWN = frozenset(
         "node.link_documents",
         "node.link_events",
         "node.link_generations",
+        "node.link_inherited",
         "node.link_keeper",
         "node.link_listen",
         "node.link_penalties",

@@ -118,6 +118,18 @@ def test_without_a_line_they_are_in_a_file_that_is_ours(folder: int, log: Log, t
     assert outbox.empty
 
 
+def test_the_file_has_what_waits_and_nothing_twice(folder: int, log: Log, tmp_path: Path) -> None:
+    line = Line()
+    outbox = Outbox(line.send, folder, "a1", log)
+    outbox.offline()
+    for number in range(3):
+        outbox.add(event(number))
+    outbox.again()
+    outbox.noted(1)
+    outbox.offline()
+    assert [one["uid"] for one in kept(tmp_path)] == ["a1-2", "a1-3"]
+
+
 def test_a_full_disk_loses_nothing_while_we_live(
     folder: int, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import gc
-import json
 import os
 import secrets
 import signal
@@ -18,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from tinyport.core.errors import OperatorError, PeerError, TinyportError, Unavailable
-from tinyport.core.names import printable
-from tinyport.core.policy import MAX_DOCUMENT
 from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
 from tinyport.node import keeper_fields as fields
@@ -30,12 +27,11 @@ from tinyport.node.keeper_documents import Documents
 from tinyport.node.keeper_forward import Desk, Forwards
 from tinyport.node.keeper_life import Life
 from tinyport.node.keeper_linger import Lingering
-from tinyport.node.keeper_link import LinkLine, parse_arrival
+from tinyport.node.keeper_link import parse_arrival
 from tinyport.node.keeper_memory import resident
-from tinyport.node.keeper_outbox import Outbox
-from tinyport.node.keeper_redial import Redial
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCESSES, SigningIn
+from tinyport.node.keeper_upstream import Upstream
 from tinyport.node.keeper_workers import Worker, Workers
 from tinyport.node.loop import Loop, Timer
 from tinyport.node.session_plan import MAX_ENVIRONMENT
@@ -49,8 +45,6 @@ GRACE_SLACK = 15.0
 LEAST_WORKER_MEMORY = 256 * 1024 * 1024
 # An ended connection that its worker does not give up is cut.
 END_LIMIT = 5.0
-# link says for itself how large a document may be; JSON escapes it once more.
-MAX_DOCUMENT_FILE = 2 * MAX_DOCUMENT + 64 * 1024
 
 
 class Keeper:
@@ -73,14 +67,10 @@ class Keeper:
         paths = cast("list[str]", configuration["paths"])
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
         self._documents = Documents(files, self._log)
-        self._link = LinkLine(self._loop, channel, self._heard_link, self._link_lost, self._log)
-        folder = configuration.get("folder")
-        where = None if folder is None else os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._outbox = Outbox(self._link.tell, where, secrets.token_hex(8), self._log)
-        self._redial = None if where is None else Redial(self._loop, where, self._hello, self._monitor_found, self._log)
+        self._upstream = Upstream(self._loop, channel, configuration.get("folder"), self._documents, self, self._log)
         identity = self._documents.identity
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name}
-        self._audit = Audit(self._outbox.add, self._documents.now, node, self._log)
+        self._audit = Audit(self._upstream.outbox.add, self._documents.now, node, self._log)
         self._sessions = Sessions(
             self._loop,
             self._audit,
@@ -128,79 +118,37 @@ class Keeper:
         self._dials: dict[int, Mapping[str, str]] = {}
         self._graces: dict[int, Timer] = {}
         self._last_number = 0
-        self._life = Life(
+        self.life = Life(
             self._loop,
             float(cast(float, configuration["keeper_idle"])),
             kept=self._is_kept,
-            ask=lambda: self._link.tell({"op": "closing"}),
+            ask=lambda: self._upstream.tell({"op": "closing"}),
             workers=self._workers,
-            outbox=self._outbox,
+            outbox=self._upstream.outbox,
         )
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
-        self._tell_versions()
-        self._life.rest()
+        self._upstream.tell_versions()
+        self.life.rest()
         # What exists now stays: children that are forked need not copy it.
         gc.freeze()
         self._loop.run()
+        self._upstream.leave()
         self._documents.save_floor()
 
-    # ------------------------------------------------------------------ link
+    # ------------------------------------------------------------------ what link says
 
-    def _tell_versions(self) -> None:
-        self._link.tell({"op": "have", **self._documents.versions()})
+    def arrived(self, message: Mapping[str, object], descriptor: int) -> None:
+        """A connection."""
+        self._accept(message, descriptor)
 
-    def _heard_link(self, message: dict[str, object], descriptors: list[int]) -> None:
-        operation = message.get("op")
-        if operation == "noted":
-            self._outbox.noted(message.get("n"))
-            return
-        self._life.touched()
-        if operation == "conn" and len(descriptors) == 1:
-            self._accept(message, descriptors.pop())
-        elif operation == "warm":
-            self._workers.warm()
-        elif operation == "document":
-            self._document(message.get("signed"), descriptors)
-        elif operation == "time":
-            try:
-                self._documents.confirm_time(message.get("signed"), message.get("monotonic"))
-            except TinyportError as error:
-                self._log.warning("a statement of the time is not believed", reason=error)
-        elif operation == "closed":
-            self._life.closed()
-        elif operation == "resend":
-            self._outbox.again()
-        elif operation == "reread":
-            self._reread()
-        else:
-            self._log.warning("link sent something unknown", op=printable(str(operation), 40))
+    def expected(self) -> None:
+        """A connection is on its way."""
+        self._workers.warm()
 
-    def _document(self, signed: object, descriptors: Sequence[int]) -> None:
-        """A signed document, in the message or (when it is large) in a memfd beside it."""
-        try:
-            if len(descriptors) == 1:
-                signed = json.loads(os.pread(descriptors[0], MAX_DOCUMENT_FILE, 0))
-            # A successor writes them; two that do could leave the older one on the disk.
-            kind = self._documents.install(signed, write=not self._life.draining)
-        except (TinyportError, OSError, ValueError, RecursionError) as error:
-            self._log.warning("a document is not taken", reason=error)
-            return
-        if kind is not None:
-            self._log.info("a new document", kind=kind, version=self._documents.versions()[kind])
-            self._judge_again()
-        self._tell_versions()
-
-    def _reread(self) -> None:
-        """Our successor has written what we may have missed."""
-        if self._documents.reload():
-            self._log.info("newer documents", **self._documents.versions())
-            self._judge_again()
-        self._tell_versions()
-
-    def _judge_again(self) -> None:
+    def judge_again(self) -> None:
         """Locks, roles and labels hold for those who are here already, too."""
         for connection in list(self._connections.values()):
             try:
@@ -222,7 +170,7 @@ class Keeper:
             self._log.error("a connection of link is not taken", reason=error)
             stream.close()
             return
-        if self._life.draining:
+        if self.life.draining:
             stream.close()
             return
         self._last_number += 1
@@ -246,7 +194,7 @@ class Keeper:
         self._signing_in.arrived(connection)
 
     def _signed_in_or_not(self, connection: Connection, how: str) -> None:
-        self._link.tell({"op": "ended", "peer": connection.endpoint.peer[0], "how": how})
+        self._upstream.tell({"op": "ended", "peer": connection.endpoint.peer[0], "how": how})
 
     def _turned_away(self, connection: Connection) -> None:
         """It makes room for another: at once, whatever the worker does."""
@@ -316,14 +264,14 @@ class Keeper:
         if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
-        self._life.rest()
+        self.life.rest()
 
     def _session_ended(self, connection: Connection, number: int, status: int) -> None:
         worker = self._worker_of(connection)
         if worker is not None:
             ended = {"status": None, "signal": None, "core": False, **exit_fields(status)}
             self._workers.send(worker, {"op": "exit", "conn": connection.number, "session": number, **ended})
-        self._life.rest()
+        self.life.rest()
 
     # ------------------------------------------------------------------ workers
 
@@ -394,6 +342,11 @@ class Keeper:
 
     # ------------------------------------------------------------------ the end
 
+    @property
+    def running(self) -> int:
+        """How many sessions there are."""
+        return self._sessions.running
+
     def _is_kept(self) -> bool:
         return bool(self._connections or self._sessions.running)
 
@@ -413,26 +366,7 @@ class Keeper:
         self._sessions.end_all()
         for connection in list(self._connections.values()):
             self._end(connection, "this machine is shutting down")
-        self._life.drain()
-
-    # ------------------------------------------------------------------ without a monitor
-
-    def _link_lost(self) -> None:
-        self._outbox.offline()
-        if not self._life.draining:
-            self._log.info("link and monitor are gone", sessions=self._sessions.running)
-        if self._redial is not None:
-            self._redial.start()
-        self._life.drain()
-
-    def _hello(self) -> dict[str, object]:
-        return {"version": VERSION, "sessions": self._sessions.running}
-
-    def _monitor_found(self, channel: Channel) -> None:
-        """Another daemon's line. Connections are its own keeper's; ours stay until they end."""
-        self._log.info("a new monitor", sessions=self._sessions.running)
-        self._link.replace(channel)
-        self._reread()
+        self.life.drain()
 
 
 def _base64(data: bytes) -> str:

@@ -80,8 +80,12 @@ class Outbox:
         self._pump()
 
     def offline(self) -> None:
-        """There is no line any more: what waits goes into the file, and so does what comes."""
+        """There is no line any more, or we leave: what waits is the file, and what comes goes into it, too."""
         self._online = self._unsaved = False
+        if self._file >= 0:
+            # Of an earlier time without a line. Some of that may have been noted since.
+            os.ftruncate(self._file, 0)
+            self._file_size = 0
         self._write(list(self._held))
 
     @property

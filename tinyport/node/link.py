@@ -11,13 +11,11 @@ import json
 import os
 import signal
 import socket
-import ssl
 import time
 
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.names import check_label, format_address, parse_address, printable
 from tinyport.host.logging_line import Log
-from tinyport.host.tls import client_context
 from tinyport.node.confinement import shed
 from tinyport.node.ipc import Channel
 from tinyport.node.labels import LabelCommands
@@ -25,6 +23,7 @@ from tinyport.node.link_dial import Dials
 from tinyport.node.link_documents import Documents
 from tinyport.node.link_events import AuthLine, EventSender
 from tinyport.node.link_generations import OldKeepers, Receipts
+from tinyport.node.link_inherited import Contexts, Inherited
 from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
 from tinyport.node.link_penalties import Penalties
@@ -35,8 +34,6 @@ from tinyport.node.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     Version = tuple[int, int]
 
 # The proxy's limits, proxy/tunnels.py
@@ -45,45 +42,6 @@ MAX_ADDRESSES = 16
 POLICY_AFTER = 15.0
 # A drifting board loses a second a day; a signed statement an hour old is as good as a new one.
 TIME_EVERY = 3600.0
-
-
-class Inherited:
-    """What link has from the monitor: open descriptors and values, taken before privileges went.
-
-    ``secret``: memory file with TLS key and certificate. ``spool``: descriptor of the spool's folder. ``versions``:
-    kind → (epoch, serial) of the documents on the disk.
-    """
-
-    __slots__ = ("channel", "listeners", "secret", "spool", "versions")
-
-    def __init__(
-        self,
-        channel: socket.socket,
-        listeners: list[socket.socket],
-        secret: int,
-        spool: int,
-        versions: dict[str, Version],
-    ) -> None:
-        self.channel = channel
-        self.listeners = listeners
-        self.secret = secret
-        self.spool = spool
-        self.versions = versions
-
-
-class Contexts:
-    """SSL contexts for our protocols: one for all, as each costs memory. ALPN is read when a connection begins."""
-
-    def __init__(self, tls_cas: Sequence[str], secret: int) -> None:
-        self._context = client_context(list(tls_cas), alpn=["tinyport-tunnel"])
-        # OpenSSL reads the key itself; it never is a Python object.
-        self._context.load_cert_chain(f"/proc/self/fd/{secret}")
-        # Renegotiation and tickets are of no use to connections that stay for days.
-        self._context.options |= ssl.OP_NO_TICKET
-
-    def __call__(self, protocol: str) -> ssl.SSLContext:
-        self._context.set_alpn_protocols([protocol])
-        return self._context
 
 
 class Link:

@@ -121,6 +121,7 @@ class Generations:
         refused = ""
         if message.get("op") != "hello" or message.get("protocol") != PROTOCOL:
             refused = f"it speaks version {printable(str(message.get('protocol')), 20)}, this daemon {PROTOCOL}"
+        generation = None
         try:
             generation = _Generation(stream, pid, version, refused)
             if refused:
@@ -129,6 +130,8 @@ class Generations:
                 channel.send({"op": "welcome", "protocol": PROTOCOL})
         except OSError as error:
             self._log.warning("an old keeper was gone at once", reason=error)
+            if generation is not None:
+                os.close(generation.end)
             channel.close()
             return
         self._all.append(generation)

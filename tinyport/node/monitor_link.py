@@ -112,10 +112,10 @@ class LinkProcess:
             self._loop.close()
             versions = document_versions(self._folder)
             self._leave_behind()
-            from tinyport.node import link
+            from tinyport.node import link, link_inherited
 
             # Loaded before the fork already, see monitor._preload.
-            given = link.Inherited(channel, self._given.listeners, self._given.secret, spool, versions)
+            given = link_inherited.Inherited(channel, self._given.listeners, self._given.secret, spool, versions)
             level, format = log_words(self._given.config)
             link.run(self._given.config, self._given.public, given, Log("node.link", level, format))
             status = 0

@@ -24,6 +24,8 @@ MAX_BATCH_BYTES = 64 * 1024
 MAX_BATCH_EVENTS = 400
 MAX_EVENT = 16 * 1024
 MAX_IN_MEMORY = 64
+# A keeper has at most 64 on their way (keeper_outbox), and there are few keepers.
+MAX_RECENT = 256
 _SUFFIX = ".events"
 _LOSSES = "losses.json"
 
@@ -48,6 +50,8 @@ class Spool:
         self._telling: tuple[str, int, int] | None = None
         #: uids of events that our predecessor left: it may have ended before the keeper knew that they are here
         self._known: set[str] = set()
+        #: of the newest ones, oldest first: a keeper that ended before it knew has left them in its file, too
+        self._recent: dict[str, None] = {}
         self._load()
 
     def _load(self) -> None:
@@ -69,8 +73,13 @@ class Spool:
 
     def add(self, event: dict[str, object]) -> None:
         """Keep an event. Never raises for the disk's sake."""
-        if str(event.get("uid")) in self._known:
-            return
+        uid = event.get("uid")
+        if isinstance(uid, str):
+            if uid in self._known or uid in self._recent:
+                return
+            self._recent[uid] = None
+            if len(self._recent) > MAX_RECENT:
+                del self._recent[next(iter(self._recent))]
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         if len(line) > MAX_EVENT:
             self._lose(1, len(line))
