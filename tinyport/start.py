@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import format_address
-from tinyport.host.machine import nodename
+from tinyport.host.machine import memory_size, nodename
 
 if TYPE_CHECKING:
     from tinyport.auth.restore import Restored
@@ -161,4 +161,4 @@ def _memory_limit(config: Config) -> int | None:
     """Bytes."""
     if config.node.memory_share is None:
         return config.node.memory_bytes
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * config.node.memory_share)
+    return int(memory_size() * config.node.memory_share)

@@ -65,3 +65,29 @@ def test_listening_everywhere_is_dialled_here() -> None:
     assert machine.dialable(("0.0.0.0", 1)) == ("127.0.0.1", 1)
     assert machine.dialable(("::", 1)) == ("::1", 1)
     assert machine.dialable(("10.0.0.7", 1)) == ("10.0.0.7", 1)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        (
+            "0::/a/b\n",
+            {"sys/fs/cgroup/a/b/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "50000000\n"},
+            50_000_000,
+        ),
+        ("4:cpu,memory:/x\n", {"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "40000000\n"}, 40_000_000),
+        ("4:memory:/host/path\n", {"sys/fs/cgroup/memory/memory.limit_in_bytes": "30000000\n"}, 30_000_000),
+        ("0::/\n", {}, None),
+        ("nonsense", {"sys/fs/cgroup/memory.max": "0\n"}, None),
+    ],
+)
+def test_a_control_group_limits_the_memory(
+    tmp_path: Path, cgroup: str, files: dict[str, str], expected: int | None
+) -> None:
+    for name, content in {"proc/self/cgroup": cgroup, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    whole = machine.memory_size(tmp_path / "nowhere")
+    assert whole > 50_000_000
+    assert machine.memory_size(tmp_path) == (whole if expected is None else expected)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -175,3 +176,34 @@ def test_it_is_light() -> None:
     code = f"import sys; sys.path[:0] = {sys.path!r}; import tinyport.node.ipc; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(loaded.stdout.split())
+
+
+def test_a_process_without_descriptors_hears_the_message_and_misses_what_came_with_it() -> None:
+    left, right = ipc.pair()
+    sender, receiver = Channel(left), Channel(right)
+    reading, writing = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        sender.send({"op": "x"}, [reading, writing])
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        # Fill the gaps, so that there is room for one of the two and then for none.
+        filler = []
+        while (number := os.dup(reading)) <= highest:
+            filler.append(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 2, hard))
+        before = open_descriptors()
+        assert receiver.receive() == ({"op": "x"}, [])
+        assert open_descriptors() == before
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        sender.send({"op": "y"}, [reading])
+        received = receiver.receive()
+        assert received is not None
+        assert received[0] == {"op": "y"}
+        for descriptor in (*received[1], *filler, number):
+            os.close(descriptor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in (reading, writing):
+            os.close(descriptor)
+        sender.close()
+        receiver.close()

@@ -52,6 +52,19 @@ def test_a_newer_document_lasts(tmp_path: Path, authority: Authority) -> None:
     assert oct((tmp_path / "policy.json").stat().st_mode & 0o777) == "0o600"
 
 
+def test_what_cannot_be_written_counts_and_is_written_later(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    (tmp_path / "policy.json").unlink()
+    (tmp_path / "policy.json").mkdir()
+    assert documents.install(authority.policy(user_cas=[])) == "policy"
+    assert documents.versions()["policy"] == [1, 2]
+    assert documents.unsaved == ["policy"]
+    (tmp_path / "policy.json").rmdir()
+    documents.save()
+    assert documents.unsaved == []
+    assert load(tmp_path).versions()["policy"] == [1, 2]
+
+
 def test_equal_and_older_documents_change_nothing(tmp_path: Path, authority: Authority) -> None:
     documents = load(tmp_path)
     authority.serial = 1

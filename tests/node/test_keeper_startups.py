@@ -105,3 +105,10 @@ def test_who_signed_in_makes_no_room(start: Start) -> None:
     assert rig.ssh("echo in", login=LOGIN).stdout == b"in\n"
     output, _ = process.communicate(b"still here\n", LIMIT)
     assert (output, process.returncode) == (b"still here\n", 0)
+
+
+def test_over_its_budget_a_node_takes_no_more_sessions_and_says_why(start: Start) -> None:
+    rig = start(limits={"memory": 1})
+    done = rig.ssh("echo in")
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"no memory left for another session" in done.stderr

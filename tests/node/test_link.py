@@ -216,6 +216,37 @@ def test_a_document_wakes_a_keeper_and_its_version_is_in_the_next_hello(start: S
     assert rig.tunnel().greet(rig.cluster)["policy"] == [1, 10]
 
 
+def test_a_document_that_is_not_on_the_disk_is_told_to_the_next_keeper_first(start: Start) -> None:
+    """A full or read-only disk must not bring back the policy from before a lock."""
+    rig = start()
+    tunnel, _, _ = rig.up()
+    signed = rig.cluster.policy(serial=9)
+    tunnel.say({"op": "document", "signed": signed})
+    keeper = rig.keeper()
+    keeper.hear("document")
+    keeper.say({"op": "have", "policy": [1, 9], "node": [0, 0], "unsaved": ["policy"]})
+    keeper.close()
+    stranger = rig.connect()
+    stranger.sendall(b"SSH-2.0-x\r\n")
+    for unsaved in (["policy"], []):
+        keeper = rig.keeper()
+        first, _ = keeper.hear("document")
+        assert first["signed"] == signed
+        assert "conn" not in [message["op"] for message, _ in keeper._kept]
+        # What a keeper says that has read its disk.
+        keeper.say({"op": "have", "policy": [1, 8], "node": [0, 0], "unsaved": []})
+        keeper.say({"op": "have", "policy": [1, 9], "node": [0, 0], "unsaved": unsaved})
+        _, (descriptor,) = keeper.hear("conn")
+        os.close(descriptor)
+        keeper.close()
+        rig.connect().sendall(b"SSH-2.0-x\r\n")
+    # Saved at last.
+    keeper = rig.keeper()
+    _, (descriptor,) = keeper.hear("conn")
+    os.close(descriptor)
+    assert "document" not in [message["op"] for message, _ in keeper._kept]
+
+
 def test_a_large_document_travels_in_a_memory_file(start: Start) -> None:
     rig = start()
     tunnel, _, _ = rig.up()

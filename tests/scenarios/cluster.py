@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,13 @@ def alive(pid: int) -> bool:
 
 
 class Cluster:
-    """One quickstart: started by ``start``, ended by ``stop``. Every file of it is below ``folder``."""
+    """One quickstart: started by ``start``, ended by ``stop``. Every file of it is below ``folder``.
 
-    def __init__(self, folder: Path) -> None:
+    ``around``: what stands before its command line, such as ``unshare --mount``.
+    """
+
+    def __init__(self, folder: Path, around: Sequence[str] = ()) -> None:
+        self._around = list(around)
         self.folder = folder
         self.data = folder / "data"
         self.ready: dict[str, Any] = {}
@@ -57,7 +61,7 @@ class Cluster:
     def start(self) -> Cluster:
         ready_file = self.folder / "ready.json"
         ready_file.unlink(missing_ok=True)
-        command = [str(BIN / "tinyport"), "quickstart", "--data-dir", str(self.data)]
+        command = [*self._around, str(BIN / "tinyport"), "quickstart", "--data-dir", str(self.data)]
         command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready_file)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env())

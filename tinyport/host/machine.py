@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -83,3 +84,40 @@ def dialable(address: tuple[str, int]) -> tuple[str, int]:
     host, port = address
     wildcard = {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not bound
     return wildcard.get(host, host), port
+
+
+def memory_size(root: Path = Path("/")) -> int:
+    """Bytes that this process may use: the machine's memory, or what a control group of ours allows (cgroups(7), both
+    versions). ``root`` is where ``proc`` and ``sys`` are.
+    """
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return sizes[0]
+    for line in lines:
+        # hierarchy:controllers:path, with 0 and no controllers for version 2
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            top, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        # A limit of any group above ours is ours, too. In a container the path may be the host's and not be there.
+        for folder in (group, *group.parents):
+            sizes += _limit(folder / name)
+            if folder == top:
+                break
+    return min(sizes)
+
+
+def _limit(path: Path) -> list[int]:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return []
+    # "max" in version 2; version 1 writes a number beyond all memory.
+    return [int(text)] if text.isascii() and text.isdigit() and int(text) > 0 else []

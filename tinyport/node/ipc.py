@@ -28,7 +28,7 @@ _INT = array.array("i").itemsize
 # As plain numbers, made once: the operators of ``enum`` would cost more than the rest of a message.
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _TAKE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-_TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_TRUNCATED, _RIGHTS_LOST = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
 _SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
@@ -162,8 +162,15 @@ class Channel:
             data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
         fds = _descriptors(ancillary)
         try:
-            if found & _TRUNCATED:
+            if found & _TRUNCATED or len(fds) > MAX_DESCRIPTORS:
                 raise PeerError("a message of another process is too large", detail=f"flags {found:#x}")
+            if found & _RIGHTS_LOST:
+                # recvmsg(2): what did not fit was closed. Either the peer sent too many, or we have no descriptor
+                # left (EMFILE is said in this way); then the message stands, and misses what came with it.
+                if len(fds) == MAX_DESCRIPTORS:
+                    raise PeerError("a message of another process is too large", detail="its descriptors")
+                _close(fds)
+                fds = []
             if not data:
                 if fds:
                     raise PeerError("an empty message of another process")

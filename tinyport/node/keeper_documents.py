@@ -82,6 +82,8 @@ class Documents:
         self.verified = VerifiedCertificates()
         self.node: NodeDocument | None = None
         self._bodies: dict[str, Mapping[str, object]] = {}
+        #: kind → what could not be written
+        self._unsaved: dict[str, object] = {}
         self._written_floor = self._read_floor()
         self._clock = ClusterClock(self._written_floor)
         for kind in ("policy", "node"):
@@ -154,17 +156,33 @@ class Documents:
         nevertheless: a full disk must not keep a lock away.
         """
         kind = self._take(signed)
-        if kind is not None and write:
+        if kind is not None:
+            if write:
+                self._unsaved[kind] = signed
+                self.save()
+                self.save_floor()
+            else:
+                self._unsaved.pop(kind, None)
+        return kind
+
+    def save(self) -> None:
+        """Write what could not be written before, too."""
+        for kind, signed in list(self._unsaved.items()):
             try:
                 write_private(self._paths[kind], json.dumps(signed).encode())
             except OSError as error:
                 self._log.error("a document could not be written", kind=kind, reason=error)
-            self.save_floor()
-        return kind
+            else:
+                del self._unsaved[kind]
 
     def versions(self) -> dict[str, object]:
         """What ``have`` says: kind → [epoch, serial]."""
         return {kind: list(version(self._bodies.get(kind))) for kind in ("policy", "node")}
+
+    @property
+    def unsaved(self) -> list[str]:
+        """The kinds that are newer than on the disk; link keeps those for our successor."""
+        return list(self._unsaved)
 
     # ------------------------------------------------------------------ time
 

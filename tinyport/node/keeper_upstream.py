@@ -61,10 +61,12 @@ class Upstream:
         return self._link.tell(message)
 
     def tell_versions(self) -> None:
-        self._link.tell({"op": "have", **self._documents.versions()})
+        self._link.tell({"op": "have", **self._documents.versions(), "unsaved": self._documents.unsaved})
 
     def leave(self) -> None:
-        """At the end: what link did not note goes to the next monitor."""
+        """At the end: what link did not note goes to the next monitor, and what the disk did not take is tried again."""
+        if not self._succeeded:
+            self._documents.save()
         if not self.outbox.empty:
             self.outbox.offline()
 
@@ -78,6 +80,8 @@ class Upstream:
         self._household.life.touched()
         if operation == "conn" and len(descriptors) == 1:
             self._household.arrived(message, descriptors.pop())
+        elif operation == "conn":
+            self._log.error("no descriptor is left for a connection; it is closed")
         elif operation == "warm":
             self._household.expected()
         elif operation == "document":

@@ -235,6 +235,8 @@ class Link:
         self._keeper.send({"op": "conn", "kind": "direct", "peer": _plain(peer), "local": _plain(local)}, stream)
 
     def _keeper_opened(self) -> None:
+        for signed in self._documents.kept:
+            self._keeper.send_first({"op": "document", "signed": signed})
         for body in self._time_message():
             self._keeper.send_first(body)
         self._keeper.send_first(self._receipts.opened())

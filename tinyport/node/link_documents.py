@@ -61,6 +61,8 @@ class Documents:
         self._waiting: dict[str, tuple[Version, dict[str, object]]] = {}
         #: kind → the version that was sent and not yet taken
         self._sent: dict[str, Version] = {}
+        #: kind → the newest that was sent, until the keeper has written it
+        self._kept: dict[str, tuple[Version, dict[str, object]]] = {}
         self._pause = FIRST_PAUSE
         self._timer: Timer | None = None
 
@@ -87,6 +89,7 @@ class Documents:
         waiting, self._waiting = self._waiting, {}
         for kind, (version, signed) in waiting.items():
             self._sent[kind] = version
+            self._kept[kind] = version, signed
             self._send({"op": "document", "signed": signed})
         self._timer = self._loop.after(self._pause, self._flush)
         # Taken back when the keeper says that it took them.
@@ -94,6 +97,8 @@ class Documents:
 
     def have(self, message: dict[str, object]) -> None:
         """The keeper said what it holds."""
+        listed = message.get("unsaved")
+        unsaved = listed if isinstance(listed, list) else []
         for kind in KINDS:
             version = _version(message.get(kind))
             if version is None:
@@ -101,5 +106,14 @@ class Documents:
             self.versions[kind] = version
             if kind in self._sent and version >= self._sent[kind]:
                 del self._sent[kind]
+            if kind in self._kept and version >= self._kept[kind][0] and kind not in unsaved:
+                del self._kept[kind]
         if not self._sent:
             self._pause = FIRST_PAUSE
+
+    @property
+    def kept(self) -> list[dict[str, object]]:
+        """What a keeper that starts now may not find on its disk: a full or read-only one must not bring an older
+        policy back.
+        """
+        return [signed for _, signed in self._kept.values()]

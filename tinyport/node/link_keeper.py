@@ -136,7 +136,9 @@ class KeeperLine:
             self._log.debug("the keeper does not listen", reason=error)
 
     def send_first(self, body: dict[str, object]) -> None:
-        """Send before all that waits; for ``on_open``."""
+        """Send before all that waits, and once when it waits itself; for ``on_open``."""
+        signed = body.get("signed")
+        self._queue = [message for message in self._queue if signed is None or message.body.get("signed") is not signed]
         self._queue.insert(0, _Message(body, None, float("inf")))
 
     def given(self, stream: socket.socket) -> None:

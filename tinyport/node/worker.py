@@ -60,6 +60,9 @@ class Worker:
             task = self._loop.create_task(self._serve(message, stream))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        elif operation == "serve":
+            self._log.error("no descriptor is left for a connection; it is closed")
+            self._keeper.tell("gone", conn=message["conn"])
         elif operation == "exit":
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:

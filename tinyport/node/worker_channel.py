@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import asyncssh
 from asyncssh.packet import SSHPacket
 
-from tinyport.core.errors import TinyportError
+from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.node.pump import STDERR, Pump
 from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
 from tinyport.node.worker_keeper import Answer, base64_text, close_all
@@ -161,6 +161,12 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
             close_all(descriptors)
             self._sessions.tell_session(self, "hangup")
             return None
+        if not descriptors:
+            # They were lost on the way (ipc.Channel): the limit on open files is reached.
+            self._sessions.tell_session(self, "hangup")
+            return Unavailable(
+                "this node is too busy for another session; try again later", detail="no descriptor left"
+            )
         self._open = True
         self._pump.attach(descriptors)
         terminal = self._terminal

@@ -1,0 +1,192 @@
+"""What a node does when its machine has nothing left: disk, terminals, descriptors, memory. Each time the person reads
+why, the operator finds a line in the log, and all is well again afterwards by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_program
+from tests.scenarios.cluster import LIMIT, Cluster, alive, text, wait_for
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root: mounts")]
+
+Start = Callable[[str], Cluster]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A cluster in a mount namespace of its own, in which ``script`` ran before."""
+    need_program("unshare")
+    made: list[Cluster] = []
+
+    def go(script: str) -> Cluster:
+        folder = tmp_path / "data" / "node"
+        folder.mkdir(parents=True)
+        around = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", f'{script}; exec "$@"', "sh"]
+        made.append(Cluster(tmp_path, [word.replace("NODE", str(folder)) for word in around]).start())
+        return made[-1]
+
+    yield go
+    for cluster in made:
+        cluster.stop()
+
+
+def inside(cluster: Cluster) -> Path:
+    """The node's folder as the node sees it."""
+    return Path(f"/proc/{cluster.ready['pids']['node']}/root") / str(cluster.data / "node").lstrip("/")
+
+
+def in_its_namespace(cluster: Cluster, *words: str) -> None:
+    command = ["nsenter", "--mount", f"--target={cluster.ready['pids']['node']}", *words]
+    subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
+
+
+def process(cluster: Cluster, name: str) -> int:
+    """The pid of one of the node's processes."""
+
+    def below(pid: int) -> list[int]:
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [*map(int, children), *(found for child in children for found in below(int(child)))]
+
+    def found() -> int:
+        for pid in below(int(cluster.ready["pids"]["node"])):
+            try:
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    return pid
+            except OSError:
+                continue
+        return 0
+
+    return int(wait_for(name, found))
+
+
+def ssh(cluster: Cluster, user: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return cluster.tsh("ssh", f"{cluster.login_name}@{cluster.node}", *words, home=user)
+
+
+def gets_in(cluster: Cluster, user: str) -> None:
+    done = ssh(cluster, user, "echo in")
+    assert done.stdout == b"in\n", f"{text(done)}\n{cluster.log()}"
+
+
+def lock(cluster: Cluster, user: str) -> str:
+    made = cluster.tctl_json("lock", "--user", user)
+    return str(made.get("id") or made["lock"]["id"])
+
+
+def a_disk_that_takes_nothing(cluster: Cluster, user: str, mallory: str, again: Callable[[], None]) -> None:
+    """Sessions go on, a lock holds, also for a keeper that is started afterwards; then ``again`` there is room."""
+    gets_in(cluster, user)
+    identifier = lock(cluster, mallory)
+    host, _, port = cluster.ready["node"].rpartition(":")
+    name = f"{cluster.node}.{cluster.tctl_json('status')['cluster']}"
+    straight = ["-o", "ProxyCommand=none", "-o", f"HostName={host}", "-o", f"HostKeyAlias={name}", "-p", port]
+
+    def asks() -> subprocess.CompletedProcess[bytes]:
+        words = ["ssh", "-F", str(cluster.ssh_config(mallory)), "-o", "BatchMode=yes", *straight]
+        return cluster.run(*words, f"{cluster.login_name}@{name}", "echo in", home=mallory)
+
+    wait_for("the lock to reach the node", lambda: asks().returncode == 255)
+    # Its successor reads the old policy from the disk. Link has the new one.
+    keeper = process(cluster, "tinyport-keeper")
+    os.kill(keeper, signal.SIGKILL)
+    wait_for("the keeper to be gone", lambda: not alive(keeper))
+    done = asks()
+    assert done.returncode == 255, text(done)
+    gets_in(cluster, user)
+    again()
+    assert cluster.tctl("unlock", identifier).returncode == 0
+    wait_for("the node to hear of it", lambda: asks().returncode == 0)
+    # What is on the disk is current again.
+    assert mallory not in str((inside(cluster) / "policy.json").read_text())
+
+
+def test_a_full_disk(start: Start) -> None:
+    cluster = start("mount -t tmpfs -o size=4m tmpfs NODE")
+    user, mallory = (cluster.add_user(name, cluster.login_name) for name in ("wendy", "mallory"))
+    gets_in(cluster, user)
+    filler = inside(cluster) / "filler"
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True, timeout=LIMIT, check=False)
+    assert os.statvfs(inside(cluster)).f_bavail == 0
+    a_disk_that_takes_nothing(cluster, user, mallory, filler.unlink)
+
+
+def test_a_read_only_file_system(start: Start) -> None:
+    cluster = start("mount -t tmpfs tmpfs NODE")
+    user, mallory = (cluster.add_user(name, cluster.login_name) for name in ("wendy", "mallory"))
+    gets_in(cluster, user)
+    folder = str(cluster.data / "node")
+
+    def remount(how: str) -> None:
+        in_its_namespace(cluster, "mount", "-o", f"remount,{how}", folder)
+
+    # Link holds no file of the spool open for writing while it has nothing to keep.
+    remount("ro")
+    a_disk_that_takes_nothing(cluster, user, mallory, lambda: remount("rw"))
+
+
+@pytest.mark.slow
+def test_no_terminal_left(start: Start) -> None:
+    cluster = start(
+        "mount -t devpts -o newinstance,ptmxmode=0666,mode=620,max=1 devpts /dev/pts;"
+        " mount --bind /dev/pts/ptmx /dev/ptmx"
+    )
+    user = cluster.add_user("wendy", cluster.login_name)
+    words = [f"{cluster.login_name}@{cluster.node}", "echo in; cat"]
+    command = [str(word) for word in (*tsh(cluster), "ssh", "-t", *words)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=cluster.env(user)) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"in\r\n"
+        refused = ssh(cluster, user, "-t", "echo in")
+        assert refused.returncode == 255, text(refused)
+        assert b"terminal" in refused.stderr or b"No space left" in refused.stderr, text(refused)
+        # Who needs none gets in.
+        gets_in(cluster, user)
+        first.communicate(b"\x04", timeout=LIMIT)
+    assert "exec.failed" in cluster.tctl("audit", "--format", "json").stdout.decode() or "terminal" in cluster.log()
+    wait_for("the terminal to be free", lambda: ssh(cluster, user, "-t", "echo in").stdout == b"in\r\n")
+
+
+def tsh(cluster: Cluster) -> list[str]:
+    from tests.scenarios.cluster import BIN
+
+    return [str(BIN / "tsh")]
+
+
+def allow_files(pid: int, limit: int) -> None:
+    """The soft limit on open files of a process, set as its user: root may lack CAP_SYS_RESOURCE in a container."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    uid, gid = status["Uid"].split()[0], status["Gid"].split()[0]
+    become = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+    words = [*become, "prlimit", f"--pid={pid}", f"--nofile={limit}:"]
+    subprocess.run(words, check=True, capture_output=True, timeout=LIMIT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tinyport-link", "tinyport-keeper", "tinyport-worker"])
+def test_no_descriptor_left(fragile: Cluster, name: str) -> None:
+    need_program("setpriv")
+    user = fragile.add_user("wendy", fragile.login_name)
+    gets_in(fragile, user)
+    pid = process(fragile, name)
+    highest = max(int(entry) for entry in os.listdir(f"/proc/{pid}/fd"))
+    allow_files(pid, highest + 1)
+    done = ssh(fragile, user, "echo in")
+    # An answer, and no end of the process.
+    assert done.returncode in (0, 255), text(done)
+    assert b"Traceback" not in done.stderr
+    assert alive(pid), fragile.log()
+    allow_files(pid, 1024)
+    wait_for("people to get in again", lambda: ssh(fragile, user, "echo in").stdout == b"in\n")
+    assert alive(pid), fragile.log()
+    assert "Traceback" not in fragile.log()
