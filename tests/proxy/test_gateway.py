@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxy.conftest import Cluster, close, run, world
+from tests.proxy.conftest import Cluster, FakeNode, close, run, world
 from tinyport.core.errors import PeerError
 from tinyport.host.tls import client_context
 from tinyport.link.clienthello import ClientHello, NeedMore, parse
@@ -188,6 +188,44 @@ def test_slow_starters_are_sent_away(cluster: Cluster, tmp_path: Path, monkeypat
             while here.proxy.gateway.open_count:
                 await asyncio.sleep(0)
             assert len(here.proxy.gateway.strangers) == 0
+
+    run(main())
+
+
+def test_a_node_that_connects_before_it_can_speak(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker starts while the connection is there already: on a small board for longer than silence means SSH."""
+
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            node = await here.node(pi)
+            quiet = asyncio.Event()
+            settled = here.proxy.dials.settled
+
+            async def was_silent() -> None:
+                quiet.set()
+                await settled()
+
+            monkeypatch.setattr(here.proxy.dials, "settled", was_silent)
+
+            async def slow(ticket: str) -> None:
+                monkeypatch.setattr(peek, "SILENCE_MEANS_SSH", 0.0)
+                sock = socket.create_connection(node.proxy)
+                sock.setblocking(False)
+                await quiet.wait()
+                context = client_context([cluster.tls.pem], alpn=["tinyport-dial"])
+                reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname="proxy")
+                writer.write(ticket.encode() + b"\n")
+                await node.echo(reader, writer)
+                await close(writer)
+
+            monkeypatch.setattr(node, "dial_back", slow)
+            answer, reader, writer = await here.tsh(cluster.user(), "greenhouse")
+            assert answer["ok"], answer
+            assert await reader.readline() == FakeNode.GREETING
+            await close(writer)
 
     run(main())
 

@@ -74,6 +74,11 @@ class Dials:
             timer.cancel()
             self._open.pop(_key(ticket), None)
 
+    async def settled(self) -> None:
+        """Wait until every ticket that is open now is used or void. At once when there is none."""
+        if self._open:
+            await asyncio.wait([dial.waiter for dial in self._open.values()])
+
     def claim(self, line: bytes, stream: Stream) -> str:
         """A dialled-back connection said ``line`` first.
 

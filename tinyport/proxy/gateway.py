@@ -193,7 +193,7 @@ class Gateway:
             sock.close()
 
     async def _route(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
-        hello = await first_words(sock)
+        hello = await first_words(sock, self._dials.settled)
         if hello is None:
             await stranger.place()
             if _left(sock):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tinyport.core.errors import PeerError
 from tinyport.link.clienthello import MAX_PEEK, ClientHello, parse
@@ -23,15 +25,22 @@ _PLAIN_HTTP = (
 )
 
 
-async def first_words(sock: socket.socket) -> ClientHello | bytes | None:
+async def first_words(
+    sock: socket.socket, expected: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> ClientHello | bytes | None:
     """Peek at what a client says first.
 
     Its ClientHello, None for SSH, or the answer for a client that is wrong here.
 
+    ``expected``: silence means SSH only after this has ended, too. A node that dials back connects first and then
+    starts the process that will speak, which takes seconds on a small board.
+
     PeerError for what is neither; asyncio.TimeoutError when a ClientHello does not become whole within
     ``PEEK_LIMIT`` seconds.
     """
-    if not await _readable(sock, SILENCE_MEANS_SSH):
+    if not await _readable(sock, SILENCE_MEANS_SSH) and (
+        expected is None or not await _readable_before(sock, expected())
+    ):
         return None
     first = sock.recv(4, socket.MSG_PEEK)
     if not first:
@@ -60,6 +69,18 @@ async def _client_hello(sock: socket.socket) -> ClientHello:
         # a second would keep us spinning.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
         await _readable(sock, None)
+
+
+async def _readable_before(sock: socket.socket, end: Coroutine[Any, Any, None]) -> bool:
+    """Wait until there is something to read; False when ``end`` came first."""
+    reading, ending = asyncio.ensure_future(_readable(sock, None)), asyncio.ensure_future(end)
+    try:
+        await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+        return reading.done()
+    finally:
+        for task in (reading, ending):
+            task.cancel()
+        await asyncio.gather(reading, ending, return_exceptions=True)
 
 
 async def _readable(sock: socket.socket, seconds: float | None) -> bool:
