@@ -64,7 +64,7 @@ class Upstream:
         self._link.tell({"op": "have", **self._documents.versions(), "unsaved": self._documents.unsaved})
 
     def leave(self) -> None:
-        """At the end: what link did not note goes to the next monitor, and what the disk did not take is tried again."""
+        """At the end: what link did not note goes to the next monitor, what the disk did not take is tried again."""
         if not self._succeeded:
             self._documents.save()
         if not self.outbox.empty:
