@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import itertools
@@ -17,11 +16,13 @@ from typing import Any, cast
 
 import pytest
 
+from tests.node import proofs
+from tests.node.proofs import b64
 from tests.node.session_harness import LOGIN, UUID, Authority
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.signatures import Ed25519Key, verify
-from tinyport.core.sshwire import boolean, string
+from tinyport.core.sshwire import string
 from tinyport.core.userauth import signed_data
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
@@ -40,12 +41,7 @@ from tinyport.node.keeper_connection import (
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.session_plan import Asked
 
-CERT = "ssh-ed25519-cert-v01@openssh.com"
 REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "hostkey", "gone", *FORWARDS)
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 class Running:
@@ -110,15 +106,7 @@ class Desk:
     # ------------------------------------------------------------------ what a worker says
 
     def transcript(self, connection: Connection, **changes: bytes) -> bytes:
-        parts = {
-            "client": b"SSH-2.0-x",
-            "server": f"SSH-2.0-{connection.version}".encode(),
-            "client_kexinit": b"\x14" + os.urandom(20),
-            "server_kexinit": b"\x14" + os.urandom(20),
-            "host_key": self.host_key.public_blob,
-            **changes,
-        }
-        return b"".join(string(part) for part in parts.values()) + string(os.urandom(32))
+        return proofs.transcript(connection.version, **{"host_key": self.host_key.public_blob, **changes})
 
     def kex(self, connection: Connection, transcript: bytes | None = None) -> bytes:
         """Exchange keys; returns the exchange hash."""
@@ -131,24 +119,7 @@ class Desk:
         return hashed
 
     def request(self, **changes: Any) -> bytes:
-        values: dict[str, Any] = {
-            "user": LOGIN,
-            "service": "ssh-connection",
-            "method": "publickey",
-            "signed": True,
-            "algorithm": CERT,
-            "key": self.certificate,
-            **changes,
-        }
-        return (
-            b"\x32"
-            + string(values["user"].encode())
-            + string(values["service"].encode())
-            + string(values["method"].encode())
-            + boolean(values["signed"])
-            + string(values["algorithm"].encode())
-            + string(values["key"])
-        )
+        return proofs.request(self.certificate, **changes)
 
     def proof(
         self,
@@ -157,9 +128,7 @@ class Desk:
         key: Ed25519Key | None = None,
         user: str = LOGIN,
     ) -> dict[str, object]:
-        request = self.request() if request is None else request
-        signature = (key or self.user_key).sign(signed_data(session_id, request))
-        return {"user": user, "message": b64(request), "signature": b64(signature)}
+        return proofs.proof(session_id, self.request() if request is None else request, key or self.user_key, user)
 
     def prove(self, connection: Connection) -> dict[str, object]:
         """The honest way in; returns what was sent."""

@@ -235,7 +235,7 @@ class Keeper:
         """Have the worker say goodbye; cut the line when it does not."""
         worker = self._worker_of(connection)
         if worker is None:
-            connection.cut()
+            self._turned_away(connection)
             return
         connection.told_why = True
         self._workers.send(worker, {"op": "end", "conn": connection.number, "message": text})

@@ -28,6 +28,7 @@ from tinyport.host.accounts import Account
 from tinyport.node import keeper_fields as fields
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_documents import Documents, HostIdentity
+from tinyport.node.keeper_linger import let_go
 from tinyport.node.session_plan import Asked
 
 # sshd_config(5): MaxAuthTries 6.
@@ -146,7 +147,7 @@ class Connection:
         self.exhausted = False
         #: its worker fell over it
         self.crashed = False
-        #: the client was sent our reason for ending it
+        #: the client was sent our reason for ending it; nothing is done for it any more
         self.told_why = False
         self._stream = stream
         self._documents = documents
@@ -191,7 +192,8 @@ class Connection:
         after = TABLE.get((self.state, request))
         if after is None:
             raise PeerError(f"request {printable(request, 20)!r} is not unlocked", detail=f"state {self.state}")
-        if request not in ("gone", "hangup") and not self.alive():
+        # An honest worker may ask before it hears that we are ending the connection; another one would go on asking.
+        if request not in ("gone", "hangup") and (self.told_why or not self.alive()):
             raise Unavailable("the connection is gone")
         answer = self._handlers[request](message)
         self.state = after
@@ -210,7 +212,7 @@ class Connection:
             session.hang_up()
         if self._forwards is not None:
             self._forwards.close()
-        self._stream.close()
+        let_go(self._stream)
 
     def duplicate(self) -> socket.socket:
         """The client's socket for a worker; ours stays, so that the kernel can be asked about it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.keeper_connection import PROVED, Connection
+from tinyport.node.keeper_linger import discard
 from tinyport.node.loop import READ, WRITE, Loop, Timer
 from tinyport.node.python_process import arguments, spawn
 
@@ -27,6 +29,8 @@ MAX_FAILED_STARTS = 3
 KILL_AFTER = 5.0
 # One that has closed its channel has only its own end before it.
 EXIT_LIMIT = 1.0
+# asm-generic/socket.h, since Linux 6.16; Python has no name for it yet.
+_SO_PASSRIGHTS = 83
 
 Heard = Callable[["Worker", dict[str, object]], None]
 
@@ -125,6 +129,11 @@ class Workers:
 
     def _start(self) -> None:
         ours, theirs = pair()
+        try:
+            # A worker has nothing to give us.
+            ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        except OSError:
+            self._log.debug("what workers send along is closed; before Linux 6.16 it cannot be refused")
         told = os.memfd_create("tinyport-configuration", os.MFD_CLOEXEC)
         try:
             os.write(told, self._told)
@@ -199,7 +208,7 @@ class Workers:
             return
         message, descriptors = received
         for descriptor in descriptors:
-            os.close(descriptor)
+            discard(descriptor)
         if worker.leaving and not worker.connections:
             return
         if not worker.ready:
