@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, Unavailable
-from tinyport.core.names import printable
 from tinyport.host import accounts, system_environment
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
@@ -20,10 +17,11 @@ from tinyport.host.login_records import Login, LoginRecords
 from tinyport.node import session_plan, session_start, sftp_confine
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import Connection
-from tinyport.node.loop import READ, Loop
+from tinyport.node.keeper_held import Held
+from tinyport.node.loop import Loop
 from tinyport.node.python_process import light_arguments
 from tinyport.node.session_plan import Asked, Origin, Plan
-from tinyport.node.session_process import MAX_CONTROL, Manner
+from tinyport.node.session_process import Manner
 from tinyport.node.session_start import PamWish, Started
 
 # What ignores SIGHUP after its person was locked out gets this many seconds.
@@ -44,11 +42,11 @@ class Session:
     def __init__(self, pid: int, send: Callable[[int], None]) -> None:
         self.pid = pid
         self.running = True
-        self._send = send
+        self.send = send
 
     def signal(self, name: str) -> None:
         if self.running:
-            self._send(getattr(signal, f"SIG{name}"))
+            self.send(getattr(signal, f"SIG{name}"))
 
     def hang_up(self) -> None:
         self.signal("HUP")
@@ -116,7 +114,7 @@ class Sessions:
         except OSError as error:
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
-        session = Session(started.pid, self._sender(started))
+        session = Session(started.pid, lambda number: self._loop.kill(-started.pid, number))
         self._all.add(session)
         self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty)
         if plan.kind == "sftp":
@@ -125,9 +123,6 @@ class Sessions:
         login = self._begin_record(plan, started, peer)
 
         def ended(status: int) -> None:
-            if not session.running:
-                # Heard already, from the process that holds it.
-                return
             session.running = False
             self._all.discard(session)
             connection.sessions.pop(number, None)
@@ -135,53 +130,16 @@ class Sessions:
             self._record_end(plan, grant, peer, sid, status, self._monotonic() - since)
             self._exited(connection, number, status)
 
-        self._loop.child(started.pid, ended)
-        if started.control is not None:
-            self._listen(started.control, grant, ended)
+        if started.control is None:
+            self._loop.child(started.pid, ended)
+        else:
+            session.send = Held(self._loop, started.control, started.pid, ended, self._log).send
         return session, started.descriptors
 
     def _manner(self, plan: Plan) -> Manner:
         greets = self._greets and plan.kind == "shell" and plan.terminal is not None
         last = self._records.last(plan.account.uid) if greets else None
         return Manner(privileged=self._privileged, greets=greets, last=last)
-
-    def _sender(self, started: Started) -> Callable[[int], None]:
-        """How a signal reaches the session's process group."""
-        control = started.control
-        if control is None:
-            return lambda number: self._loop.kill(-started.pid, number)
-
-        def send(number: int) -> None:
-            try:
-                control.send(json.dumps({"signal": number}).encode())
-            except OSError as error:
-                self._log.debug("a session's holder does not listen", reason=error)
-
-        return send
-
-    def _listen(self, control: socket.socket, grant: Grant, ended: Callable[[int], None]) -> None:
-        """Hear of the session's end from the process that holds it: it has PAM to close before its own."""
-
-        def readable(events: int) -> None:
-            del events
-            try:
-                data = control.recv(MAX_CONTROL)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            self._loop.remove(control.fileno())
-            control.close()
-            if not data:
-                # It was killed; its own end says so.
-                return
-            message = json.loads(data)
-            if "refused" in message:
-                login = printable(grant.login, 60)
-                self._log.warning("PAM did not let a session begin", login=login, reason=message["refused"])
-            ended(int(message["exit"]))
-
-        self._loop.add(control.fileno(), READ, readable)
 
     def _begin_record(self, plan: Plan, started: Started, peer: tuple[str, int]) -> Login | None:
         """utmp and its like, for what has a terminal. They are a courtesy: a session goes on without them."""
