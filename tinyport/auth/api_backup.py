@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
-from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import web
 
@@ -21,33 +20,35 @@ async def backup(call: Call) -> Answer:
     path = service.settings.data_dir / "auth" / f"backup-{secrets.token_hex(8)}.tmp"
     try:
         await service.store.snapshot(path)
-        digest = await asyncio.to_thread(_digest, path)
+        file = path.open("rb")
+    finally:
+        # From here on it has no name: whatever ends us, no copy of the keys stays behind.
+        path.unlink(missing_ok=True)
+    with file:
+        digest = await asyncio.to_thread(_digest, file)
         async with service.store.write() as tables:
             await service.audit.record(tables, "auth.backup", by=call.caller.actor, sha256=digest)
-        return await _send(call, path, digest)
-    finally:
-        path.unlink(missing_ok=True)
+        return await _send(call, file, digest)
 
 
-def _digest(path: Path) -> str:
+def _digest(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
+    while piece := file.read(_PIECE):
+        digest.update(piece)
     return digest.hexdigest()
 
 
-async def _send(call: Call, path: Path, digest: str) -> web.StreamResponse:
+async def _send(call: Call, file: BinaryIO, digest: str) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={
             "Content-Type": "application/vnd.sqlite3",
             "Cache-Control": "no-store",
-            "Content-Length": str(os.stat(path).st_size),
+            "Content-Length": str(file.tell()),
             "Tinyport-Sha256": digest,
         }
     )
     await response.prepare(call.request)
-    with path.open("rb") as file:
-        while piece := await asyncio.to_thread(file.read, _PIECE):
-            await asyncio.wait_for(response.write(piece), WRITE_SECONDS)
+    file.seek(0)
+    while piece := await asyncio.to_thread(file.read, _PIECE):
+        await asyncio.wait_for(response.write(piece), WRITE_SECONDS)
     return response
