@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Node:
         host, port = self.server.getsockname()[:2]
         return host, port
 
-    def start(self, **changes: object) -> None:
+    def start(self, inherit: Sequence[int] = (), **changes: object) -> None:
         settings: dict[str, object] = {
             "data_dir": str(self.data),
             "nodename": "shed",
@@ -89,7 +89,7 @@ class Node:
         }
         argv = [sys.executable, "-c", _CODE, json.dumps(settings)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=inherit)
 
     def joined(self) -> dict[str, object]:
         return self.cluster.joined(self.data, self.address)
@@ -275,6 +275,30 @@ def test_link_is_nobody_and_the_spool_is_its_own(node: Node) -> None:
     assert fields["CapEff"] == ["0" * 16]
     assert str((node.data / "node" / "spool").stat().st_uid) == uid
     assert (node.data / "node").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.root
+def test_link_finds_nothing_open_but_its_own(node: Node) -> None:
+    """It is forked from root: what root has open, or whoever started it had, is not for link."""
+    node.joined()
+    leak = os.memfd_create("left-open", 0)
+    os.set_inheritable(leak, True)
+    try:
+        node.start(user="nobody", inherit=[leak])
+    finally:
+        os.close(leak)
+    node.tunnel()
+    status = node.until("the tunnel", lambda status: status["tunnel"]["tunnel"] == "up")
+    assert status["lacks"] == {str(status["pids"]["link"]): []}
+    entries = {entry.name: os.readlink(entry.path) for entry in os.scandir(f"/proc/{status['pids']['link']}/fd")}
+    found = [entries.pop(name) and name for name in ("0", "1", "2")]
+    assert found == ["0", "1", "2"]
+    folders = [target for target in entries.values() if target.startswith("/")]
+    assert folders == [str(node.data / "node" / "spool")]
+    rest = [target for target in entries.values() if not target.startswith(("/", "socket:", "pipe:", "anon_inode:"))]
+    assert rest == [], entries
+    environment = Path(f"/proc/{status['pids']['link']}/environ").read_bytes()
+    assert b"TOKEN" not in environment.upper()
 
 
 def test_the_host_key_is_in_neither_process(node: Node) -> None:

@@ -102,6 +102,7 @@ def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
         "processes": _processes(_table(status.get("pids"))),
         "sessions": _sessions(status),
         "memory": _memory(memory),
+        "confined": _confined(_table(status.get("lacks"))),
         "version": status.get("version"),
     }
     return _lines(shown)
@@ -139,6 +140,12 @@ def _sessions(status: Mapping[str, Any]) -> str:
         )
         found.append(words + (f", left alone: {told['refused']}" if told.get("refused") else ""))
     return "; ".join(found)
+
+
+def _confined(lacks: Mapping[str, Any]) -> str:
+    """What link and workers should have given up and have not, by pid."""
+    found = [f"{pid}: {_words(missing)}" for pid, missing in lacks.items() if _words(missing)]
+    return "; ".join(found) if found else "completely" if lacks else "the node does not say"
 
 
 def _memory(memory: Mapping[str, Any]) -> str:

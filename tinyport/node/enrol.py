@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.host.logging_line import Log
+from tinyport.host.privileges import not_dumpable
 from tinyport.node import identity_view
 from tinyport.node.python_process import name_process
 
@@ -30,6 +31,8 @@ _KINDS: dict[str, type[TinyportError]] = {
 def main() -> None:
     """Do the task; exit status 0 when the identity is on the disk and in the memory files."""
     name_process("tinyport-enrol")
+    # New keys are made here.
+    not_dumpable()
     task = json.loads(_read_all(TASK, MAX_TASK))
     log = Log("node.enrol", task["log"]["level"], task["log"]["format"])
     try:

@@ -9,11 +9,12 @@ import socket
 
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.host.logging_line import Log
+from tinyport.host.privileges import not_dumpable
 from tinyport.node.generations import PROTOCOL
 from tinyport.node.ipc import Channel
 from tinyport.node.keeper import Keeper
 from tinyport.node.keeper_link import MAX_QUEUED
-from tinyport.node.python_process import name_process
+from tinyport.node.python_process import close_all_but, name_process
 
 CHANNEL, CONFIGURATION = 3, 4
 
@@ -28,24 +29,16 @@ def _read_configuration(descriptor: int) -> dict[str, object]:
     return configuration
 
 
-def _close_inherited() -> None:
-    """Whatever else whoever started the monitor left open: sessions of other people must not find it."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > CONFIGURATION:
-            try:
-                os.close(int(name))
-            except OSError:
-                # The listing's own.
-                continue
-
-
 def main() -> None:
     """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
-    _close_inherited()
+    # Whatever else whoever started the monitor left open: sessions of other people must not find it.
+    close_all_but({0, 1, 2, CHANNEL, CONFIGURATION})
     os.set_inheritable(CHANNEL, False)
     name_process("tinyport-keeper")
-    # The host key is in our memory: no core files.
+    # The host key is in our memory. The limit, which sessions may raise again, is for core files; a core_pattern that
+    # is a pipe (systemd-coredump, apport) does not ask for it, and gets nothing of a process that is not dumpable.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    not_dumpable()
     os.umask(0o077)
     channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
     try:

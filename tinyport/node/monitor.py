@@ -289,6 +289,10 @@ class Monitor:
             "generation": public["generation"],
             "skew": None if now is None or self._renewal.offset is None else round(time.time() - now, 1),
             "memory": {str(pid): monitor_status.memory(pid) for pid in pids},
+            "lacks": {
+                **{str(pid): monitor_status.lacks(pid, enclosed=False) for pid in [self._link.pid] if pid},
+                **{str(pid): monitor_status.lacks(pid, enclosed=True) for pid in workers},
+            },
         }
 
 

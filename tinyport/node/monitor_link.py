@@ -14,6 +14,7 @@ from tinyport.host.files import read_limited
 from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.loop import READ, WRITE, Loop
+from tinyport.node.python_process import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ class LinkProcess:
             self._loop.close()
             versions = document_versions(self._folder)
             self._leave_behind()
+            listeners = [listener.fileno() for listener in self._given.listeners]
+            # Whatever is open besides, were it from whoever started the monitor, is not for who faces the network.
+            close_all_but({0, 1, 2, channel.fileno(), spool, self._given.secret, *listeners})
             from tinyport.node import link, link_inherited
 
             # Loaded before the fork already, see monitor._preload.

@@ -126,6 +126,37 @@ def command_name(pid: int) -> str:
         return ""
 
 
+def lacks(pid: int, *, enclosed: bool) -> list[str]:
+    """What a process that faces the network should have given up and has not, as the kernel tells it. ``enclosed``: a
+    worker, which has no network and no files besides. What we may not see is not in it.
+    """
+    found: dict[str, str] = {}
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            for line in status:
+                name, _, value = line.partition(":")
+                found[name] = value.strip()
+    except OSError:
+        return []
+    missing = []
+    if any(found.get(name, "0").strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")):
+        missing.append("capabilities are left")
+    if found.get("NoNewPrivs") == "0":
+        missing.append("new privileges are possible")
+    if enclosed:
+        if found.get("Seccomp") != "2":
+            missing.append("no filter of system calls")
+        try:
+            if os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+                missing.append("the system's network")
+            if os.path.samestat(os.stat(f"/proc/{pid}/root/"), os.stat("/")):
+                missing.append("the system's files")
+        except OSError:
+            # Not for us to see, or it has just ended.
+            return missing
+    return missing
+
+
 def watchdog_period() -> float | None:
     """Half of what systemd allows between two signs of life, in seconds; None when it does not watch."""
     text = os.environ.get("WATCHDOG_USEC", "")

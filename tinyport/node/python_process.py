@@ -11,7 +11,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 #: what child processes get of our environment; whatever else a session needs is made for it
 KEPT = ("PATH", "TZ", "LANG")
@@ -74,6 +74,18 @@ def spawn(argv: Sequence[str], descriptors: Sequence[int]) -> int:
         os.write(2, f"tinyport: error: cannot start {argv[0]}: {error}\n".encode())
     finally:
         os._exit(127)
+
+
+def close_all_but(kept: Collection[int]) -> None:
+    """Close every other descriptor of this process."""
+    # RLIMIT_NOFILE may be lower than what was opened before it was set.
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                # The listing's own.
+                continue
 
 
 def _above(descriptor: int, least: int) -> int:
