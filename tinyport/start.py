@@ -144,6 +144,7 @@ def _node_settings(config: Config) -> NodeSettings:
         connections_per_worker=node.connections_per_worker,
         memory_limit=_memory_limit(config),
         login_grace=float(node.login_grace),
+        client_alive=float(node.client_alive),
         max_startups=node.max_startups,
         max_sessions=node.max_sessions,
         penalties=node.penalties,

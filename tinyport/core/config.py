@@ -97,6 +97,7 @@ class NodeConfig:
     memory_share: float | None = 0.25
     memory_bytes: int | None = None
     login_grace: int = 60
+    client_alive: int = 60
     max_startups: int = 100
     max_sessions: int = 512
     penalties: bool = True
@@ -166,6 +167,7 @@ _NODE = (
     "connections_per_worker",
     "memory_limit",
     "login_grace",
+    "client_alive",
     "max_startups",
     "max_sessions",
     "penalties",
@@ -329,6 +331,7 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
         memory_share=share,
         memory_bytes=size,
         login_grace=reader.duration(section, "node", "login_grace", NodeConfig.login_grace, least=5),
+        client_alive=reader.duration(section, "node", "client_alive", NodeConfig.client_alive),
         max_startups=reader.whole(section, "node", "max_startups", NodeConfig.max_startups, 10_000, least=2),
         max_sessions=reader.whole(section, "node", "max_sessions", NodeConfig.max_sessions, 1_000, least=1),
         penalties=reader.boolean(penalties, "node.penalties", "enabled", True),

@@ -39,6 +39,8 @@ from tinyport.node.session_plan import MAX_ENVIRONMENT
 NONCE_BYTES = 16
 # sshd_config(5): LoginGraceTime is 120 there; a certificate needs no typing.
 LOGIN_GRACE = 60.0
+# sshd_config(5), ClientAliveInterval, is off there. A device whose people use phones must notice who vanished.
+CLIENT_ALIVE = 60.0
 # The worker closes late connections itself; the keeper's own clock is for workers that do not.
 GRACE_SLACK = 15.0
 # A worker alone has 25 MB, and what it maps counts, too.
@@ -63,6 +65,7 @@ class Keeper:
             "sessions": limits.get("sessions") or MAX_SESSIONS,
             "env": MAX_ENVIRONMENT,
             "login_grace": limits.get("login_grace") or LOGIN_GRACE,
+            "client_alive": CLIENT_ALIVE if limits.get("client_alive") is None else limits["client_alive"],
         }
         paths = cast("list[str]", configuration["paths"])
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
@@ -90,6 +93,7 @@ class Keeper:
                 "user": configuration["worker_user"],
                 "log": log,
                 "login_grace": self._limits["login_grace"],
+                "client_alive": self._limits["client_alive"],
                 "memory": None if self._memory is None else max(self._memory, LEAST_WORKER_MEMORY),
             },
             idle=float(cast(float, configuration["worker_idle"])),

@@ -47,7 +47,7 @@ def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[
         "log": config["log"],
         "limits": {
             "memory": config["memory_limit"],
-            **{name: config.get(name) for name in ("login_grace", "startups", "sessions")},
+            **{name: config.get(name) for name in ("login_grace", "client_alive", "startups", "sessions")},
         },
         "privileged": config["user"] is not None,
     }

@@ -33,6 +33,7 @@ OF_KEEPER = (
     "keeper_idle",
     "log",
     "login_grace",
+    "client_alive",
     "memory_limit",
     "pam",
     "sessions",

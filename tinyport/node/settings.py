@@ -58,6 +58,7 @@ class NodeSettings:
     connections_per_worker: int = 0
     memory_limit: int | None = None
     login_grace: float = 60.0
+    client_alive: float = 60.0
     max_startups: int = 100
     max_sessions: int = 512
     penalties: bool = True

@@ -153,7 +153,7 @@ def main() -> None:
     _preload()
     _raise_file_limit()
     # Reads files, of which there are none afterwards.
-    options = make_options(Owner, float(configuration["login_grace"]))
+    options = make_options(Owner, float(configuration["login_grace"]), float(configuration["client_alive"]))
     try:
         missing = enclose(configuration["user"], memory=configuration["memory"])
     except (TinyportError, OSError) as error:

@@ -13,18 +13,18 @@ from asyncssh.public_key import get_public_key_algs
 from tinyport.core.ssh_algorithms import CIPHERS, KEX, MACS, SIGNATURES, on_offer
 from tinyport.node.worker_packets import use_kept_ciphers
 
-# A client that vanished is noticed after some four minutes; a phone may sleep for three.
-KEEPALIVE_INTERVAL = 60
-KEEPALIVE_COUNT = 4
+# With a question a minute, a client that vanished is noticed after some four; a phone may sleep for three.
+UNANSWERED = 4
 # What one session may hold in memory for a process that does not read; 10 MB/s over a 100 ms line.
 WINDOW = 1024 * 1024
 
 
 def make_options(
-    server_factory: Callable[[], asyncssh.SSHServer], login_grace: float
+    server_factory: Callable[[], asyncssh.SSHServer], login_grace: float, client_alive: float
 ) -> asyncssh.SSHServerConnectionOptions:
     """Options for every connection of this process. The host key in them is a dummy, as asyncssh insists on one; the
-    keeper has the only real one, and ``NodeConnection`` offers that.
+    keeper has the only real one, and ``NodeConnection`` offers that. ``login_grace`` and ``client_alive``, in seconds:
+    for signing in, and between questions to a silent client (0: none).
     """
     use_kept_ciphers()
     return asyncssh.SSHServerConnectionOptions(
@@ -37,8 +37,8 @@ def make_options(
         signature_algs=on_offer(SIGNATURES, get_public_key_algs()),
         compression_algs=["none"],
         login_timeout=login_grace,
-        keepalive_interval=KEEPALIVE_INTERVAL,
-        keepalive_count_max=KEEPALIVE_COUNT,
+        keepalive_interval=client_alive,
+        keepalive_count_max=UNANSWERED,
         authorized_client_keys=None,
         password_auth=False,
         kbdint_auth=False,
