@@ -187,7 +187,8 @@ STATUS = {
 
 def test_the_status_of_a_node_in_words() -> None:
     old = {"pid": 9, "version": "0.0.9", "sessions": 1}
-    assert node_lines({**STATUS, "sessions": 2, "old_keepers": [old]}, NOW) == [
+    lacks = {"11": [], "12": ["no filter of system calls", "the system's files"]}
+    assert node_lines({**STATUS, "sessions": 2, "old_keepers": [old], "lacks": lacks}, NOW) == [
         "node:         greenhouse 0c9a7f4e-0000-4000-8000-000000000001",
         "cluster:      farm.example",
         "tunnel:       up since 3 minutes ago, through port.example.com:443",
@@ -197,13 +198,16 @@ def test_the_status_of_a_node_in_words() -> None:
         "processes:    monitor 10, link 11",
         "sessions:     2; 1 with keeper 9 of an earlier daemon (version 0.0.9)",
         "memory:       11.5 MB (PSS), 7.3 MB private",
+        "confined:     but for 12 (no filter of system calls, the system's files)",
         "version:      0.1.0",
     ]
+    (confined,) = [line for line in node_lines({**STATUS, "lacks": {"11": []}}, NOW) if line.startswith("confined")]
+    assert confined == "confined:     completely"
 
 
 @pytest.mark.parametrize("status", [{}, {"tunnel": 7, "memory": {"1": "x"}, "pids": [], "skew": "x", "listen": None}])
 def test_a_status_of_another_version_is_shown_all_the_same(status: dict[str, object]) -> None:
-    assert len(node_lines(status, NOW)) == 10
+    assert len(node_lines(status, NOW)) == 11
 
 
 def test_asking_a_monitor(tmp_path: Path, tinyport: Any) -> None:

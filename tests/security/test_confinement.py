@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.node.session_harness import LIMIT, Rig
+from tinyport.node.monitor_status import lacks
 
 NOBODY = pwd.getpwnam("nobody")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root")
@@ -211,6 +212,11 @@ def test_a_worker_while_it_serves(rig: Rig) -> None:
     assert os.listdir(here / "root") == []
     assert os.readlink(here / "ns" / "net") != os.readlink("/proc/self/ns/net")
     assert os.readlink(here / "ns" / "ipc") != os.readlink("/proc/self/ns/ipc")
+    # What `tinyport status` would say of it, and of somebody who has given up nothing.
+    assert lacks(worker, enclosed=True) == []
+    assert {"no filter of system calls", "the system's network", "the system's files"} <= set(
+        lacks(os.getpid(), enclosed=True)
+    )
     # What cannot be dumped belongs to root in /proc, whoever runs it: nobody of that user can look in.
     assert (here / "mem").stat().st_uid == 0
     # Sockets, pipes of its sessions, its selector. No file, no folder, nothing to a device but /dev/null.

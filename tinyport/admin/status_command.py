@@ -144,8 +144,10 @@ def _sessions(status: Mapping[str, Any]) -> str:
 
 def _confined(lacks: Mapping[str, Any]) -> str:
     """What link and workers should have given up and have not, by pid."""
-    found = [f"{pid}: {_words(missing)}" for pid, missing in lacks.items() if _words(missing)]
-    return "; ".join(found) if found else "completely" if lacks else "the node does not say"
+    found = [f"{pid} ({_words(missing)})" for pid, missing in lacks.items() if _words(missing)]
+    if found:
+        return f"but for {', '.join(found)}"
+    return "completely" if lacks else "the node does not say"
 
 
 def _memory(memory: Mapping[str, Any]) -> str:
