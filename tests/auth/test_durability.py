@@ -118,7 +118,12 @@ def test_joined_machines_survive_a_restart(start: Callable[..., AuthServer]) -> 
 
 
 def _run(settings: AuthSettings, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    status = run(settings)
+    # It is written for a process of its own, and takes that one's umask.
+    before = os.umask(0o022)
+    try:
+        status = run(settings)
+    finally:
+        os.umask(before)
     return status, capfd.readouterr().err
 
 
