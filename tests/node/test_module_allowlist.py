@@ -133,6 +133,7 @@ HEAVY = frozenset(
 HELPER = frozenset(
     {
         "core.errors",
+        "host.privileges",
         "node.forward",
         "node.forward_connect",
         "node.forward_listen",

@@ -13,6 +13,7 @@ import socket
 import sys
 
 from tinyport.core.errors import PeerError
+from tinyport.host import privileges
 from tinyport.node.forward_connect import Connector, words
 from tinyport.node.forward_listen import Listener, agent_listener, path_listener, port_listener
 from tinyport.node.forward_x11 import open_display
@@ -215,23 +216,14 @@ def _number(message: Message, name: str) -> int:
     return value
 
 
-def _become(text: str) -> None:
-    """``uid:gid:group,group``. Not host.accounts.become: pwd and dataclasses would be a megabyte for three calls."""
-    uid, gid, groups = text.split(":")
-    os.setgroups([int(group) for group in groups.split(",") if group])
-    os.setresgid(int(gid), int(gid), int(gid))
-    os.setresuid(int(uid), int(uid), int(uid))
-    if os.getresuid() != (int(uid),) * 3 or os.getresgid() != (int(gid),) * 3:
-        raise PermissionError("the privileges were not dropped")
-
-
 def main() -> None:
     """Entry of the process that the keeper starts: channel on fd 3. Its words: the home and, as root, who to be."""
     # While it is still ours to name: /proc is root's for a process that has changed who it is.
     name_process("tinyport-fwd")
     home, *become = sys.argv[1:]
     for account in become:
-        _become(account)
+        uid, gid, groups = account.split(":")
+        privileges.become(int(uid), int(gid), tuple(int(group) for group in groups.split(",") if group))
     os.set_inheritable(CHANNEL, False)
     os.umask(0o077)
     # Its end is the channel's: a Control-C in somebody's terminal is not for it.
