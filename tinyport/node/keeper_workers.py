@@ -18,8 +18,8 @@ from tinyport.node.keeper_linger import discard
 from tinyport.node.loop import READ, WRITE, Loop, Timer
 from tinyport.node.python_process import arguments, spawn
 
-# Exits and ends for sessions that all finish at once; a worker that reads none of 1024 is stuck.
-MAX_QUEUED = 1024
+# Exits and ends for sessions that all finish at once; a worker that reads none of so many is stuck.
+MAX_QUEUED = 8192
 MAX_WAITING = 128
 # Imports take 0.3 s here, 3 s on a slow board.
 START_LIMIT = 60.0

@@ -24,7 +24,7 @@ from tinyport.host import pty
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 READ_SIZE = 64 * 1024
-# A pipe holds 64 KiB; twice as much keeps it full.
+# A pipe holds 64 KiB; twice as much keeps it full. Of a session with a small window, no more than that.
 INPUT_HIGH = 128 * 1024
 
 
@@ -38,6 +38,7 @@ class Pump:
         self._loop = loop
         self._channel = channel
         self._finished = finished
+        self._input_high = min(INPUT_HIGH, channel.get_recv_window())
         self._input = bytearray()
         self._input_ended = False
         self._input_paused = False
@@ -75,7 +76,7 @@ class Pump:
         self._input += data
         if self._attached:
             self._write()
-        if len(self._input) >= INPUT_HIGH and not self._input_paused:
+        if len(self._input) >= self._input_high and not self._input_paused:
             self._input_paused = True
             self._channel.pause_reading()
 
@@ -98,7 +99,7 @@ class Pump:
                 self._close_stdin()
                 break
             del self._input[:written]
-            if self._input_paused and len(self._input) < INPUT_HIGH // 2:
+            if self._input_paused and len(self._input) < self._input_high // 2:
                 self._resume_input()
         if self._stdin is not None:
             self._loop.remove_writer(self._stdin)

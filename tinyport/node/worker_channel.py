@@ -16,11 +16,14 @@ from asyncssh.packet import SSHPacket
 from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.node.pump import STDERR, Pump
 from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
+from tinyport.node.worker_bounds import BoundedChannel
 from tinyport.node.worker_keeper import Answer, base64_text, close_all
 from tinyport.node.worker_packets import Unlogged
 
 # ssh(1) exits with 255 when it was itself that failed; so do we when no process ran.
 NOT_STARTED = 255
+# All values together: with the longest command they still fit into one message to the keeper, escaped as JSON has them.
+MAX_VALUES = 8 * 1024
 
 
 class Sessions(Protocol):
@@ -30,7 +33,9 @@ class Sessions(Protocol):
 
     async def open_session(self, session: NodeSession, request: dict[str, object]) -> Answer: ...
 
-    def tell_session(self, session: NodeSession, op: str, **fields: object) -> None: ...
+    def signal_session(self, session: NodeSession, signal: str) -> None: ...
+
+    def hang_up(self, session: NodeSession) -> None: ...
 
     def session_over(self, session: NodeSession) -> None: ...
 
@@ -69,7 +74,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         if self._pump is not None:
             self._pump.close()
         if self._open and not self._ended:
-            self._sessions.tell_session(self, "hangup")
+            self._sessions.hang_up(self)
         self._open = False
         if self._display is not None:
             # As sshd: what is connected to the display stays, nothing new comes.
@@ -98,7 +103,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
 
     def signal_received(self, signal: str) -> None:
         if self._open and len(signal) <= 16:
-            self._sessions.tell_session(self, "signal", signal=signal)
+            self._sessions.signal_session(self, signal)
 
     def break_received(self, msec: int) -> bool:
         # A serial line's break means nothing to a pty.
@@ -159,7 +164,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         if self._pump is None or self._channel.is_closing():
             # The client left while the process was started.
             close_all(descriptors)
-            self._sessions.tell_session(self, "hangup")
+            self._sessions.hang_up(self)
             return None
         if not descriptors:
             # They were lost on the way (ipc.Channel): the limit on open files is reached.
@@ -195,10 +200,8 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         self._open = False
 
 
-class SessionChannel(Unlogged, asyncssh.SSHServerChannel[bytes]):
+class SessionChannel(Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes]):
     """asyncssh's channel with our handlers for the requests of RFC 4254 section 6 that matter here."""
-
-    _request_queue: list[Any]
 
     def _node_session(self) -> NodeSession:
         session = self._session
@@ -213,9 +216,10 @@ class SessionChannel(Unlogged, asyncssh.SSHServerChannel[bytes]):
         except UnicodeDecodeError:
             return False
         allowed = client_variable_allowed(name) and len(text) <= MAX_VALUE and len(self._env) < MAX_ENVIRONMENT
-        if allowed:
-            self._env[key] = value
-        return allowed
+        if not allowed or sum(map(len, self._env.values())) + len(value) > MAX_VALUES:
+            return False
+        self._env[key] = value
+        return True
 
     def _process_shell_request(self, packet: SSHPacket) -> Any:
         packet.check_end()

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import asyncssh
 
-from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.ssh_algorithms import AUTHENTICATED
 from tinyport.host.logging_line import Log
+from tinyport.node.worker_bounds import BoundedConnection
 from tinyport.node.worker_channel import NodeSession, SessionChannel
 from tinyport.node.worker_extensions import ExtendedConnection
 from tinyport.node.worker_forward import ForwardingConnection
@@ -26,6 +27,12 @@ MAX_LOGIN = 256
 MAX_KEY = 64 * 1024
 MAX_REQUEST = 96 * 1024
 MAX_SIGNATURE = 16 * 1024
+# Each session may hold its window for a process that does not read: with 512 of them some 100 MB, not 600.
+WIDE_SESSIONS, NARROW_WINDOW = 16, 64 * 1024
+# The keeper starts one after the other; what a client opens and closes again meanwhile is never asked for.
+OPENED_AT_ONCE = 8
+# Signals are not queued by the kernel either: a flood of them is one.
+SIGNALS_AT_ONCE = 16
 
 
 class Owner(asyncssh.SSHServer):
@@ -55,7 +62,7 @@ class Owner(asyncssh.SSHServer):
         return self._connection.make_session()
 
 
-class NodeConnection(LeanPackets, ForwardingConnection, ExtendedConnection):
+class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, ExtendedConnection):
     """``serve``: the keeper's message about it. ``over`` tells the keeper, once."""
 
     def __init__(
@@ -89,6 +96,8 @@ class NodeConnection(LeanPackets, ForwardingConnection, ExtendedConnection):
         self._sessions: set[NodeSession] = set()
         self._started: dict[int, NodeSession] = {}
         self._last_session = 0
+        self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
+        self._signals = 0
         self._keeper_key: KeeperKey | None = None
         self._told: set[str] = set()
         self._proving = False
@@ -185,21 +194,38 @@ class NodeConnection(LeanPackets, ForwardingConnection, ExtendedConnection):
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, reason)
         session = NodeSession(self, self._loop)
         self._sessions.add(session)
-        channel = SessionChannel(
-            self, self._loop, True, False, False, 0, 0, None, "strict", self._window, self._max_pktsize
-        )
+        window = self._window if len(self._sessions) <= WIDE_SESSIONS else NARROW_WINDOW
+        channel = SessionChannel(self, self._loop, True, False, False, 0, 0, None, "strict", window, self._max_pktsize)
         return channel, session
 
     async def open_session(self, session: NodeSession, request: dict[str, object]) -> Answer:
-        # Numbered here, not when the channel opens: the keeper wants numbers that rise.
-        self._last_session += 1
-        session.number = self._last_session
-        self._started[session.number] = session
-        return await self._keeper.ask("open", conn=self.number, session=session.number, **request)
+        async with self._opening:
+            if self._is_over or session not in self._sessions:
+                raise Unavailable("the session is gone")
+            # Numbered here, not when the channel opens: the keeper wants numbers that rise.
+            self._last_session += 1
+            session.number = self._last_session
+            self._started[session.number] = session
+            return await self._keeper.ask("open", conn=self.number, session=session.number, **request)
 
-    def tell_session(self, session: NodeSession, op: str, **fields: object) -> None:
+    def signal_session(self, session: NodeSession, signal: str) -> None:
+        """Without a word when there is no such signal (RFC 4254 section 6.9 has no place for one)."""
+        if self._signals < SIGNALS_AT_ONCE and not self._is_over:
+            self._signals += 1
+            self.create_task(self._signal(session.number, signal))
+
+    async def _signal(self, number: int, signal: str) -> None:
+        try:
+            await self._keeper.ask("signal", conn=self.number, session=number, signal=signal)
+        except TinyportError as error:
+            self._log.debug("a signal is not sent", reason=error)
+        finally:
+            self._signals -= 1
+
+    def hang_up(self, session: NodeSession) -> None:
+        """Nobody is left at the session's other end."""
         if not self._is_over:
-            self._keeper.tell(op, conn=self.number, session=session.number, **fields)
+            self._keeper.tell("hangup", conn=self.number, session=session.number)
 
     def session_over(self, session: NodeSession) -> None:
         self._sessions.discard(session)

@@ -1,4 +1,4 @@
-"""What OpenSSH added to the protocol around sessions: host keys that a client may learn, pings; and a bound on answers.
+"""What OpenSSH added to the protocol around sessions: host keys that a client may learn, and pings.
 
 OpenSSH's PROTOCOL, sections 1.9 (ping@openssh.com) and 2.5 (hostkeys-00@openssh.com, hostkeys-prove-00@openssh.com).
 """
@@ -18,8 +18,6 @@ from tinyport.node.worker_keeper import KeeperLine, base64_text
 _MSG_PING, _MSG_PONG = 192, 193
 # A client asks for keys that it does not know, all in one request; we have one.
 MAX_KEYS = 8
-# What a client that asks and does not read may make us keep: past this nothing more of it is read.
-UNSENT_HIGH, UNSENT_LOW = 1024 * 1024, 256 * 1024
 
 
 class ExtendedConnection(asyncssh.SSHServerConnection):
@@ -32,18 +30,6 @@ class ExtendedConnection(asyncssh.SSHServerConnection):
     def connection_made(self, transport: Any) -> None:
         self._extensions_to_send[b"ping@openssh.com"] = b"0"
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=UNSENT_HIGH, low=UNSENT_LOW)
-
-    # ------------------------------------------------------------------ a client that does not read
-
-    def pause_writing(self) -> None:
-        """The client takes nothing: then we take nothing from it, or its requests would fill our memory."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
 
     # ------------------------------------------------------------------ ping
 

@@ -24,8 +24,6 @@ from tinyport.node.worker_keeper import Answer, KeeperLine, close_all
 MAX_CHANNELS = 256
 # The first ones get OpenSSH's pace over long lines, a crowd shares.
 WIDE_CHANNELS, WIDE_WINDOW, NARROW_WINDOW = 32, 1024 * 1024, 128 * 1024
-# Global requests are answered in turn. asyncssh recurses into those that wait: far below Python's limit.
-MAX_GLOBAL_REQUESTS = 128
 # What the keeper takes: it ends a worker that asks for more, so a stranger's nonsense stops here.
 MAX_HOST = 255
 MAX_PATH = 107
@@ -164,11 +162,6 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
         self._channels_open -= 1
 
     # ------------------------------------------------------------------ the client has us listen
-
-    def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
-        if len(self._global_request_queue) >= MAX_GLOBAL_REQUESTS:
-            raise asyncssh.ProtocolError("Too many global requests at a time")
-        super()._process_global_request(pkttype, pktid, packet)
 
     def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
         """RFC 4254 section 7.1. Of port 0 the answer tells the port."""

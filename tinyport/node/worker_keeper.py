@@ -14,6 +14,12 @@ from tinyport.node.ipc import Channel
 Message = dict[str, object]
 Answer = tuple[Message, list[int]]
 
+# Asked and not answered; what is more waits here. Otherwise a client that has us ask faster than the keeper answers
+# fills the line in both directions, and a worker that does not listen is ended with everybody in it.
+UNANSWERED = 128
+#: answered when somebody else has answered the keeper, which takes as long as a far host takes
+SLOW = frozenset(("connect", "listen", "unlisten", "agent", "x11"))
+
 
 class KeeperLine:
     """``heard(message, descriptors)`` gets everything that is no answer, in order; ``lost`` is called at the end."""
@@ -30,18 +36,21 @@ class KeeperLine:
         self._heard = heard
         self._lost = lost
         self._asked: dict[int, asyncio.Future[Answer]] = {}
+        #: numbers of requests that were sent and soon have an answer, and by number those that wait for their turn
+        self._sent: set[int] = set()
+        self._waiting: dict[int, Message] = {}
         loop.add_reader(channel.fileno(), self._readable)
 
     def tell(self, op: str, **fields: object) -> None:
         """A request whose answer does not matter."""
-        self._send({"op": op, "id": self._channel.next_id(), **fields})
+        self._post({"op": op, **fields}, self._channel.next_id())
 
     async def ask(self, op: str, **fields: object) -> Answer:
         """A request and its answer, whose descriptors are the caller's. AccessDenied: the keeper's refusal."""
         number = self._channel.next_id()
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._asked[number] = future
-        self._send({"op": op, "id": number, **fields})
+        self._post({"op": op, **fields}, number)
         try:
             return _granted(await future)
         except asyncio.CancelledError:
@@ -51,6 +60,7 @@ class KeeperLine:
             raise
         finally:
             self._asked.pop(number, None)
+            self._waiting.pop(number, None)
 
     def ask_now(self, op: str, **fields: object) -> Answer:
         """As ``ask``, but everything waits: for key exchange, which asyncssh does not let wait."""
@@ -63,7 +73,17 @@ class KeeperLine:
                 self._loop.call_soon(self._readable)
         return _granted(answer)
 
-    def _send(self, message: Message) -> None:
+    def _post(self, message: Message, number: int) -> None:
+        """Send it, or put it behind those that wait."""
+        if len(self._sent) >= UNANSWERED or self._waiting:
+            self._waiting[number] = message
+        else:
+            self._send(message, number)
+
+    def _send(self, message: Message, number: int) -> None:
+        if message["op"] not in SLOW:
+            self._sent.add(number)
+        message["id"] = number
         try:
             self._channel.send(message)
         except OSError:
@@ -101,6 +121,10 @@ class KeeperLine:
         if not isinstance(number, int):
             self._heard(message, descriptors)
             return
+        self._sent.discard(number)
+        while self._waiting and len(self._sent) < UNANSWERED:
+            waited = next(iter(self._waiting))
+            self._send(self._waiting.pop(waited), waited)
         future = self._asked.get(number)
         if future is not None and not future.done():
             future.set_result((message, descriptors))
