@@ -83,7 +83,7 @@ class RawClient:
             if len(found) >= times:
                 return found[times - 1]
             if self.connection.is_closed():
-                raise ConnectionError(f"the server has ended it: {self.disconnected}")
+                raise ConnectionError(f"the server has ended it: {self.disconnected!r}")
             self._changed.clear()
             await asyncio.wait_for(self._changed.wait(), LIMIT)
 
@@ -103,7 +103,7 @@ class RawClient:
             if len(found) >= size:
                 return found
             if self.connection.is_closed():
-                raise ConnectionError(f"the server has ended it: {self.disconnected}")
+                raise ConnectionError(f"the server has ended it: {self.disconnected!r}")
             self._changed.clear()
             await asyncio.wait_for(self._changed.wait(), LIMIT)
 

@@ -168,7 +168,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
             return None
         if not descriptors:
             # They were lost on the way (ipc.Channel): the limit on open files is reached.
-            self._sessions.tell_session(self, "hangup")
+            self._sessions.hang_up(self)
             return Unavailable(
                 "this node is too busy for another session; try again later", detail="no descriptor left"
             )
