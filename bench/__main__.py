@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
-from bench import machine, plots
+from bench import machine, pages, plots
 from bench.report import Suite, table
 
 #: name → what it measures; each is a module with ``measure(quick) -> Suite``
@@ -21,6 +21,7 @@ SUITES = {
     "certificate": "certificate checks and access decisions a second on one core",
     "latency": "exec at ten a second, the echo of a key, the first session, beside sshd",
     "footprint": "an idle node's size on disk, writes and wake-ups",
+    "modules": "what each import costs each process of a node",
     "memory": "a node and sshd with 1 to 500 open sessions",
     "cluster": "the idle joined node, its first session, tsh through proxy and tunnel",
 }
@@ -49,6 +50,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"  {took:.0f} s, {path}")
     if not options.no_save:
         plots.draw()
+        pages.write()
     print()
     print(table([row for suite in finished for row in suite.rows]))
     return 0

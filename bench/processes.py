@@ -12,20 +12,21 @@ _FIELDS = {"Rss": 0, "Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes (2**20 bytes): resident, shared pages in proportion, and pages that are this process's alone."""
+    """Megabytes (2**20 bytes): resident, shared pages in proportion, and pages that are this process's alone; of these
+    ``dirty`` are in no file, so that the kernel cannot drop and read them again, whatever else wants memory.
+    """
 
     rss: float
     pss: float
     private: float
+    dirty: float
 
     def __add__(self, other: Memory) -> Memory:
-        return Memory(self.rss + other.rss, self.pss + other.pss, self.private + other.private)
-
-    def __sub__(self, other: Memory) -> Memory:
-        return Memory(self.rss - other.rss, self.pss - other.pss, self.private - other.private)
+        private, dirty = self.private + other.private, self.dirty + other.dirty
+        return Memory(self.rss + other.rss, self.pss + other.pss, private, dirty)
 
 
-NOTHING = Memory(0.0, 0.0, 0.0)
+NOTHING = Memory(0.0, 0.0, 0.0, 0.0)
 
 
 def memory_of(pid: int) -> Memory:
@@ -39,8 +40,9 @@ def memory_of(pid: int) -> Memory:
         key = line.partition(":")[0]
         if key in found:
             found[key] = int(line.split()[1])
-    private = found["Private_Clean"] + found["Private_Dirty"]
-    return Memory(found["Rss"] / 1024, found["Pss"] / 1024, private / 1024)
+    dirty = found["Private_Dirty"]
+    private = found["Private_Clean"] + dirty
+    return Memory(found["Rss"] / 1024, found["Pss"] / 1024, private / 1024, dirty / 1024)
 
 
 def tree(pid: int) -> list[int]:

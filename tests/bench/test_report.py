@@ -1,0 +1,89 @@
+"""Rows, rounds, the docs made of them, and the client that handshakes are measured with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import pages, plot, plots
+from bench.handshake import drive
+from bench.report import AT_LEAST, RESULTS, Row, Suite, table
+from bench.rounds import interleaved, percentile, ratio
+from bench.servers import Credentials, Node, Server, StockSshd, Unavailable
+from bench.wire_client import CURVE
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (Row("a", "s", 1.0, target=1.0), "met"),
+        (Row("a", "s", 1.1, target=1.0), "MISSED"),
+        (Row("a", "s", 9.0, ratio=0.9, target=0.8, bound=AT_LEAST, compared="ratio"), "met"),
+        (Row("a", "s", 9.0, ratio=0.7, target=0.8, bound=AT_LEAST, compared="ratio"), "MISSED"),
+        (Row("a", "s", 9.0, target=0.8, bound=AT_LEAST, compared="ratio"), "not here"),
+        (Row("a", "s", 9.0), ""),
+    ],
+)
+def test_a_missed_target_is_shown_as_missed(row: Row, verdict: str) -> None:
+    assert row.verdict == verdict
+    assert verdict in table([row])
+
+
+def test_rounds_take_turns_and_the_first_does_not_count() -> None:
+    order: list[str] = []
+
+    def run(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    found = interleaved(2, {"a": lambda: run("a"), "b": lambda: run("b")})
+    assert order == ["a", "b"] * 3
+    assert found == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+    assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 1.0]) == (3.0, (2.0, 4.0))
+    assert percentile([float(number) for number in range(100)], 0.99) == 99.0
+
+
+def test_the_page_says_what_the_files_say() -> None:
+    text = pages.PAGE.read_text()
+    assert pages.renewed(text) == text, 'run "python -m bench.pages"'
+
+
+def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+    suite = Suite("memory", [Row("a|b", "MB", 3.0, "sshd", 6.0, 0.5, (0.4, 0.6), 1.0, compared="ratio")])
+    machine = {"options": {"quick": True}, "processor": "p", "cores": 2, "load": 0.1, "python": "3", "asyncssh": "2"}
+    machine.update(cryptography="50", openssh="O", dropbear="D", commit="c")
+    document = json.loads(suite.save(machine, tmp_path).read_text())
+    assert pages.rows_of(document) == suite.rows
+    made = pages.renewed("x\n<!-- bench: memory -->\nold\n<!-- end -->\ny", tmp_path)
+    assert "| a/b | MB | ≤ 1 × | 3 | 6 sshd | 0.50 (0.40-0.60) | met |  |" in made
+    assert "old" not in made
+    assert "Not measured" in pages.renewed("<!-- bench: bulk -->\n<!-- end -->", tmp_path)
+
+
+def test_plots_are_svg(tmp_path: Path) -> None:
+    plot.bars(tmp_path / "a.svg", "A < B", "ms", {"x & y": {"tinyport": 1.0, "sshd": 200.0}})
+    plot.lines(tmp_path / "b.svg", "B", "n", "MB", {"tinyport": [(0, 1), (10, 2)], "sshd": [(0, 3), (10, 90)]})
+    for source in RESULTS.glob("*.json"):
+        shutil.copy(source, tmp_path)
+    for drawn in plots.draw(tmp_path):
+        assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("kind", [Node, StockSshd])
+def test_the_wire_client_gets_in(kind: type[Server], tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    server = kind(Credentials(tmp_path))
+    try:
+        server.start()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    try:
+        load = drive(server, CURVE, 6, 3)
+    finally:
+        server.stop()
+    assert load.rate > 0
+    assert load.median > 0
