@@ -73,6 +73,11 @@ class Pump:
         """Data from the client."""
         if self._done or (self._attached and self._stdin is None):
             return
+        if self._attached and not self._input:
+            # Mostly there is room: then nothing is copied and nothing waits.
+            data = data[self._put(data) :]
+            if not data:
+                return
         self._input += data
         if self._attached:
             self._write()
@@ -88,16 +93,15 @@ class Pump:
 
     def _write(self) -> None:
         while self._input and self._stdin is not None:
-            try:
-                written = os.write(self._stdin, bytes(self._input[:READ_SIZE]))
-            except BlockingIOError:
+            # Released before the bytes are taken off the front: a bytearray that somebody looks at keeps its size.
+            with memoryview(self._input) as whole, whole[:READ_SIZE] as piece:
+                written = self._put(piece)
+            if self._stdin is None:
+                self._input.clear()
+                break
+            if not written:
                 self._loop.add_writer(self._stdin, self._write)
                 return
-            except OSError:
-                # EPIPE: the process has closed its input; EIO: the terminal has nobody left. What comes is dropped.
-                self._input.clear()
-                self._close_stdin()
-                break
             del self._input[:written]
             if self._input_paused and len(self._input) < self._input_high // 2:
                 self._resume_input()
@@ -106,6 +110,18 @@ class Pump:
             if self._input_ended and self._terminal is None:
                 self._close_stdin()
         self._resume_input()
+
+    def _put(self, data: bytes | memoryview) -> int:
+        """How much of ``data`` the process took now. All of it, to nowhere, when it takes nothing more."""
+        assert self._stdin is not None
+        try:
+            return os.write(self._stdin, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # EPIPE: the process has closed its input; EIO: the terminal has nobody left. What comes is dropped.
+            self._close_stdin()
+            return len(data)
 
     def _resume_input(self) -> None:
         if self._input_paused:
