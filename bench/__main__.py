@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
-from bench import machine, pages, plots
+from bench import login_files, machine, pages, plots
 from bench.report import Suite, table
 
 #: name → what it measures; each is a module with ``measure(quick) -> Suite``
@@ -38,6 +38,7 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"no suite {unknown[0]!r}, there are {', '.join(SUITES)}")
     if sys.dont_write_bytecode:
         parser.error("PYTHONDONTWRITEBYTECODE is set: that measures something else")
+    login_files.hide()
     finished: list[Suite] = []
     for name in options.suites or SUITES:
         print(f"{name}: {SUITES[name]}", flush=True)

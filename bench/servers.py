@@ -101,21 +101,6 @@ class Credentials:
         return raw
 
 
-def without_login_files(argv: list[str]) -> list[str]:
-    """The command where a shell finds nothing to read of the person's own: a version manager in a .bashrc takes ten
-    times as long as all that is measured here. In a mount namespace of its own, so only for root.
-    """
-    home = Path.home()
-    found = [home / name for name in _LOGIN_FILES if (home / name).is_file()]
-    if os.geteuid() != 0 or shutil.which("unshare") is None or not found:
-        return argv
-    hidden = " && ".join(f"mount --bind /dev/null {shlex.quote(str(path))}" for path in found)
-    return ["unshare", "--mount", "sh", "-c", f"{hidden} && exec {shlex.join(argv)}"]
-
-
-_LOGIN_FILES = (".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshenv", ".ssh/rc", ".ssh/environment")
-
-
 class Server:
     """A server that is one command with everything below it."""
 
@@ -147,7 +132,6 @@ class Server:
 
     def _run(self, argv: list[str]) -> None:
         servers, _ = machine.cores()
-        argv = without_login_files(argv)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=machine.pinned(servers)

@@ -7,8 +7,14 @@ import shutil
 
 import pytest
 
+from bench import login_files
+
 #: On the machines that judge a change nothing may be skipped for want of a program.
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_configure() -> None:
+    login_files.hide()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
