@@ -259,6 +259,14 @@ def test_a_helper_that_is_killed_is_started_again(rig: Rig) -> None:
     asyncio.run(use())
 
 
+def test_a_command_finds_the_port_that_it_was_given(rig: Rig) -> None:
+    """ssh asks for the port and starts the command without waiting for an answer."""
+    for _ in range(3):
+        port = free_port()
+        done = rig.ssh(f"exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected", options=("-R", f"{port}:127.0.0.1:1"))
+        assert done.stdout == b"connected\n", done.stderr
+
+
 def test_somebody_who_connects_more_than_the_client_takes(rig: Rig) -> None:
     """Three hundred at once on a remote port: none lost, none more than the helper may hold."""
     with serving(echo_at_end) as server:

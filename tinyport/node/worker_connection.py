@@ -199,6 +199,7 @@ class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, Exten
         return channel, session
 
     async def open_session(self, session: NodeSession, request: dict[str, object]) -> Answer:
+        await self.requests_answered()
         async with self._opening:
             if self._is_over or session not in self._sessions:
                 raise Unavailable("the session is gone")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
@@ -30,6 +30,7 @@ MAX_PATH = 107
 _PROTOCOL = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COOKIE = re.compile(rb"(?:[0-9a-fA-F]{2}){1,256}")
 
+T = TypeVar("T")
 _CODES = {"denied": asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "limit": asyncssh.OPEN_RESOURCE_SHORTAGE}
 
 
@@ -84,13 +85,20 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
         self._channels_open = 0
         #: tasks that wait for an answer; asyncssh leaves its tasks alone when a connection ends
         self._asking: set[asyncio.Task[Any]] = set()
+        #: global requests that have their answer; and who waits until it is so many
+        self._answered = 0
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
 
     async def _ask(self, op: str, asked: dict[str, object]) -> Answer:
+        return await self._while_it_lives(self._keeper.ask(op, conn=self.number, **asked))
+
+    async def _while_it_lives(self, waiting: Awaitable[T]) -> T:
+        """Cancelled when the connection ends."""
         task = asyncio.current_task()
         assert task is not None
         self._asking.add(task)
         try:
-            return await self._keeper.ask(op, conn=self.number, **asked)
+            return await waiting
         finally:
             self._asking.discard(task)
 
@@ -162,6 +170,24 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
         self._channels_open -= 1
 
     # ------------------------------------------------------------------ the client has us listen
+
+    async def requests_answered(self) -> None:
+        """Until all that the client asked of the connection before now has its answer. ``ssh -R`` does not wait for it,
+        and its command counts on the port: sshd takes one after the other.
+        """
+        if self._global_request_queue:
+            answered: asyncio.Future[None] = self._loop.create_future()
+            self._awaited.append((self._answered + len(self._global_request_queue), answered))
+            await self._while_it_lives(answered)
+
+    def _report_global_response(self, result: bool | bytes) -> None:
+        self._answered += 1
+        # It may go on with the next one, and so come here again.
+        super()._report_global_response(result)
+        while self._awaited and self._awaited[0][0] <= self._answered:
+            _, answered = self._awaited.pop(0)
+            if not answered.done():
+                answered.set_result(None)
 
     def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
         """RFC 4254 section 7.1. Of port 0 the answer tells the port."""
