@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.forwarding import echo_at_end, serving
 from tests.node.session_harness import LIMIT, Rig, wait_for
 from tinyport.host import pam
 
@@ -110,6 +111,27 @@ def test_an_account_that_may_not(start: Start) -> None:
     assert record(rig) == []
     wait_for("the log line", lambda: "PAM did not let a session begin" in rig.log())
     assert rig.event("session.end")["status"] == 255
+
+
+@pytest.mark.parametrize("words", [("-W", "127.0.0.1:{port}"), ("-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:x:1")])
+def test_an_account_that_may_not_forwards_nothing(start: Start, words: tuple[str, ...]) -> None:
+    """``ssh -N`` starts no session, and sshd would have turned it away."""
+    rig = start("account required pam_exec.so quiet {record}", "account required pam_deny.so")
+    with serving(echo_at_end) as server:
+        options = [word.replace("{port}", str(server.port)) for word in words]
+        done = rig.ssh(options=("-v", *options), input=b"x")
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"this machine does not let the account in" in done.stderr
+    assert record(rig) == ["account root ssh 127.0.0.1"]
+    wait_for("the log line", lambda: "PAM did not let a connection forward" in rig.log())
+
+
+def test_an_account_that_may_forward(start: Start) -> None:
+    rig = start("account required pam_exec.so quiet {record}", "session required pam_exec.so quiet {record}")
+    with serving(echo_at_end) as server:
+        done = rig.ssh(options=("-W", f"127.0.0.1:{server.port}"), input=b"x")
+    assert (done.returncode, done.stdout) == (0, b"x"), done.stderr
+    assert record(rig) == ["account root ssh 127.0.0.1"]
 
 
 def test_a_session_that_may_not_be_opened(start: Start) -> None:

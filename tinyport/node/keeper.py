@@ -102,8 +102,9 @@ class Keeper:
             lost=self._connection_over,
             give=self._serve,
         )
+        sessions = self._sessions
         self._forwarding = Desk(
-            self._loop, self._audit, self._log, self._privileged, self._sessions.account, keeping=self
+            self._loop, self._audit, self._log, self._privileged, sessions.account, keeping=self, pam=sessions.pam
         )
         most = limits.get("startups") or MAX_STARTUPS
         self._signing_in = SigningIn(

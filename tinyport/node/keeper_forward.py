@@ -22,6 +22,7 @@ from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, Answer
 from tinyport.node.keeper_forward_helper import HelperProcess
 from tinyport.node.loop import Loop
+from tinyport.node.session_start import PamWish
 
 # A browser behind -D opens some ten at a time for each page.
 MAX_PENDING = 128
@@ -59,6 +60,8 @@ class Desk:
     privileged: bool
     account: Callable[[Grant], Account]
     keeping: Keeping
+    #: the PAM service that accounts go through, if any
+    pam: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class Forwards:
         self._peer = peer
         self._helper: HelperProcess | None = None
         self._starts = 0
+        #: what PAM said against the account
+        self._unusable: str | None = None
         self._last_request = 0
         self._pending: dict[int, Finish] = {}
         self._last_listener = 0
@@ -315,14 +320,17 @@ class Forwards:
     def _ready_helper(self, grant: Grant) -> HelperProcess:
         if self._helper is not None:
             return self._helper
+        if self._unusable is not None:
+            raise AccessDenied(self._unusable, code="account")
         if self._closed or self._starts >= MAX_STARTS:
             raise Unavailable("forwarding does not work on this connection any more")
         account = self._desk.account(grant)
         self._starts += 1
+        desk = self._desk
+        pam = None if desk.pam is None else PamWish(desk.pam, self._peer[0])
         try:
-            desk = self._desk
             self._helper = HelperProcess(
-                desk.loop, desk.log, account, self._heard, self._helper_lost, privileged=desk.privileged
+                desk.loop, desk.log, account, self._heard, self._helper_lost, privileged=desk.privileged, pam=pam
             )
         except OSError as error:
             raise Unavailable("forwarding could not be started", detail=str(error)) from None
@@ -334,6 +342,9 @@ class Forwards:
         """PeerError ends the helper. The descriptors stay the caller's."""
         if message.get("op") == "accepted":
             self._accepted(message, descriptors)
+            return
+        if message.get("op") == "refused":
+            self._account_refused(printable(fields.text(message, "message", 1000), 200))
             return
         finish = self._pending.pop(fields.number(message, "id", 2**53), None)
         if finish is None:
@@ -348,6 +359,13 @@ class Forwards:
             # Whoever asked must hear something, too.
             finish(Unavailable("the forwarding helper answered nonsense"), ())
             raise
+
+    def _account_refused(self, why: str) -> None:
+        self._unusable = why
+        self._desk.log.warning("PAM did not let a connection forward", conn=self._number, reason=why)
+        pending, self._pending = self._pending, {}
+        for finish in pending.values():
+            finish(AccessDenied(why, code="account"), ())
 
     def _accepted(self, message: Mapping[str, object], descriptors: Sequence[int]) -> None:
         number = fields.number(message, "listener", 2**53)

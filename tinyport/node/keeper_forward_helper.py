@@ -13,6 +13,7 @@ from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.loop import READ, WRITE, Loop
 from tinyport.node.python_process import light_arguments, spawn
+from tinyport.node.session_start import PamWish
 
 MAX_QUEUED = 512
 # It has sockets to remove, and nothing else.
@@ -35,7 +36,9 @@ class HelperProcess:
         lost: Callable[[], None],
         *,
         privileged: bool,
+        pam: PamWish | None = None,
     ) -> None:
+        """``pam``: whether the account may be used is for PAM to say; ``{"op": "refused"}`` is heard when not."""
         self._loop = loop
         self._log = log
         self._heard = heard
@@ -46,7 +49,7 @@ class HelperProcess:
             argv.append(f"{account.uid}:{account.gid}:{groups}")
         ours, theirs = pair()
         try:
-            self._pid = spawn(argv, [theirs.fileno()])
+            self._pid = _start(argv, theirs, account.name, pam)
         except OSError:
             ours.close()
             raise
@@ -119,6 +122,17 @@ class HelperProcess:
             self._log.warning("a forwarding helper ended", pid=self._pid, status=os.waitstatus_to_exitcode(status))
             self._close()
             self._lost()
+
+
+def _start(argv: Sequence[str], theirs: socket.socket, user: str, pam: PamWish | None) -> int:
+    if pam is None:
+        return spawn(argv, [theirs.fileno()])
+    pid = os.fork()
+    if pid == 0:
+        from tinyport.node.forward_account import admit
+
+        admit(pam, user, argv, theirs)
+    return pid
 
 
 def _check_stream(descriptor: int) -> None:

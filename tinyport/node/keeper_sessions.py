@@ -83,8 +83,8 @@ class Sessions:
         self._monotonic = monotonic
         self._room = room
         self._exited = exited
-        self._pam = pam if privileged else None
-        self._greets = self._pam is None or _load_pam(self._pam)
+        self.pam = pam if privileged else None
+        self._greets = self.pam is None or _load_pam(self.pam)
         self._records = LoginRecords()
         self._all: set[Session] = set()
 
@@ -108,7 +108,7 @@ class Sessions:
             raise Unavailable("this machine has no memory left for another session; try again later")
         peer = connection.endpoint.peer
         fields = {"kind": plan.kind, "command": plan.command or None}
-        pam = None if self._pam is None else PamWish(self._pam, peer[0])
+        pam = None if self.pam is None else PamWish(self.pam, peer[0])
         try:
             started = session_start.start(plan, self._manner(plan), pam)
         except OSError as error:
@@ -169,7 +169,7 @@ class Sessions:
         identity = connection.identity
         origin = Origin(endpoint.peer, endpoint.local, node=identity.name, cluster=identity.cluster, session=sid)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        if self._privileged and self._pam is None:
+        if self._privileged and self.pam is None:
             # With PAM it is pam_env's.
             inherited.update(system_environment.clean(system_environment.read_environment()))
         try:

@@ -12,6 +12,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from typing import NoReturn
 
 #: what child processes get of our environment; whatever else a session needs is made for it
 KEPT = ("PATH", "TZ", "LANG")
@@ -57,10 +58,14 @@ def spawn(argv: Sequence[str], descriptors: Sequence[int]) -> int:
 
     Every other descriptor of ours must be close-on-exec, as Python makes them.
     """
-    env = environment()
     pid = os.fork()
-    if pid:
-        return pid
+    if pid == 0:
+        execute(argv, descriptors)
+    return pid
+
+
+def execute(argv: Sequence[str], descriptors: Sequence[int]) -> NoReturn:
+    """``spawn`` without a new process: in a child of ours, which ends with status 127 when that cannot be."""
     try:
         # First out of the way of the low numbers, then into place.
         high = [_above(descriptor, 3 + len(descriptors)) for descriptor in descriptors]
@@ -69,7 +74,7 @@ def spawn(argv: Sequence[str], descriptors: Sequence[int]) -> int:
         for number, descriptor in enumerate(high, 3):
             os.dup2(descriptor, number)
         _plain_signals()
-        os.execve(argv[0], list(argv), env)
+        os.execve(argv[0], list(argv), environment())
     except OSError as error:
         os.write(2, f"tinyport: error: cannot start {argv[0]}: {error}\n".encode())
     finally:

@@ -45,7 +45,7 @@ def hold(
     """In a child of the keeper. ``tty``: the terminal's path, or "ssh"; ``host``: the peer's address."""
     status = 0
     try:
-        _apart({*streams, control.fileno()})
+        apart({*streams, control.fileno()})
         status = _session(plan, manner, streams, environment, service, tty, host, control)
     except BaseException as error:
         status = REFUSED << 8
@@ -54,8 +54,10 @@ def hold(
         os._exit(0 if status == 0 else 1)
 
 
-def _apart(kept: set[int]) -> None:
-    """Not the keeper any more: none of its sockets, none of its signals, nothing that the collector would touch."""
+def apart(kept: set[int]) -> None:
+    """In a child of the keeper, which it is not any more: none of its sockets but ``kept``, none of its signals,
+    nothing that the collector would touch.
+    """
     gc.disable()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -31,7 +31,11 @@ _PROTOCOL = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COOKIE = re.compile(rb"(?:[0-9a-fA-F]{2}){1,256}")
 
 T = TypeVar("T")
-_CODES = {"denied": asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "limit": asyncssh.OPEN_RESOURCE_SHORTAGE}
+_CODES = {
+    "denied": asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED,
+    "account": asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED,
+    "limit": asyncssh.OPEN_RESOURCE_SHORTAGE,
+}
 
 
 class ForwardedSession(asyncssh.SSHTCPSession[bytes]):
