@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asyncssh.constants import MSG_IGNORE
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_IGNORE
 from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,12 +39,20 @@ def opened(encryption: Encryption, seq: int, data: bytes, block: int = 16) -> by
 def test_both_speak_the_same(name: str, size: int, ours: Any, theirs: Any, packets: list[bytes], start: int) -> None:
     a, b = ours.new(name, KEY[:size], IV), theirs.new(name, KEY[:size], IV)
     c, d = ours.new(name, KEY[:size], IV), theirs.new(name, KEY[:size], IV)
+    e = ours.new(name, KEY[:size], IV)
     assert ours.get_mac_params(b"") == theirs.get_mac_params(b"")
     for seq, packet in enumerate(packets, start):
         made = sealed(a, seq, packet)
         assert made == sealed(b, seq, packet)
         assert opened(c, seq, made) == packet
         assert opened(d, seq, made) == packet
+        # In one piece, which may be read twice; a changed one may not, and leaves no trace.
+        changed = bytearray(made)
+        changed[-1] ^= 1
+        assert e.unseal(seq, memoryview(changed)) is None
+        assert e.unseal(seq, memoryview(made)) == packet
+        e.put_back()
+        assert opened(e, seq, made) == packet
 
 
 @pytest.mark.parametrize(("name", "size", "ours", "theirs"), PAIRS)
@@ -91,7 +99,60 @@ def test_what_comes_in_is_parsed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     came: list[bytes] = []
     monkeypatch.setattr(asyncssh.SSHServerConnection, "data_received", lambda self, data, datatype: came.append(data))
     connection = LeanPackets.__new__(LeanPackets)
+    connection._auth_complete = False
     whole = bytes(range(256)) * (PIECE // 100)
     connection.data_received(whole)
     assert b"".join(came) == whole
     assert max(map(len, came)) == PIECE
+
+
+class Listening:
+    """A channel, as far as the short path for data sees one."""
+
+    _recv_state = "open"
+
+    def __init__(self, window: int) -> None:
+        self._recv_window = window
+        self.came: list[bytes] = []
+
+    def _accept_data(self, data: bytes) -> None:
+        self.came.append(data)
+
+
+def data_packet(channel: int, data: bytes, *, kind: int = MSG_CHANNEL_DATA, size: int | None = None) -> bytes:
+    length = len(data) if size is None else size
+    payload = bytes((kind,)) + channel.to_bytes(4, "big") + length.to_bytes(4, "big") + data
+    padding = -(1 + len(payload)) % 16 + 16
+    return bytes((padding,)) + payload + bytes(padding)
+
+
+@pytest.mark.parametrize(("name", "size", "ours", "theirs"), PAIRS)
+def test_data_goes_straight_to_its_channel(name: str, size: int, ours: Any, theirs: Any) -> None:
+    """And what is anything else, or has no room, is asyncssh's to judge, unread."""
+    writer = theirs.new(name, KEY[:size], IV)
+    channel = Listening(5000)
+    connection = LeanPackets.__new__(LeanPackets)
+    connection._recv_encryption = ours.new(name, KEY[:size], IV)
+    connection._recv_seq = 7
+    connection._channels = {3: channel}  # type: ignore[dict-item]
+
+    def take(packet: bytes) -> bool:
+        return connection._take_packet(memoryview(sealed(writer, connection._recv_seq, packet)))
+
+    assert take(data_packet(3, bytes(4000)))
+    assert take(data_packet(3, b"x" * 5000))
+    assert (channel.came, connection._recv_seq) == ([bytes(4000), b"x" * 5000], 9)
+    refused = [
+        data_packet(3, bytes(5001)),
+        data_packet(4, bytes(4000)),
+        data_packet(3, bytes(4000), kind=95),
+        data_packet(3, bytes(4000), size=3999),
+        data_packet(3, bytes(4000), size=2**32 - 1),
+    ]
+    for packet in refused:
+        whole = sealed(writer, 9, packet)
+        assert not connection._take_packet(memoryview(whole))
+        assert opened(connection._recv_encryption, 9, whole) == packet
+    channel._recv_state = "eof"
+    assert not take(data_packet(3, bytes(4000)))
+    assert (len(channel.came), connection._recv_seq) == (2, 9)

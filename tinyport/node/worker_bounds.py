@@ -11,8 +11,16 @@ from typing import Any
 
 import asyncssh
 from asyncssh.channel import SSHAgentChannel, SSHChannel, SSHX11Channel
-from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST
+from asyncssh.constants import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_REQUEST,
+    MSG_GLOBAL_REQUEST,
+)
 from asyncssh.packet import SSHPacket
+
+from tinyport.node.worker_packets import LeanPackets
 
 # Past this, channels hold their output back, and their programs feel it by their pipes.
 OUTPUT_HIGH, OUTPUT_LOW = 256 * 1024, 64 * 1024
@@ -38,12 +46,35 @@ class BoundedChannel(SSHChannel[bytes]):
     _kept = 0
 
     def write(self, data: bytes, datatype: int | None = None) -> None:
+        # Mostly nothing waits and the client has room for all of it.
+        if len(data) <= self._send_window and not self._send_buf and self._sends_now(data, datatype):
+            return
         super().write(data, datatype)
         # A program that writes byte by byte costs bytes then, not objects.
         waiting = self._send_buf
         if len(waiting) > 1 and waiting[-2][1] == waiting[-1][1]:
             last, _ = waiting.pop()
             waiting[-1][0].extend(last)
+
+    def _sends_now(self, data: bytes, datatype: int | None) -> bool:
+        conn = self._conn
+        if not isinstance(conn, LeanPackets) or not isinstance(conn, BoundedConnection) or conn.holds_output:
+            return False
+        if not data or self._send_state != "open" or self._send_chan is None or self._send_pktsize < LEAST_PACKET:
+            return False
+        # RFC 4254 section 5.2.
+        kind = MSG_CHANNEL_DATA if datatype is None else MSG_CHANNEL_EXTENDED_DATA
+        head = bytes((kind,)) + self._send_chan.to_bytes(4, "big")
+        if datatype is not None:
+            head += datatype.to_bytes(4, "big")
+        size = self._send_pktsize
+        view = memoryview(data)
+        pieces = [view[at : at + size] for at in range(0, len(data), size)]
+        heads = [head + len(piece).to_bytes(4, "big") for piece in pieces]
+        if not conn.send_data(heads, pieces):
+            return False
+        self._send_window -= len(data)
+        return True
 
     def _flush_send_buf(self) -> None:
         if not isinstance(self._conn, BoundedConnection) or not self._conn.holds_output:
