@@ -24,6 +24,8 @@ from tinyport.host import pty
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 READ_SIZE = 64 * 1024
+# Of a pipe that its writer made wider (our sftp server does), once a read has found it full.
+WIDE_READ = 256 * 1024
 # A pipe holds 64 KiB; twice as much keeps it full. Of a session with a small window, no more than that.
 INPUT_HIGH = 128 * 1024
 
@@ -48,6 +50,7 @@ class Pump:
         #: descriptor → datatype of the channel, for outputs that have not ended
         self._outputs: dict[int, int | None] = {}
         self._terminal: int | None = None
+        self._read_size = READ_SIZE
         self._attached = False
         self._exit: tuple[int | None, str | None, bool] | None = None
         self._done = False
@@ -161,7 +164,7 @@ class Pump:
     def _read(self, descriptor: int) -> bool:
         """Move one piece. False when there is none now or any more."""
         try:
-            data = os.read(descriptor, READ_SIZE)
+            data = os.read(descriptor, self._read_size)
         except BlockingIOError:
             return False
         except OSError:
@@ -170,6 +173,7 @@ class Pump:
         if not data:
             self._output_ended(descriptor)
             return False
+        self._read_size = WIDE_READ if len(data) >= READ_SIZE else READ_SIZE
         try:
             self._channel.write(data, self._outputs[descriptor])
         except OSError:
