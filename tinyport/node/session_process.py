@@ -22,6 +22,7 @@ from tinyport.node.session_plan import Plan
 CANNOT_RUN = 126
 #: bytes of a message between the keeper and the process that holds a session
 MAX_CONTROL = 4096
+_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,10 @@ def run(plan: Plan, manner: Manner, streams: tuple[int, int, int], environment: 
 def plain_process(*, keeps_umask: bool) -> None:
     """Undo what an interpreter and a daemon have set and exec would hand on."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except OSError:
-                # The C library keeps two of the real-time signals to itself.
-                continue
+    # What has a handler is plain again after exec; what is ignored stays so.
+    for number in _SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if not keeps_umask:
         os.umask(0o022)
