@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import format_address
-from tinyport.host.machine import memory_size, nodename
+from tinyport.host.files import erase
+from tinyport.host.logging_line import Log
+from tinyport.host.machine import labels, memory_size, nodename
+from tinyport.host.sd_notify import keep_alive, notify
 
 if TYPE_CHECKING:
     from tinyport.auth.restore import Restored
@@ -45,10 +48,19 @@ def run_role(
         if ready_fd is not None:
             os.write(ready_fd, json.dumps(fields).encode() + b"\n")
             os.close(ready_fd)
+        _tell_systemd()
 
     if role == "auth":
         return _run_auth(config, say)
     return _run_proxy(config, say, insecure_no_ca_pin)
+
+
+def _tell_systemd() -> None:
+    """A role that is the service itself serves, and gives signs of life from its event loop."""
+    import asyncio
+
+    notify("READY=1")
+    keep_alive(asyncio.get_running_loop().call_later)
 
 
 def restore_auth(data_dir: Path, backup: Path, now: float) -> Restored:
@@ -103,7 +115,17 @@ def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
         log_level=config.tinyport.log_level,
         log_format=config.tinyport.log_format,
     )
-    return run(settings, lambda address: say({"address": format_address(*address)}))
+
+    def ready(address: tuple[str, int]) -> None:
+        if config.tinyport.token_file is not None:
+            try:
+                erase(config.tinyport.token_file)
+            except OSError as error:
+                log = Log("proxy", config.tinyport.log_level, config.tinyport.log_format)
+                log.warning("the join token could not be erased", file=config.tinyport.token_file, reason=error)
+        say({"address": format_address(*address)})
+
+    return run(settings, ready)
 
 
 def _run_node(config: Config, ready_fd: int | None, insecure_no_ca_pin: bool, again: Again | None) -> int:
@@ -135,10 +157,11 @@ def _node_settings(config: Config) -> NodeSettings:
         nodename=nodename(config),
         server=general.server,
         token=general.token,
+        token_file=None if general.token_file is None else Path(general.token_file),
         ca_pins=general.ca_pins,
         listen=node.listen,
         advertise=node.advertise,
-        labels=tuple(node.labels.items()),
+        labels=tuple(labels(config).items()),
         commands=tuple(LabelCommand(c.name, c.command, float(c.period)) for c in node.commands),
         worker_idle=float(node.worker_idle),
         connections_per_worker=node.connections_per_worker,

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import pwd
 import socket
-import subprocess
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.admin.conftest import PIN, TOKEN, Ran
-from tinyport.admin import config_file, install, units
+from tinyport.admin import config_file
 from tinyport.admin.main import build_parser, main
-from tinyport.admin.start_command import overridden
+from tinyport.admin.start_command import overridden, with_credential
 from tinyport.admin.status_command import ask_monitor, node_lines
-from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.errors import TinyportError
 from tinyport.host.sd_notify import notify
 
 NOW = 1_800_000_000.0
-PACKAGED = Path(__file__).parents[2] / "packaging" / "systemd"
 
 
 @pytest.fixture
@@ -245,6 +241,18 @@ def test_the_status_of_a_session(tinyport: Any, monkeypatch: pytest.MonkeyPatch)
     assert "greenhouse" in out
 
 
+def test_a_token_may_be_a_credential_of_systemds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_credential({"node": {}}) == {"node": {}}
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert with_credential({"node": {}}) == {"node": {}}
+    (tmp_path / "tinyport.token").write_text(TOKEN)
+    found = with_credential({"tinyport": {"server": "h:1"}})
+    assert found == {"tinyport": {"server": "h:1", "token": {"path": str(tmp_path / "tinyport.token")}}}
+    assert config_file.check(found, "t.toml").tinyport.token == TOKEN
+    named = {"tinyport": {"token": "a.b"}}
+    assert with_credential(named) == named
+
+
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
@@ -256,66 +264,3 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_version(tinyport: Any) -> None:
     assert tinyport("version", "--format", "json").json["version"] == tinyport("version").out.split()[1]
-
-
-# ------------------------------------------------------------------ install
-
-
-def test_the_packaged_units_are_these() -> None:
-    made = units.units(("auth", "proxy", "node"))
-    assert {path.name: path.read_text() for path in PACKAGED.glob("*.service")} == made
-
-
-def test_the_units_are_good_ones(tmp_path: Path) -> None:
-    from tests.conftest import need_program
-
-    analyze = need_program("systemd-analyze")
-    for name, text in units.units(("auth", "proxy", "node"), program="/bin/true").items():
-        (tmp_path / name).write_text(text)
-    paths = [str(path) for path in tmp_path.glob("*.service")]
-    done = subprocess.run([analyze, "verify", "--man=no", *paths], capture_output=True, text=True, check=False)
-    about_ours = [line for line in done.stderr.splitlines() if "tinyport" in line]
-    assert about_ours == []
-
-
-def test_installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[list[str]] = []
-    for name in ("ACCOUNT", "WORKER_ACCOUNT"):
-        monkeypatch.setattr(units, name, pwd.getpwuid(os.getuid()).pw_name)
-    config = tmp_path / "tinyport.toml"
-    config.touch(0o600)
-    found = units.units(("auth", "node"), "/opt/tinyport/bin/tinyport", str(config))
-    install.install(found, config, tmp_path, lambda words: done.append(list(words)))
-    assert (
-        f"ExecStart=/opt/tinyport/bin/tinyport start --roles=auth -c {config}" in (tmp_path / units.SERVER).read_text()
-    )
-    assert f"start --roles=node -c {config}" in (tmp_path / units.NODE).read_text()
-    assert config.stat().st_mode & 0o777 == 0o640
-    assert [words[:2] for words in done] == [["systemctl", word] for word in ("daemon-reload", "enable", "restart")]
-
-
-def test_accounts_are_made_for_what_faces_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "ACCOUNT", "no-such-account")
-    monkeypatch.setattr(units, "WORKER_ACCOUNT", "no-such-worker")
-    done: list[Sequence[str]] = []
-    install.install(units.units(("node",)), tmp_path / "t.toml", tmp_path, done.append)
-    assert [(words[0], words[-1]) for words in done[:2]] == [
-        ("useradd", "no-such-account"),
-        ("useradd", "no-such-worker"),
-    ]
-
-
-def test_what_cannot_be_installed(tmp_path: Path, tinyport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "t.toml"
-    path.write_text("")
-    assert "enables no role" in tinyport("install", "-c", str(path)).err
-    path.write_text('[tinyport]\ndata_dir = "/srv"\n[auth]\ncluster_name = "c"\n')
-    assert "the server's unit keeps its data in /var/lib/tinyport" in tinyport("install", "-c", str(path)).err
-    assert "there is no" in tinyport("install").err
-    with pytest.raises(OperatorError, match="name simply"):
-        install._safe("/opt/50%/tinyport")
-    path.write_text("[node]\nlisten = []\n")
-    monkeypatch.setattr(install, "_program", lambda: "/usr/bin/tinyport")
-    monkeypatch.setattr(install, "SYSTEMD_RUNS", tmp_path / "nowhere")
-    assert "does not run systemd" in tinyport("install", "-c", str(path)).err
-    assert "# /etc/systemd/system/tinyport-node.service\n" in tinyport("install", "-c", str(path), "--print").out

@@ -263,3 +263,26 @@ def test_never_anything_but_a_config_or_a_config_error(document: dict[str, Any])
         said = ["good"]
     assert said
     assert all(problem.isprintable() for problem in said)
+
+
+def test_a_token_that_is_to_be_erased_may_be_gone() -> None:
+    there = parse({"tinyport": {"token": {"path": "/token", "erase": True}}}).tinyport
+    assert (there.token, there.token_file) == (TOKEN, "/token")
+    gone = parse({"tinyport": {"token": {"path": "/gone", "erase": True}}}).tinyport
+    assert (gone.token, gone.token_file) == (None, "/gone")
+    kept = parse({"tinyport": {"token": {"path": "/token", "erase": False}}}).tinyport
+    assert (kept.token, kept.token_file) == (TOKEN, None)
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        ({"path": "/gone", "erase": False}, "cannot read /gone: no such file"),
+        ({"path": "/large", "erase": True}, "larger than"),
+        ({"path": "/token", "erase": "yes"}, "must be true or false"),
+        ({"path": "/token", "erase": True, "shred": 1}, "unknown key"),
+        ({"erase": True}, "must be a text or { path"),
+    ],
+)
+def test_bad_tokens_that_are_to_be_erased(token: dict[str, Any], problem: str) -> None:
+    assert any(problem in line for line in problems({"tinyport": {"token": token}}))

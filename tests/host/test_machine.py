@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyport.core.config import Config, General
+from tinyport.core.config import Config, General, NodeConfig
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import check_node
 from tinyport.host import machine
@@ -91,3 +91,26 @@ def test_a_control_group_limits_the_memory(
     whole = machine.memory_size(tmp_path / "nowhere")
     assert whole > 50_000_000
     assert machine.memory_size(tmp_path) == (whole if expected is None else expected)
+
+
+def test_real_interfaces_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, address in (
+        ("br-lan", "02:00:00:00:00:01"),
+        ("eth0", "dc:a6:32:00:00:01"),
+        ("docker0", "02:42:00:00:00:01"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "address").write_text(f"{address}\n")
+    (tmp_path / "eth0" / "device").mkdir()
+    monkeypatch.setattr(machine, "_INTERFACES", tmp_path)
+    assert named("{mac}") == "dca632000001"
+
+
+def test_labels_are_templates_and_what_cannot_be_filled_in_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "serial").write_text("abcd1234")
+    monkeypatch.setattr(machine, "_SERIAL_FILES", (str(tmp_path / "serial"),))
+    monkeypatch.setattr(machine, "_INTERFACES", tmp_path)
+    node = NodeConfig(labels={"model": "pi4", "serial": "sn {serial}", "mac": "{mac}", "brace": "{other}"})
+    assert machine.labels(Config(node=node)) == {"model": "pi4", "serial": "sn abcd1234", "brace": "{other}"}

@@ -97,6 +97,46 @@ def test_a_new_node_joins_first(auth: TinyAuth, tmp_path: Path) -> None:
         os.close(descriptor)
 
 
+def test_the_token_is_erased_once_it_has_done_its_work(auth: TinyAuth, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    there = os.open(token, os.O_RDONLY)
+    told = settings(tmp_path, auth.address, token=TOKEN, token_file=token, ca_pins=(auth.cluster.pin,))
+    close(become(told))
+    assert not token.exists()
+    # Not only its name is gone.
+    assert os.pread(there, 100, 0).strip(b"\0") == b""
+    os.close(there)
+    # The power failed before that: erased at the next start, when it is not needed any more.
+    token.write_text(TOKEN)
+    close(become(told))
+    assert not token.exists()
+
+
+def test_a_token_that_cannot_be_erased_keeps_nobody_from_joining(auth: TinyAuth, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    close(become(settings(tmp_path, auth.address, token=TOKEN, token_file=folder, ca_pins=(auth.cluster.pin,))))
+    assert folder.exists()
+
+
+def test_a_refused_token_is_kept_and_a_missing_one_is_said(auth: TinyAuth, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    auth.refusals["/v1/join"] = 401, {"code": "bad_token", "message": "the token is not known", "hint": "ask for one"}
+    with pytest.raises(AccessDenied):
+        launcher.run(settings(tmp_path, auth.address, token=TOKEN, token_file=token, ca_pins=(auth.cluster.pin,)))
+    assert token.read_text() == TOKEN
+    with pytest.raises(OperatorError, match="no token to join with: /gone is not there"):
+        launcher.run(settings(tmp_path, token_file=Path("/gone")))
+
+
+def close(configuration: dict[str, Any]) -> None:
+    """The memory files that the monitor would have been given."""
+    for descriptor in configuration["view"]:
+        os.close(descriptor)
+
+
 def test_a_refused_token_ends_it_at_once(auth: TinyAuth, tmp_path: Path) -> None:
     auth.refusals["/v1/join"] = 401, {"code": "bad_token", "message": "the token is not known", "hint": "ask for one"}
     with pytest.raises(AccessDenied, match="not known") as caught:

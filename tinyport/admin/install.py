@@ -1,4 +1,4 @@
-"""``tinyport install``: the service of this machine, as systemd has it."""
+"""``tinyport install``: the service of this machine, as systemd or procd has it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tinyport.admin import config_file, units
+from tinyport.admin import config_file, replace_sshd, units
 from tinyport.core.config import Config, General
 from tinyport.core.errors import OperatorError
 from tinyport.host.files import write_public
 
 UNIT_FOLDER = Path("/etc/systemd/system")
 SYSTEMD_RUNS = Path("/run/systemd/system")
+#: where packages have their units
+PACKAGED = Path("/usr/lib/systemd/system")
+#: OpenWrt's
+PROCD, INIT_SCRIPT = Path("/sbin/procd"), Path("/etc/init.d/tinyport")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+")
 
 Execute = Callable[[Sequence[str]], None]
@@ -31,17 +35,43 @@ def run(args: argparse.Namespace) -> int:
             f"there is no {config_file.DEFAULT} to run a service from", hint="tinyport configure -o FILE writes one"
         )
     config = config_file.load(path)
-    found = units.units(_roles(config), _safe(_program()), _safe(str(path.absolute())))
+    roles, program = _roles(config), _safe(_program())
+    found = units.units(roles, program, _safe(str(path.absolute())))
     if args.show:
         for name, text in found.items():
             print(f"# {UNIT_FOLDER / name}\n{text}")
         return 0
+    if PROCD.exists():
+        return procd(_execute)
     if not SYSTEMD_RUNS.is_dir():
         raise OperatorError("this machine does not run systemd", hint='"tinyport install --print" shows the units')
     if os.geteuid() != 0:
         raise OperatorError("installing a service takes root", hint="try with sudo")
+    if args.replace_sshd:
+        return _replace_sshd(found, path, program, now=args.now)
     install(found, path, UNIT_FOLDER, _execute)
     print(f"enabled and started: {', '.join(found)}; see systemctl status {next(iter(found))}")
+    return 0
+
+
+def _replace_sshd(found: dict[str, str], path: Path, program: str, *, now: bool) -> int:
+    if units.NODE not in found:
+        raise OperatorError("this configuration has no node that could replace sshd", hint="enable [node]")
+    if now:
+        stopped = replace_sshd.take_over(replace_sshd.sshd_ports(), UNIT_FOLDER, _execute, replace_sshd.ask)
+        print(f"sshd's ports are the node's; stopped: {', '.join(stopped) or 'nothing, sshd did not run'}")
+        return 0
+    if not replace_sshd.in_a_session(os.getpid()):
+        install(found, path, UNIT_FOLDER, _execute)
+        print("the node runs beside sshd, which stays until a login through tinyport has worked.")
+        print(f"log in through tinyport, and there: sudo {program} install --replace-sshd")
+        return 0
+    words = [program, "install", "-c", str(path.absolute()), "--replace-sshd", "--now"]
+    try:
+        _execute(replace_sshd.in_a_unit(words))
+    except OperatorError:
+        raise OperatorError("sshd was not replaced", hint="journalctl -u tinyport-replace-sshd says why") from None
+    print("sshd is stopped and disabled, and the node has its ports; openssh-server may be removed")
     return 0
 
 
@@ -56,11 +86,26 @@ def install(found: dict[str, str], configuration: Path, folder: Path, execute: E
         os.chown(configuration, -1, gid)
         os.chmod(configuration, 0o640)
     for name, text in found.items():
-        write_public(folder / name, text.encode())
+        packaged = PACKAGED / name
+        # A copy in /etc would hide what later versions of the package bring.
+        if not packaged.exists() or packaged.read_text() != text:
+            write_public(folder / name, text.encode())
     execute(["systemctl", "daemon-reload"])
     # It may wait for its cluster; whoever installs it need not.
     execute(["systemctl", "enable", *found])
     execute(["systemctl", "restart", "--no-block", *found])
+
+
+def procd(execute: Execute) -> int:
+    """On OpenWrt the package has brought the service; it is disabled until somebody says otherwise."""
+    if not INIT_SCRIPT.exists():
+        raise OperatorError(f"there is no {INIT_SCRIPT}", hint="install the tinyport package")
+    execute(["uci", "set", "tinyport.node.enabled=1"])
+    execute(["uci", "commit", "tinyport"])
+    execute([str(INIT_SCRIPT), "enable"])
+    execute([str(INIT_SCRIPT), "restart"])
+    print(f"enabled and started; see {INIT_SCRIPT} status")
+    return 0
 
 
 def _account(name: str, execute: Execute) -> pwd.struct_passwd | None:

@@ -168,11 +168,18 @@ def _add_configuration(parser: CommandLine) -> None:
     install = parser.command(
         "install",
         _install,
-        help="install the service of this machine (systemd)",
-        description="Write the systemd units of the roles that the configuration enables, enable and start them.",
-        examples=["tinyport install", "tinyport install --print"],
+        help="install the service of this machine (systemd, procd)",
+        description="Write the systemd units of the roles that the configuration enables, enable and start them. With "
+        "--replace-sshd the node takes sshd's port, too, but only when this is run in a session of the node, which "
+        "proves that a login through tinyport works; before that it says what to do.",
+        examples=["tinyport install", "tinyport install --replace-sshd", "tinyport install --print"],
     )
     install.add_argument("-c", "--config", metavar="FILE", help="configuration file (default: as for start)")
+    install.add_argument(
+        "--replace-sshd", action="store_true", help="take sshd's port over, once a login through tinyport has worked"
+    )
+    # What --replace-sshd runs apart from the session that proved it.
+    install.add_argument("--now", action="store_true", help=argparse.SUPPRESS)
     install.add_argument("--print", action="store_true", dest="show", help="print the units instead")
 
 

@@ -17,13 +17,15 @@ from tinyport.host.console import UsageError
 from tinyport.host.sd_notify import notify
 
 ROLES = ("auth", "proxy", "node")
+#: what the token is called among systemd's credentials
+CREDENTIAL = "tinyport.token"
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the enabled roles until SIGTERM. One role: this process becomes it. Several: a supervisor and its roles."""
     path = config_file.chosen_path(args.config)
     source = "command line" if path is None else str(path)
-    document = overridden({} if path is None else config_file.read_document(path), args)
+    document = with_credential(overridden({} if path is None else config_file.read_document(path), args))
     config = config_file.check(document, source)
     roles = config.roles
     if not roles:
@@ -88,6 +90,17 @@ def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[st
         node = _section(changed, "node")
         node["labels"] = {**_section(node, "labels"), **_labels(args.labels)}
     return changed
+
+
+def with_credential(document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` with the token that systemd holds for this service (systemd.exec(5), LoadCredential=), when the file
+    and the command line name none.
+    """
+    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), CREDENTIAL)
+    general = document.get("tinyport", {})
+    if not isinstance(general, Mapping) or "token" in general or not os.path.isfile(path):
+        return document
+    return {**document, "tinyport": {**general, "token": {"path": path}}}
 
 
 def _is_file(text: str) -> bool:

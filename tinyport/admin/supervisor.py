@@ -25,6 +25,7 @@ from typing import Any
 from tinyport.admin.role_process import Task, adopt_orphans, spawn_role
 from tinyport.core.errors import OperatorError
 from tinyport.host.logging_line import Log
+from tinyport.host.sd_notify import notify, watchdog_period
 
 #: Seconds before a role that ended is started again: the first, and the most.
 FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
@@ -128,8 +129,11 @@ class Supervisor:
 
     def watch(self) -> None:
         """Keep the roles running until SIGTERM or SIGINT."""
+        period = watchdog_period()
         while not self._stopping:
-            self._turn(_FOR_EVER)
+            if period is not None:
+                notify("WATCHDOG=1")
+            self._turn(period or _FOR_EVER)
 
     def _launch(self, role: Role) -> None:
         role.pid, role.ready_fd = self._spawn(role.name, role.task)

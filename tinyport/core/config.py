@@ -35,6 +35,8 @@ class General:
     data_dir: str = "/var/lib/tinyport"
     server: Address | None = None
     token: str | None = field(default=None, repr=False)
+    #: the token's file, when it is to be erased after joining
+    token_file: str | None = None
     ca_pins: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: str = "text"
@@ -187,15 +189,28 @@ def _general(reader: SettingsReader, section: Mapping[str, object]) -> General:
         server = reader.address(section["server"], "tinyport.server", PROXY_PORT)
     if "diag_addr" in section and reader.address(section["diag_addr"], "tinyport.diag_addr", None) is not None:
         reader.problem("tinyport.diag_addr", None, f"{_NOT_HERE} serve diagnostics; remove the key")
+    token, token_file = _token(reader, section.get("token"))
     return General(
         nodename=_nodename(reader, section),
         data_dir=reader.path(section, "tinyport", "data_dir") or General.data_dir,
         server=server,
-        token=reader.secret(section.get("token"), "tinyport.token"),
+        token=token,
+        token_file=token_file,
         ca_pins=_pins(reader, section),
         log_level=reader.choice(log, "tinyport.log", "level", "info", _LEVELS),
         log_format=reader.choice(log, "tinyport.log", "format", "text", _FORMATS),
     )
+
+
+def _token(reader: SettingsReader, value: object) -> tuple[str | None, str | None]:
+    """(token, file to erase once it has been used). Such a file is not there any more at the next start."""
+    if not isinstance(value, Mapping) or "erase" not in value:
+        return reader.secret(value, "tinyport.token"), None
+    table = reader.section(value, "tinyport.token", ("path", "erase"))
+    erase = reader.boolean(table, "tinyport.token", "erase", False)
+    place = {"path": table.get("path")}
+    token = reader.secret(place, "tinyport.token", absent=erase)
+    return token, str(place["path"]) if erase else None
 
 
 def _nodename(reader: SettingsReader, section: Mapping[str, object]) -> str | None:

@@ -129,8 +129,10 @@ class SettingsReader:
                 self.problem(f"{place}.labels.{printable(str(key), 60)}", item, error.hint or error.message)
         return found
 
-    def secret(self, value: object, place: str) -> str | None:
-        """A text, or ``{ path = "..." }``. What it says never appears in a message."""
+    def secret(self, value: object, place: str, *, absent: bool = False) -> str | None:
+        """A text, or ``{ path = "..." }``. What it says never appears in a message. ``absent``: the file need not be
+        there; None then.
+        """
         if value is None:
             return None
         if isinstance(value, str) and value.strip():
@@ -140,7 +142,10 @@ class SettingsReader:
             self.problem(place, None, 'must be a text or { path = "/a/file" }')
             return None
         try:
-            return self._read_secret(path).strip()
+            return self._read_secret(path).strip() or None
+        except FileNotFoundError as error:
+            if not absent:
+                self.problem(place, None, f"cannot read {printable(path, 120)}: {(error.strerror or '').lower()}")
         except TinyportError as error:
             self.problem(place, None, error.message)
         except OSError as error:

@@ -59,6 +59,24 @@ def write_public(path: Name, data: bytes) -> None:
     _write(path, data, 0o644)
 
 
+def erase(path: Name) -> bool:
+    """Overwrite a file with zeros where it lies, and remove it. False when it was not there; OSError when it cannot be
+    done. A card's own controller may keep the old blocks: what was in it should be short-lived besides.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.unlink(path)
+    sync_folder(os.path.dirname(os.fspath(path)) or ".")
+    return True
+
+
 def private_folder(path: Name) -> None:
     """Make ``path`` a folder of 0700 that is ours; OperatorError when it belongs to somebody else or others can
     write.

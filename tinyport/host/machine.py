@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -24,15 +25,32 @@ def nodename(config: Config) -> str:
     template = config.tinyport.nodename
     if template is None:
         return _from_hostname(socket.gethostname())
-    name = template
-    if "{serial}" in name:
-        name = name.replace("{serial}", _serial())
-    if "{mac}" in name:
-        name = name.replace("{mac}", _mac())
+    name = filled(template)
     try:
         return check_node(name)
     except PeerError as error:
         raise OperatorError(f"nodename {template!r} becomes {name!r}: {error.hint or error.message}") from None
+
+
+def filled(template: str) -> str:
+    """A text with ``{serial}`` and ``{mac}`` filled in. OperatorError when this machine has no such thing."""
+    text = template
+    if "{serial}" in text:
+        text = text.replace("{serial}", _serial())
+    if "{mac}" in text:
+        text = text.replace("{mac}", _mac())
+    return text
+
+
+def labels(config: Config) -> dict[str, str]:
+    """The node's own labels with their templates filled in. One that this machine cannot fill in is left out: they are
+    for people to read, and a fleet has more than one kind of board.
+    """
+    found = {}
+    for key, value in config.node.labels.items():
+        with contextlib.suppress(OperatorError):
+            found[key] = filled(value)
+    return found
 
 
 def _from_hostname(host: str) -> str:
@@ -58,8 +76,10 @@ def _serial() -> str:
 
 
 def _mac() -> str:
-    """The hardware address of the first interface that has one, without colons."""
-    for path in sorted(_INTERFACES.glob("*/address")):
+    """The hardware address of the first interface that has one, without colons. Those of real hardware first: bridges
+    and containers make theirs up.
+    """
+    for path in sorted(_INTERFACES.glob("*/address"), key=lambda path: (not (path.parent / "device").exists(), path)):
         try:
             text = path.read_text(encoding="ascii").strip().replace(":", "")
         except OSError:

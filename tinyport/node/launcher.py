@@ -19,9 +19,10 @@ from typing import NoReturn
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.core.names import format_address
 from tinyport.core.version import VERSION
-from tinyport.host import identity_file
+from tinyport.host import activation, files, identity_file
 from tinyport.host.files import private_folder
 from tinyport.host.logging_line import Log
+from tinyport.host.sd_notify import notify
 from tinyport.node import enrol, identity_view
 from tinyport.node.python_process import arguments, light_arguments, search_path, spawn
 from tinyport.node.settings import NodeSettings
@@ -35,15 +36,16 @@ def run(settings: NodeSettings) -> NoReturn:
     """Become the node's monitor. Raises TinyportError when that cannot be (configuration, refused token, pin, port)."""
     settings.check()
     log = Log("node.launcher", settings.log_level, settings.log_format)
+    passed = activation.take()
     folder = settings.data_dir / "node"
     private_folder(folder)
     view = identity_view.create()
     identity = _identity(settings, folder / "identity.json", view, log)
     identity_view.fill(view, identity)
-    configuration = monitor_configuration(settings, folder, view, log)
+    configuration = {**monitor_configuration(settings, folder, view, log), "passed": passed}
     descriptor = os.memfd_create("tinyport-configuration", 0)
     os.pwrite(descriptor, json.dumps(configuration).encode(), 0)
-    for inherited in (*view, *([] if settings.ready_fd is None else [settings.ready_fd])):
+    for inherited in (*view, *passed, *([] if settings.ready_fd is None else [settings.ready_fd])):
         os.set_inheritable(inherited, True)
     _no_core_dumps()
     argv = light_arguments("tinyport.node.monitor", call=f"main({descriptor})")
@@ -56,14 +58,17 @@ def _identity(settings: NodeSettings, path: Path, view: tuple[int, int], log: Lo
         identity = identity_file.load_for(path, format_address(*settings.server))
     except FileNotFoundError:
         if settings.token is None:
+            gone = "" if settings.token_file is None else f": {settings.token_file} is not there"
             raise OperatorError(
-                "this node has not joined a cluster, and there is no token to join with",
+                f"this node has not joined a cluster, and there is no token to join with{gone}",
                 hint='on the auth host, "tctl tokens add --type node" prints the line to run here',
             ) from None
         _join(settings, path, view, log)
         identity = identity_file.load(path)
     if identity["kind"] != "node":
         raise OperatorError(f"{path} is not a node's identity but a {identity['kind']}'s")
+    if settings.token_file is not None:
+        _erase(settings.token_file, log)
     return identity
 
 
@@ -88,8 +93,19 @@ def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -
             raise error
         pause = random.uniform(wait / 2, wait)  # noqa: S311 - spreads a fleet, guards nothing
         log.warning("cannot join yet", server=format_address(*settings.server), reason=error, next_try=f"{pause:.0f}s")
+        # The boot goes on without us, and each try is a sign of life.
+        notify("READY=1\nSTATUS=waiting to join the cluster\nWATCHDOG=1")
         time.sleep(pause)
         wait = min(wait * 2, LONGEST_WAIT)
+
+
+def _erase(path: Path, log: Log) -> None:
+    """The token has done its work. Also at a later start: the power may have failed in between."""
+    try:
+        if files.erase(path):
+            log.info("the join token is erased", file=path)
+    except OSError as error:
+        log.warning("the join token could not be erased", file=path, reason=error)
 
 
 def run_enrolment(task: Mapping[str, object], view: tuple[int, int]) -> TinyportError | None:

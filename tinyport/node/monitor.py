@@ -16,7 +16,7 @@ import time
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.host.files import write_private
 from tinyport.host.logging_line import Log
-from tinyport.host.sd_notify import notify
+from tinyport.host.sd_notify import keep_alive, notify
 from tinyport.host.shutting_down import goes_down
 from tinyport.node import identity_view, monitor_status
 from tinyport.node.loop import Loop
@@ -47,7 +47,7 @@ class Monitor:
         _lock(self._folder)
         public, secret = _pair(config["view"])
         self._view = (public, secret)
-        self._listeners = Listeners([_address(item) for item in _items(config["listen"])])
+        self._listeners = Listeners([_address(item) for item in _items(config["listen"])], _items(config["passed"]))
         self._given = Inheritance(config, identity_view.read_public(public), secret, self._listeners.streams)
         self.loop = Loop()
         self._status = monitor_status.StatusSocket(self.loop, self._folder, self.describe)
@@ -89,14 +89,10 @@ class Monitor:
         _preload()
         self._link.start()
         self._renewal.start()
-        period = monitor_status.watchdog_period()
-        if period is not None:
-            self._pat(period)
+        # It listens; its tunnel may take as long as the network does.
+        notify("READY=1\nSTATUS=tunnel down")
+        keep_alive(self.loop.after)
         self.loop.run()
-
-    def _pat(self, period: float) -> None:
-        notify("WATCHDOG=1")
-        self.loop.after(period, lambda: self._pat(period))
 
     # ------------------------------------------------------------------ link
 
@@ -132,7 +128,7 @@ class Monitor:
         offset = message.get("offset")
         if isinstance(offset, (int, float)) and not isinstance(offset, bool):
             self._renewal.confirm(float(offset))
-        notify(f"READY=1\nSTATUS=tunnel {self._state['tunnel']}")
+        notify(f"STATUS=tunnel {self._state['tunnel']}")
         if self._state["tunnel"] == "up" and not self._ready:
             self._ready = True
             self._tell_ready()

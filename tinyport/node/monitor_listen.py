@@ -23,13 +23,16 @@ TAKEN_LIMIT = 2.0
 
 
 class Listeners:
-    """One socket for each address that was asked for; port 0 is whatever the system chose."""
+    """One socket for each address that was asked for; port 0 is whatever the system chose. And those that systemd holds
+    for us, which stay for as long as we do.
+    """
 
-    def __init__(self, wanted: Sequence[Address]) -> None:
-        """OperatorError when one of them cannot be had."""
+    def __init__(self, wanted: Sequence[Address], passed: Sequence[object] = ()) -> None:
+        """``passed``: descriptors of listening sockets. OperatorError when an address cannot be had."""
+        self._passed = [_adopt(int(str(descriptor))) for descriptor in passed]
         self._held: list[tuple[Address, socket.socket]] = []
         end = time.monotonic() + TAKEN_LIMIT
-        for address in wanted:
+        for address in self._missing(wanted):
             while True:
                 try:
                     self._held.append((address, listen(*address)))
@@ -41,7 +44,11 @@ class Listeners:
 
     @property
     def streams(self) -> list[socket.socket]:
-        return [stream for _, stream in self._held]
+        return [*self._passed, *(stream for _, stream in self._held)]
+
+    def _missing(self, wanted: Sequence[Address]) -> list[Address]:
+        """Those addresses that no socket of systemd's serves already."""
+        return [address for address in wanted if not any(_serves_too(stream, address) for stream in self._passed)]
 
     def addresses(self) -> list[str]:
         """Where they listen: ``host:port``."""
@@ -55,7 +62,7 @@ class Listeners:
         held: list[tuple[Address, socket.socket]] = []
         fresh: list[socket.socket] = []
         try:
-            for address in wanted:
+            for address in self._missing(wanted):
                 found = next((entry for entry in before if _serves(entry, address)), None)
                 if found is not None:
                     before.remove(found)
@@ -77,6 +84,23 @@ def _serves(entry: tuple[Address, socket.socket], address: Address) -> bool:
     """Is this listener what the address asks for? A port that the system once chose is any port."""
     wanted, stream = entry
     return wanted == address or (wanted[0] == address[0] and address[1] in (0, stream.getsockname()[1]))
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    """A socket that systemd made."""
+    os.set_inheritable(descriptor, False)
+    stream = socket.socket(fileno=descriptor)
+    stream.setblocking(False)
+    return stream
+
+
+def _serves_too(stream: socket.socket, address: Address) -> bool:
+    """Does a socket of systemd's serve that address, by itself or as ``::``, which serves IPv4, too?"""
+    host, port = stream.getsockname()[:2]
+    if port != address[1] or host == address[0]:
+        return bool(port == address[1])
+    both = host == "::" and not stream.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    return both or (host == "0.0.0.0" and ":" not in address[0])  # noqa: S104 - compared, not bound
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""The monitor's answer to ``tinyport status``, and what it tells systemd. Light: the monitor loads it."""
+"""The monitor's answer to ``tinyport status``. Light: the monitor loads it."""
 
 from __future__ import annotations
 
@@ -155,11 +155,3 @@ def lacks(pid: int, *, enclosed: bool) -> list[str]:
             # Not for us to see, or it has just ended.
             return missing
     return missing
-
-
-def watchdog_period() -> float | None:
-    """Half of what systemd allows between two signs of life, in seconds; None when it does not watch."""
-    text = os.environ.get("WATCHDOG_USEC", "")
-    if not text.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    return int(text) / 2_000_000

@@ -40,13 +40,14 @@ class NodeSettings:
     ``user`` is the account that link and workers become; None when the node runs unprivileged and serves its own user
     alone. ``penalty_exempt``: networks as (4 or 16 bytes, number, prefix). ``memory_limit`` is an absolute number of
     bytes, None for no limit of our own. ``listen`` may be empty: then the node serves through its tunnel alone.
-    ``pam``: None for "where libpam and the service's file are".
+    ``pam``: None for "where libpam and the service's file are". ``token_file``: to be erased once the node has joined.
     """
 
     data_dir: Path
     nodename: str
     server: tuple[str, int]
     token: str | None = None
+    token_file: Path | None = None
     ca_pins: tuple[str, ...] = ()
     insecure_no_ca_pin: bool = False
     listen: tuple[tuple[str, int], ...] = (("::", 3022),)
