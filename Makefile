@@ -5,9 +5,10 @@
 #   make test    every test that runs at each commit        make test-slow   those that take longer
 #   make check   format, lint, types, architecture          make fmt         put the format right
 #   make bench   the figures, beside their peers
+#   make deb     Debian packages in build/deb (needs dpkg-dev, debhelper, dh-python)
 #   make guard   has CPU per handshake or memory grown by more than a tenth?
 
-.PHONY: setup demo test test-slow check fmt bench guard clean
+.PHONY: setup demo test test-slow check fmt bench guard deb clean
 
 # Byte code matters for what we measure: without it an import costs seconds and megabytes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,6 +48,9 @@ bench: setup
 
 guard: setup
 	$(BIN)/python -m bench.guard
+
+deb:
+	sh packaging/debian/build.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,78 @@
+"""A cluster for packaged nodes to join, and what a person then does with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
+
+
+class People:
+    """A cluster, and somebody who uses its nodes by OpenSSH."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        cluster.add_user("ann", cluster.login_name)
+        self.config = cluster.ssh_config("ann")
+        self.domain = str(cluster.tctl_json("status")["cluster"])
+
+    def toml(self, name: str, data_dir: str, token: str = "", more: str = "") -> str:
+        """The configuration of a node that joins: with ``token`` (TOML), or else a new one in it."""
+        given = token or f'"{self.cluster.tctl_json("tokens", "add", "--type", "node")["token"]}"'
+        return (
+            f'[tinyport]\nnodename = "{name}"\ndata_dir = "{data_dir}"\nserver = "{self.cluster.ready["proxy"]}"\n'
+            f'token = {given}\nca_pin = "{self.cluster.ready["ca_pin"]}"\n[node]\nenabled = true\nlisten = []\n{more}'
+        )
+
+    def online(self, name: str, limit: float = LIMIT) -> None:
+        wait_for(f"{name} to be online", lambda: self.cluster.node_status(name) == "online", limit)
+
+    def _words(self, program: str, name: str) -> list[str]:
+        options = ["-F", str(self.config), "-o", "BatchMode=yes"]
+        return [program, *options, f"{self.cluster.login_name}@{name}.{self.domain}"]
+
+    def popen(self, name: str, command: str) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        words = [*self._words("ssh", name), command]
+        return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env=self.cluster.env("ann"))
+
+    def ssh(self, name: str, command: str, *, tty: bool = False, limit: float = LIMIT) -> str:
+        """What a command prints; it must succeed."""
+        words = self._words("ssh", name)
+        if tty:
+            words.insert(1, "-tt")
+        done = self.cluster.run(*words, command, home="ann", limit=limit)
+        assert done.returncode == 0, text(done)
+        return done.stdout.decode()
+
+    def sftp(self, name: str, source: Path, target: str, *, limit: float = LIMIT) -> None:
+        """Put a file there and get it back; they must be the same."""
+        back = self.cluster.folder / f"back.{name}"
+        words = self._words("sftp", name)
+        words[1:1] = ["-b", "-"]
+        batch = f"put {source} {target}\nget {target} {back}\n"
+        done = self.cluster.run(*words, input=batch, home="ann", limit=limit)
+        assert done.returncode == 0, text(done)
+        assert back.read_bytes() == source.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
+    cluster = Cluster(tmp_path_factory.mktemp("packages"))
+    try:
+        yield People(cluster.start())
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Path:
+    """A file that has every byte in it, and more than one packet."""
+    path = tmp_path / "load"
+    path.write_bytes(bytes(range(256)) * 400 + os.urandom(1000))
+    return path

@@ -1,0 +1,97 @@
+"""The node on a Python as OpenWrt has it: byte code alone, only the declared parts of the standard library."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging import openwrt_python
+from tests.packaging.conftest import People
+from tests.scenarios.cluster import LIMIT
+
+DECLARED = openwrt_python.with_needs(openwrt_python.declared("tinyport"))
+#: in cryptography's and asyncssh's Makefiles; what the feed has for them
+DEPENDENCIES = {
+    "python3-cffi",
+    "python3-typing-extensions",
+    "python3-cryptography",
+    "python3-asyncssh",
+    "python3-light",
+}
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return openwrt_python.build(tmp_path_factory.mktemp("openwrt"), DECLARED)
+
+
+def test_every_declared_package_is_one_that_we_know() -> None:
+    assert openwrt_python.declared("tinyport") <= set(openwrt_python.PACKAGES) | DEPENDENCIES
+    assert openwrt_python.declared("python-asyncssh") <= set(openwrt_python.PACKAGES) | DEPENDENCIES
+
+
+def test_that_python_lacks_what_is_not_declared(python: Path) -> None:
+    missing = openwrt_python.blocked(DECLARED)
+    assert {"unittest", "xml", "sqlite3", "multiprocessing"} <= missing
+    for module in missing:
+        done = openwrt_python.run(python, f"import {module}")
+        assert "ModuleNotFoundError" in done.stderr, (module, done.stderr)
+    assert not list(python.parent.parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", sorted(openwrt_python.declared("tinyport") & set(openwrt_python.PACKAGES)))
+def test_no_package_is_declared_for_nothing(package: str) -> None:
+    """Each takes room on a router's flash: something that the node loads must be in it."""
+    code = (
+        "import sys\n"
+        "import asyncssh, tinyport.admin.main, tinyport.link.enrolment, tinyport.node.worker, tinyport.node.keeper\n"
+        "import tinyport.admin.start_command, tinyport.start, tinyport.node.launcher, tinyport.node.enrol\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert set(done.stdout.split()) & set(openwrt_python.PACKAGES[package])
+
+
+@pytest.fixture
+def node(python: Path, people: People, tmp_path: Path) -> Iterator[str]:
+    """A node on that Python that has joined: its name."""
+    name = "router"
+    config = tmp_path / "tinyport.toml"
+    config.write_text(people.toml(name, str(tmp_path / "data")))
+    log = tmp_path / "log"
+    words = [str(python.parent / "tinyport"), "start", "--roles=node", "-c", str(config)]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env={"PATH": os.environ["PATH"]}
+        )
+    try:
+        people.online(name)
+        yield name
+    except BaseException:
+        print(log.read_text())
+        raise
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(LIMIT)
+    assert "Traceback" not in log.read_text()
+
+
+def test_it_joins_and_serves_shells_files_and_forwardings(
+    node: str, people: People, load: Path, tmp_path: Path
+) -> None:
+    assert people.ssh(node, "echo $TINYPORT_NODE").strip() == node
+    assert people.ssh(node, "tty; exit 0", tty=True).startswith("/dev/pts/")
+    people.sftp(node, load, str(tmp_path / "there"))
+    done = people.cluster.run(
+        *("ssh", "-F", people.config, "-o", "BatchMode=yes", "-W", people.cluster.ready["proxy"]),
+        f"{people.cluster.login_name}@{node}.{people.domain}",
+        input=b"SSH-2.0-test\r\n",
+        home="ann",
+    )
+    assert done.stdout.startswith(b"SSH-2.0-")
