@@ -18,6 +18,7 @@ from bench.report import Suite, table
 SUITES = {
     "handshake": "full connections a second and CPU for each, beside sshd and dropbear",
     "bulk": "exec and sftp, both ways, two ciphers, beside sshd",
+    "paths": "exec, sftp and scp, straight and through proxy and tunnel, beside sshd and ssh -J",
     "certificate": "certificate checks and access decisions a second on one core",
     "latency": "exec at ten a second, the echo of a key, the first session, beside sshd",
     "footprint": "an idle node's size on disk, writes and wake-ups",

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from bench import machine, processes
 from bench.report import AT_LEAST, Row, Suite
@@ -28,6 +29,18 @@ CIPHERS = {"aes128-gcm@openssh.com": 0.8, "chacha20-poly1305@openssh.com": 0.6}
 WAYS = ("exec output", "exec input", "sftp get", "sftp put")
 MEGABYTE = 1000 * 1000
 LIMIT = 120.0
+
+
+class Reached(Protocol):
+    """A server, and how OpenSSH's programs get there. ``pid``: of whatever serves; ``name`` is a file's, too."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def command(self, *words: str, program: str = "ssh", options: tuple[str, ...] = ()) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ def measure(quick: bool) -> Suite:
 
 
 @contextmanager
-def connected(server: Server, cipher: str, folder: Path) -> Iterator[tuple[str, ...]]:
+def connected(server: Reached, cipher: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """An open connection; the options with which further clients use it."""
     control = folder / f"{server.name}.control"
     _, clients = machine.cores()
@@ -107,7 +120,7 @@ def _cipher(suite: Suite, servers: list[Server], cipher: str, folder: Path, roun
             print(f"  {row.what:<32} {row.ours:6.0f} MB/s, {middle:.2f} of sshd's; {row.note}", flush=True)
 
 
-def transfer(server: Server, way: str, options: tuple[str, ...], folder: Path, size: int) -> Transfer:
+def transfer(server: Reached, way: str, options: tuple[str, ...], folder: Path, size: int) -> Transfer:
     """One transfer of ``size`` bytes. SystemExit when it fails."""
     source, drop = folder / "source", folder / "drop"
     batch = b""
@@ -117,6 +130,10 @@ def transfer(server: Server, way: str, options: tuple[str, ...], folder: Path, s
     elif way == "exec input":
         words = server.command("exec cat >/dev/null", options=options)
         stdin = os.open(source, os.O_RDONLY)
+    elif way.startswith("scp"):
+        *words, there = server.command(program="scp", options=options)
+        ends = [f"{there}:{source}", str(drop)] if way == "scp from" else [str(source), f"{there}:{drop}"]
+        words += ["-q", *ends]
     else:
         command = server.command(program="sftp", options=options)
         words = [*command[:1], "-q", "-b", "-", *command[1:]]
@@ -140,7 +157,7 @@ def transfer(server: Server, way: str, options: tuple[str, ...], folder: Path, s
     if done.returncode:
         raise SystemExit(f"bench: error: {way} from {server.name}: {said.decode(errors='replace')}")
     cpu = processes.cpu_of_tree(server.pid) - before
-    if way.startswith("sftp"):
+    if not way.startswith("exec"):
         if drop.stat().st_size != size:
             raise SystemExit(f"bench: error: {way} from {server.name} moved {drop.stat().st_size} bytes of {size}")
         drop.unlink()

@@ -91,6 +91,12 @@ class Cluster:
             process.wait()
             raise AssertionError(f"quickstart did not stop on SIGTERM:\n{self.log()}") from None
 
+    @property
+    def pid(self) -> int:
+        """Of quickstart, whose children all others are."""
+        assert self._process is not None
+        return self._process.pid
+
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-20_000:]
 
