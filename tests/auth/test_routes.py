@@ -133,7 +133,7 @@ def test_what_is_not_in_the_table_is_not_there(cluster: AuthServer, callers: dic
 
 def test_kinds_do_not_pass_for_each_other(cluster: AuthServer, callers: dict[str, Client]) -> None:
     """Certificates of the right CA with an identity that was never given to anybody."""
-    authority = cluster.service.authority._tls[0]
+    authority = cluster.service.authority.ring.tls["active"]
     key = ed25519.Ed25519PrivateKey.generate()
     proxy = cluster.local().get("/v1/status").body["proxies"][0]["uuid"]
     node = cluster.local().get("/v1/nodes").body["nodes"][0]["uuid"]

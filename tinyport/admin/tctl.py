@@ -18,6 +18,7 @@ from tinyport.admin import (
 from tinyport.admin.answers import table_of, words
 from tinyport.admin.connection import connect
 from tinyport.admin.main import add_completion
+from tinyport.admin.tctl_rotate import rotation_lines
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, emit, output_options
 from tinyport.host.console import main as run_command_line
@@ -75,6 +76,7 @@ def _status(args: argparse.Namespace) -> int:
         where = words(item.get("addresses"))
         state = "online" if item.get("online") else "offline"
         lines.append(("proxy", f"{item.get('name')} {state}{' at ' + where if where else ''}"))
+    lines += [("rotation", line) for line in rotation_lines(table_of(found.get("rotation")))]
     emit(args, found, lambda: [f"{name + ':':<10}{printable(str(value), 400)}" for name, value in lines])
     return 0
 

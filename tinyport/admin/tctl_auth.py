@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tinyport.admin import tctl_rotate
 from tinyport.admin.answers import body, duration, rows
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.core.certificate import public_line
@@ -49,6 +50,7 @@ def add_commands(parser: CommandLine) -> None:
     sign.add_argument("-o", "--output", required=True, metavar="FILE")
     sign.add_argument("--format", choices=("file", "openssh"), default="file", help="file: for tsh -i (default)")
     sign.add_argument("--ttl", default="12h", metavar="12h")
+    tctl_rotate.add_command(auth)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinyport.auth.explaining import explain_access
+from tinyport.auth.rotating import rotation_state
 from tinyport.auth.web import Answer, Call
 from tinyport.core.names import check_login, check_user
 
@@ -34,6 +35,7 @@ async def status(call: Call) -> Answer:
             }
             for proxy in await rows.nodes.all("proxy")
         ],
+        "rotation": await rotation_state(service),
         "time": service.now(),
     }
 

@@ -17,6 +17,7 @@ async def hello(call: Call) -> Answer:
         "cluster": service.cluster,
         "time": service.now(),
         "tls_cas": service.authority.tls_cas,
+        "successions": service.authority.successions,
         "challenge": service.challenges.make(service.now(), secrets.token_bytes(16)),
         "proxies": list(service.issuer.policy.proxies),
         "second_factor": service.issuer.config.second_factor,

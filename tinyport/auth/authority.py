@@ -1,7 +1,7 @@
 """The cluster's keys, and everything that is signed with them.
 
-Keys are made on the first start, in one transaction, and never leave this process but into its own database. Of each
-type the newest signs; all are trusted, so a rotation has something to rotate between.
+Keys are made on the first start, in one transaction, and never leave this process but into its own database. Which of
+them signs what is the ring's to say (``auth.key_ring``); ``auth.rotating`` makes another ring.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tinyport.auth.store import Store, WriteTables
-from tinyport.auth.store_cluster import AuthorityRow
+from tinyport.auth.key_ring import POLICY, SSH_TYPES, KeyRing, load_ring
+from tinyport.auth.store import Store, Tables, WriteTables
+from tinyport.auth.store_authorities import ACTIVE, AuthorityRow
 from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.tls_certificates import (
     Request,
-    TlsAuthority,
     issue_leaf,
-    load_authority,
     make_authority,
     read_request,
     serial_text,
@@ -33,6 +32,7 @@ from tinyport.core.issue import issue_host_certificate, issue_user_certificate
 from tinyport.core.policy import sign_document
 from tinyport.core.signatures import MIN_RSA_BITS, Ed25519Key
 from tinyport.core.sshwire import Reader
+from tinyport.core.succession import newest
 
 NODE_LIFE = 7 * 86400
 # PROTOCOL.certkeys has 64; more than 53 would be rounded by the JSON readers of the audit log.
@@ -49,7 +49,6 @@ USER_KEY_TYPES = frozenset(
         "sk-ecdsa-sha2-nistp256@openssh.com",
     )
 )
-_SSH_TYPES = ("user", "host", "policy")
 
 
 @dataclass(frozen=True)
@@ -71,43 +70,59 @@ class IssuedPair:
 class Authority:
     """Made by ``open_authority``. Holds every private key of the cluster."""
 
-    def __init__(self, cluster: str, server_id: str, rows: Sequence[AuthorityRow], clock: Callable[[], float]) -> None:
+    def __init__(self, cluster: str, server_id: str, clock: Callable[[], float], ring: KeyRing) -> None:
         self.cluster = cluster
         self._server_id = server_id
         self._clock = clock
-        keys = {kind: [row for row in rows if row.type == kind] for kind in (*_SSH_TYPES, "tls")}
-        missing = sorted(kind for kind, found in keys.items() if not found)
-        if missing:
-            raise OperatorError(f"the store has no {' and no '.join(missing)} key", hint="restore a backup")
-        self._user_ca = Ed25519Key.from_openssh(keys["user"][-1].private.encode())
-        self._host_ca = Ed25519Key.from_openssh(keys["host"][-1].private.encode())
-        self._policy_key = Ed25519Key.from_openssh(keys["policy"][-1].private.encode())
-        self._tls = [load_authority(row.private, row.public) for row in keys["tls"]]
-        self.user_cas = tuple(row.public for row in keys["user"])
-        self.host_cas = tuple(row.public for row in keys["host"])
-        self.policy_key = keys["policy"][-1].public
-        self._own = {parse_public_line(row.public) for kind in _SSH_TYPES for row in keys[kind]}
+        self.ring = ring
+        self._own = ring.own()
+        #: certificates of machines from before (Unix seconds) are to be renewed
+        self.renew_before = 0
+        #: what leads from the TLS CAs of earlier rotations to today's (core.succession)
+        self.successions: list[dict[str, str]] = []
+
+    async def reload(self, tables: Tables) -> None:
+        """Take up the keys that the store has now. OperatorError when they cannot be used."""
+        ring = await _ring(tables)
+        before = await tables.cluster.meta("renew_before")
+        successions = newest(await tables.authorities.successions())
+        self.ring, self._own, self.successions = ring, ring.own(), successions
+        self.renew_before = int(before or 0)
 
     # ---------------------------------------------------------------- what everybody may know
 
     @property
+    def policy_key(self) -> str:
+        """The public half of what signs documents, as an SSH line."""
+        return self.ring.rows[POLICY, ACTIVE].public
+
+    @property
     def policy_key_blob(self) -> bytes:
-        return self._policy_key.public_blob
+        return self.ring.policy_key.public_blob
+
+    @property
+    def user_cas(self) -> tuple[str, ...]:
+        return self.ring.lines("user")
+
+    @property
+    def host_cas(self) -> tuple[str, ...]:
+        return self.ring.lines("host")
 
     @property
     def tls_cas(self) -> list[str]:
-        return [authority.pem for authority in self._tls]
+        return [authority.pem for authority in self.ring.tls_authorities()]
 
     @property
     def ca_pins(self) -> tuple[str, ...]:
-        """Newest first: the first is what a new device is told."""
-        return tuple(authority.pin for authority in reversed(self._tls))
+        """The first is what a new device is told: it vouches for what servers show now."""
+        return tuple(authority.pin for authority in reversed(self.ring.tls_authorities()))
 
     def public_keys(self, kind: str) -> list[dict[str, str]]:
         """``GET /v1/ca``: keys of type user, host, tls or policy. PeerError for another type."""
         if kind == "tls":
             return [
-                {"pem": authority.pem, "fingerprint": authority.pin, "pin": authority.pin} for authority in self._tls
+                {"pem": authority.pem, "fingerprint": authority.pin, "pin": authority.pin}
+                for authority in self.ring.tls_authorities()
             ]
         lines = {"user": self.user_cas, "host": self.host_cas, "policy": (self.policy_key,)}.get(kind)
         if lines is None:
@@ -150,24 +165,25 @@ class Authority:
 
     def request(self, pem: str) -> Request:
         """A certificate request, checked."""
-        return read_request(pem, forbidden=self._tls)
+        return read_request(pem, forbidden=self.ring.tls_authorities())
 
     # ---------------------------------------------------------------- issuing
 
     def sign(self, body: Mapping[str, object]) -> dict[str, str]:
         """A signed document (docs/protocol/policy.md)."""
-        return sign_document(self._policy_key, body)
+        return sign_document(self.ring.policy_key, body)
 
     async def issue_host(
         self, tables: WriteTables, node: NodeRow, request: Request, *, extra_principals: Sequence[str] = ()
     ) -> IssuedPair:
         """New certificates for a node or proxy: its next generation, which is recorded."""
-        now = int(self._clock())
+        # Within the second in which a rotation went on: not of those that are to be renewed.
+        now = max(int(self._clock()), self.renew_before)
         generation = node.issued_generation + 1
         await tables.nodes.set_generations(node.uuid, node.generation, generation)
         serial = secrets.randbits(SERIAL_BITS)
         blob = issue_host_certificate(
-            self._host_ca,
+            self.ring.ssh_signer("host", node.kind),
             public_key=node.ssh_key,
             serial=serial,
             nonce=secrets.token_bytes(32),
@@ -219,7 +235,7 @@ class Authority:
         now = max(int(self._clock()), not_before)
         serial = secrets.randbits(SERIAL_BITS)
         blob = issue_user_certificate(
-            self._user_ca,
+            self.ring.ssh_signer("user", "user"),
             public_key=ssh_key,
             serial=serial,
             nonce=secrets.token_bytes(32),
@@ -244,7 +260,7 @@ class Authority:
         now = int(self._clock())
         serial = secrets.randbits(SERIAL_BITS)
         blob = issue_host_certificate(
-            self._host_ca,
+            self.ring.ssh_signer("host", "node"),
             public_key=ssh_key,
             serial=serial,
             nonce=secrets.token_bytes(32),
@@ -282,7 +298,7 @@ class Authority:
         if request is None:
             return pair
         leaf = issue_leaf(
-            self._tls[-1],
+            self.ring.tls_signer(identity.kind),
             public_key=request.public_key,
             identity=identity,
             serial=tls_serial,
@@ -303,7 +319,7 @@ class Authority:
         """Auth's own leaf and key (PEM), made anew at each start and never written down."""
         key = Ed25519PrivateKey.generate()
         leaf = issue_leaf(
-            self._tls[-1],
+            self.ring.tls_signer("auth"),
             public_key=key.public_key(),
             identity=Identity("auth", self.cluster, self._server_id),
             serial=x509.random_serial_number(),
@@ -316,17 +332,20 @@ class Authority:
         return leaf, private.decode("ascii")
 
 
+def new_key(type: str, cluster: str, now: float, state: str = ACTIVE) -> AuthorityRow:
+    """A fresh key of a type: user, host, tls or policy."""
+    if type == "tls":
+        tls = make_authority(cluster, now=now)
+        return AuthorityRow(type, tls.private_pem(), tls.pem, state)
+    key = Ed25519Key.generate()
+    return AuthorityRow(
+        type, key.to_openssh().decode("ascii"), public_line(key.public_blob, f"{type}-ca@{cluster}"), state
+    )
+
+
 def new_authorities(cluster: str, now: float) -> list[AuthorityRow]:
     """Fresh keys for a fresh cluster, one of each type."""
-    rows = []
-    for kind in _SSH_TYPES:
-        key = Ed25519Key.generate()
-        rows.append(
-            AuthorityRow(kind, key.to_openssh().decode("ascii"), public_line(key.public_blob, f"{kind}-ca@{cluster}"))
-        )
-    tls: TlsAuthority = make_authority(cluster, now=now)
-    rows.append(AuthorityRow("tls", tls.private_pem(), tls.pem))
-    return rows
+    return [new_key(type, cluster, now) for type in (*SSH_TYPES, POLICY, "tls")]
 
 
 async def open_authority(store: Store, clock: Callable[[], float]) -> Authority:
@@ -335,4 +354,10 @@ async def open_authority(store: Store, clock: Callable[[], float]) -> Authority:
     server_id = await store.read.cluster.meta("server_id")
     if cluster is None or server_id is None:
         raise OperatorError("the store is not initialised", hint="restore a backup")
-    return Authority(cluster, server_id, await store.read.cluster.authorities(), clock)
+    authority = Authority(cluster, server_id, clock, await _ring(store.read))
+    await authority.reload(store.read)
+    return authority
+
+
+async def _ring(tables: Tables) -> KeyRing:
+    return load_ring(await tables.authorities.all(), await tables.authorities.rotations())

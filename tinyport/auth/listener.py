@@ -97,6 +97,13 @@ class Listener:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
 
+    def cut(self) -> None:
+        """Close every connection that came by TLS, whatever it waits for."""
+        for protocol in list(self._server.connections):
+            transport = protocol.transport
+            if isinstance(transport, asyncio.Transport) and transport.get_extra_info("sslcontext") is not None:
+                transport.abort()
+
     async def close(self) -> None:
         """Accept nothing more. Connections that are open are the server's to close."""
         tasks = [*self._accepting, *self._shaking]

@@ -75,9 +75,22 @@ CREATE INDEX factors_user ON factors (user);
 ALTER TABLE certificates ADD COLUMN proven REAL;
 """
 
+_ROTATIONS = """
+ALTER TABLE authorities ADD COLUMN state TEXT NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'new'));
+CREATE UNIQUE INDEX authorities_one ON authorities (type, state);
+CREATE TABLE rotations (
+    type TEXT PRIMARY KEY, phase TEXT NOT NULL, started REAL NOT NULL, changed REAL NOT NULL, grace REAL) WITHOUT ROWID;
+-- Public halves of what planned rotations have replaced, and the statements that lead from each TLS CA to the next.
+CREATE TABLE retired_authorities (
+    id INTEGER PRIMARY KEY, type TEXT NOT NULL, public TEXT NOT NULL, retired REAL NOT NULL);
+CREATE TABLE successions (id INTEGER PRIMARY KEY, statement TEXT NOT NULL, made REAL NOT NULL);
+CREATE INDEX certificates_subject ON certificates (subject, issued);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
+    ("0003-rotations", _ROTATIONS),
 )
 
 

@@ -19,6 +19,10 @@ from tinyport.core.errors import OperatorError
 from tinyport.core.policy import NodeDocument, Policy
 
 FIRST_EPOCH = 1
+#: as far as readers count (core.policy)
+LAST = 2**63 - 1
+#: user CAs whose sessions may still run; a session that outlived so many rotations may be ended by the next
+MOST_RETIRED = 8
 
 
 class PolicyIssuer:
@@ -64,7 +68,7 @@ class PolicyIssuer:
         config = (await tables.cluster.config()).get("cluster", {})
         proxies = await tables.nodes.all("proxy")
         addresses = dict.fromkeys(address for proxy in proxies for address in proxy.addresses)
-        return {
+        content: dict[str, Any] = {
             "kind": "policy",
             "cluster": self._authority.cluster,
             "user_cas": list(self._authority.user_cas),
@@ -76,6 +80,14 @@ class PolicyIssuer:
             "config": config,
             "proxies": list(addresses),
         }
+        # Left out where there is nothing to say: a cluster that was never rotated has the document that it always had.
+        retired = await tables.authorities.retired("user", MOST_RETIRED)
+        if retired:
+            content["retired_user_cas"] = retired
+        if self._authority.renew_before:
+            within = float(await tables.cluster.meta("renew_within") or 0)
+            content["renew"] = {"before": self._authority.renew_before, "within": within}
+        return content
 
     async def refresh(self, tables: WriteTables) -> None:
         """To be called in every transaction that may have changed roles, locks, users, configuration or proxies."""
@@ -128,6 +140,15 @@ class PolicyIssuer:
         """A restore raises it (``auth.restore``)."""
         stated = await tables.cluster.meta("epoch")
         return FIRST_EPOCH if stated is None else int(stated)
+
+    async def last_word(self, tables: WriteTables, keys: Mapping[str, list[str]]) -> None:
+        """The policy of today with other CAs (``keys``), signed by the policy key of today, above which nothing can
+        come: whoever stole that key cannot take it back. For the moment before that key is given up."""
+        content = {**await self._content(tables), **keys, "retired_user_cas": []}
+        body = {**content, "epoch": LAST, "serial": LAST, "issued_at": int(self._clock())}
+        Policy.parse(body)
+        signed = self._authority.sign(body)
+        tables.after_commit(lambda: self._watchers.tell("last word", {"policy": signed}))
 
     def removed(self, tables: WriteTables, uuid: str) -> None:
         """To be called in the transaction that removes a node."""

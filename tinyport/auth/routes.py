@@ -15,6 +15,7 @@ from tinyport.auth import (
     api_proxy,
     api_public,
     api_resources,
+    api_rotation,
     api_sign,
     api_signup,
     api_tokens,
@@ -89,6 +90,9 @@ ROUTES: tuple[Route, ...] = (
     # It holds every private key of the cluster: for whoever can read the database anyway.
     Route("POST", "/v1/backup", api_backup.backup, frozenset((LOCAL,))),
     _people("GET", "/v1/ca", api_cluster.authorities, "cas", "read"),
+    _people("POST", "/v1/rotation", api_rotation.rotate_route, "cas", "update"),
+    # Every certificate of the cluster ends with it, that of whoever asks among them.
+    Route("POST", "/v1/rotation/compromised", api_rotation.compromised_route, frozenset((LOCAL,))),
     _people("POST", "/v1/sign", api_sign.sign, "certificates", "sign"),
     _people("POST", "/v1/explain", api_cluster.explain, "users", "read"),
     _people("GET", "/v1/sessions", api_cluster.sessions, "sessions", "read"),

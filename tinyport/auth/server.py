@@ -17,6 +17,7 @@ from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
 from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
+from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
 from tinyport.auth.settings import AuthAddresses, AuthSettings
@@ -50,14 +51,16 @@ class _Leaf:
     def renew(self) -> None:
         certificate, key = self._service.authority.server_leaf()
         self._made = self._service.now()
+        self._ring = self._service.authority.ring
         self._context = server_context(
             self._service.authority.tls_cas, alpn=ALPN, cert_pem=certificate, key_pem=key, client="optional"
         )
 
     def context(self) -> ssl.SSLContext:
         now = self._service.now()
-        # A clock that jumped back makes the leaf one from the future.
-        if not self._made - 60 <= now < self._made + NODE_LIFE * 2 / 3:
+        # A clock that jumped back makes the leaf one from the future. Another ring: a rotation went on.
+        fresh = self._made - 60 <= now < self._made + NODE_LIFE * 2 / 3
+        if not fresh or self._ring is not self._service.authority.ring:
             self.renew()
         return self._context
 
@@ -104,6 +107,7 @@ async def serve_service(
     assert server is not None
     listener = Listener(server, settings.max_connections, service.log)
     app[HEARD].append(listener.heard)
+    service.cut = listener.cut
     unix = bind_unix(path)
     housekeeping = asyncio.ensure_future(_housekeeping(service))
     sinks = asyncio.ensure_future(feed_all(service))
@@ -149,6 +153,7 @@ async def _housekeeping(service: Service) -> None:
         await asyncio.sleep(_TICK)
         try:
             await expire_presence(service)
+            await advance(service)
             if clock() - flushed >= _FLUSH_EVERY:
                 flushed = clock()
                 await flush_last_seen(service)

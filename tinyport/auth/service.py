@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tinyport.auth.audit import Audit
@@ -49,6 +50,14 @@ class Service:
 
     #: proxy UUID → the address it calls from: strangers who come through it come from there, too
     proxy_sources: dict[str, str] = field(default_factory=dict)
+
+    #: closes every connection that came by TLS; the listener's
+    cut: Callable[[], None] | None = None
+
+    def cut_later(self, seconds: float) -> None:
+        """Close every connection that came by TLS, ``seconds`` from now: what vouched for them does not any more."""
+        if self.cut is not None:
+            asyncio.get_running_loop().call_later(seconds, self.cut)
 
     def check_source(self, source: str) -> None:
         """TinyportError ``slow_down`` for an address that failed too often. One of our proxies is not made to wait: it
@@ -136,7 +145,7 @@ async def _initialise(store: Store, settings: AuthSettings) -> None:
         await tables.cluster.set_meta("cluster", settings.cluster_name)
         await tables.cluster.set_meta("server_id", str(uuid.uuid4()))
         for authority in new_authorities(settings.cluster_name, now):
-            await tables.cluster.add_authority(authority, now)
+            await tables.authorities.add(authority, now)
         for name, document in BUILTIN_ROLES.items():
             await tables.cluster.put_role(name, role_document(parse_role(document)))
         await tables.cluster.put_config("cluster", FIRST_CONFIG)

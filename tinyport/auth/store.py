@@ -20,6 +20,7 @@ import aiosqlite
 
 from tinyport.auth.migrations import migrate
 from tinyport.auth.store_audit import AuditRows
+from tinyport.auth.store_authorities import AuthorityRows
 from tinyport.auth.store_cluster import ClusterRows
 from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
@@ -102,6 +103,7 @@ class Tables:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.cluster = ClusterRows(database)
+        self.authorities = AuthorityRows(database)
         self.users = UserRows(database)
         self.factors = FactorRows(database)
         self.tokens = TokenRows(database)

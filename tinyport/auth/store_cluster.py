@@ -1,4 +1,4 @@
-"""Rows about the cluster itself: its name, authorities, roles, locks, configuration, policy, issued certificates."""
+"""Rows about the cluster itself: its name, roles, locks, configuration, policy, issued certificates."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tinyport.auth.store_rows import Rows, pack, unpack
-
-
-@dataclass(frozen=True)
-class AuthorityRow:
-    """One CA or the policy key. ``private``: PEM; ``public``: SSH line, for the TLS CA its certificate as PEM."""
-
-    type: str
-    private: str
-    public: str
 
 
 @dataclass(frozen=True)
@@ -62,22 +53,6 @@ class ClusterRows:
 
     async def delete_meta(self, name: str) -> None:
         await self._rows.run("DELETE FROM meta WHERE name = ?", name)
-
-    # ---------------------------------------------------------------- authorities
-
-    async def authorities(self) -> list[AuthorityRow]:
-        """In the order they were made; the newest of a type signs, all are trusted."""
-        rows = await self._rows.all("SELECT type, private, public FROM authorities ORDER BY id")
-        return [AuthorityRow(row["type"], row["private"], row["public"]) for row in rows]
-
-    async def add_authority(self, row: AuthorityRow, now: float) -> None:
-        await self._rows.run(
-            "INSERT INTO authorities (type, private, public, created) VALUES (?, ?, ?, ?)",
-            row.type,
-            row.private,
-            row.public,
-            now,
-        )
 
     # ---------------------------------------------------------------- roles
 

@@ -60,6 +60,8 @@ CODES: dict[str, str] = {
     "lock.delete": "TLK01I",
     "config.update": "TCC01I",
     "certificate.issue": "TC000I",
+    "ca.rotate": "TC001I",
+    "ca.compromised": "TC002W",
     "auth.backup": "TA001I",
     "auth.restored": "TA002W",
     "events.lost": "TE001W",

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import ConfigError, PeerError
@@ -106,6 +106,15 @@ class Policy:
     refuse_before: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
     proxies: tuple[str, ...] = ()
+    #: user CAs that a planned rotation has retired: they open nothing, and end nothing that they opened before
+    retired_user_cas: tuple[bytes, ...] = ()
+    #: machines whose certificate was issued before (Unix seconds) renew it early, within so many seconds
+    renew_before: float = 0.0
+    renew_within: float = 0.0
+
+    def for_who_is_here(self) -> Policy:
+        """The policy by which connections are judged again that were let in before: a rotation ends nobody's work."""
+        return replace(self, user_cas=(*self.user_cas, *self.retired_user_cas)) if self.retired_user_cas else self
 
     @classmethod
     def parse(cls, body: Mapping[str, object]) -> Policy:
@@ -133,6 +142,9 @@ class Policy:
             refuse_before={user: _time(when) for user, when in _table(body, "refuse_before").items()},
             config=_table(body, "config"),
             proxies=_texts(body, "proxies"),
+            retired_user_cas=tuple(parse_public_line(line) for line in _texts(body, "retired_user_cas")),
+            renew_before=_time(_table(body, "renew").get("before", 0)),
+            renew_within=_time(_table(body, "renew").get("within", 0)),
         )
 
 

@@ -311,11 +311,13 @@ class Connection:
         if self.exhausted:
             raise AccessDenied("too many authentication failures", code="tries")
 
-    def _judge(self, cert: Certificate, login: str) -> Grant:
+    def _judge(self, cert: Certificate, login: str, *, again: bool = False) -> Grant:
         policy, node = self._documents.policy, self._documents.node
         if policy is None or node is None:
             message = "this node has not heard from its cluster yet"
             raise AccessDenied(message, detail="no policy or no node document", code="unavailable")
+        if again:
+            policy = policy.for_who_is_here()
         now = self._documents.now()
         source, verified = self.endpoint.peer[0], self._documents.verified
         subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
@@ -352,7 +354,7 @@ class Connection:
             return
         lasting = replace(self._certificate, valid_before=c.FOREVER)
         try:
-            self.grant = replace(self._judge(lasting, self.grant.login), expires=self.grant.expires)
+            self.grant = replace(self._judge(lasting, self.grant.login, again=True), expires=self.grant.expires)
         except TinyportError:
             if self._forwards is not None:
                 self._forwards.close()

@@ -211,7 +211,7 @@ class Gatekeeper:
         certificate = entry.subject.certificate
         # A certificate's end does not end what began before it: only a decision does.
         now = min(time.time(), certificate.valid_before - 1)
-        policy = self._knowledge.policy
+        policy = self._knowledge.policy.for_who_is_here()
         subject = judge_certificate(certificate, policy=policy, now=now, source=entry.source)
         if entry.node is None:
             return

@@ -1,0 +1,185 @@
+"""Rotations of the CAs, as auth makes them: each step is one transaction, with the policy that tells of it.
+
+What a step means is ``core.rotation``'s. A compromise is no rotation: every key is replaced at once, and nothing leads
+from the old ones to the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from tinyport.auth.authority import new_authorities, new_key
+from tinyport.auth.key_ring import KeyRing
+from tinyport.auth.service import Service
+from tinyport.auth.store import Tables, WriteTables
+from tinyport.auth.store_authorities import ACTIVE, NEW
+from tinyport.core import rotation as r
+from tinyport.core.rotation import Rotation
+from tinyport.core.succession import key_blob, make_succession
+
+# What a listing of those who have not followed shows.
+_MOST_NAMES = 50
+
+
+async def rotate(
+    service: Service, types: Sequence[str], phase: str, *, by: str, grace: int | None = None
+) -> list[Rotation]:
+    """Take the CAs of ``types`` to ``phase``, all of them or none. ``grace``: seconds, for init: the rest goes by
+    itself. PeerError when that phase cannot follow."""
+    try:
+        async with service.store.write() as tables:
+            made = [await _step(service, tables, type, phase, grace) for type in types]
+            await _have_renewed(service, tables)
+            await service.authority.reload(tables)
+            await service.issuer.refresh(tables)
+            for rotation in made:
+                await service.audit.record(
+                    tables, "ca.rotate", type=rotation.type, phase=rotation.phase, by=by, grace=rotation.grace
+                )
+    except BaseException:
+        # What did not get to the disk must not sign anything.
+        await service.authority.reload(service.store.read)
+        raise
+    service.log.info("rotation", phase=phase, types=",".join(types), by=by)
+    return made
+
+
+async def _step(service: Service, tables: WriteTables, type: str, phase: str, grace: int | None) -> Rotation:
+    now = service.now()
+    before = (await tables.authorities.rotations()).get(type) or Rotation(type)
+    after, action = r.step(before, phase, now, grace)
+    if action == "make":
+        await tables.authorities.add(new_key(type, service.cluster, now, NEW), now)
+    elif action == "take":
+        await tables.authorities.retire(type, service.authority.ring.rows[type, ACTIVE].public, now)
+        await tables.authorities.take_new(type)
+    elif action == "drop":
+        await tables.authorities.drop(type, NEW)
+    if type == "tls" and phase == r.UPDATE_SERVERS:
+        # From here on servers show what only the new CA vouches for.
+        await tables.authorities.add_succession(_succession(service, service.authority.ring, now), now)
+    elif type == "tls" and phase == r.ROLLBACK and before.phase == r.UPDATE_SERVERS:
+        await tables.authorities.drop_last_succession()
+    await tables.authorities.put_rotation(after)
+    return after
+
+
+def _succession(service: Service, ring: KeyRing, now: float) -> dict[str, str]:
+    old, new = ring.tls[ACTIVE], ring.tls[NEW]
+    blob = key_blob(old.key.public_key().public_bytes_raw())
+    return make_succession(ring.policy_key, service.cluster, blob, new.pem, now, old.key.sign)
+
+
+async def _have_renewed(service: Service, tables: WriteTables) -> None:
+    """Every machine is to renew its certificate: by that it takes up what this step brought, and we see who did."""
+    machines = len(await tables.nodes.all("node")) + len(await tables.nodes.all("proxy"))
+    # The next second: certificates of this one may be from before the step.
+    before = max(int(service.now()) + 1, service.authority.renew_before)
+    await tables.cluster.set_meta("renew_before", str(before))
+    await tables.cluster.set_meta("renew_within", f"{r.spread_over(machines):.1f}")
+
+
+async def advance(service: Service) -> None:
+    """Take the rotations on that have a grace period and whose time has come."""
+    due: dict[str, list[str]] = {}
+    for type, rotation in service.authority.ring.rotations.items():
+        phase = r.due(rotation, service.now())
+        if phase is not None:
+            due.setdefault(phase, []).append(type)
+    for phase, types in due.items():
+        await rotate(service, types, phase, by="grace period")
+
+
+async def rotation_state(service: Service) -> dict[str, Any]:
+    """Where each CA is, and who has followed: the ``rotation`` of ``GET /v1/status``."""
+    rotations = service.authority.ring.rotations
+    since = service.authority.renew_before
+    followed, behind = await _followers(service, service.store.read, since) if since else ({}, [])
+    return {
+        "types": [_shown(rotations.get(type) or Rotation(type)) for type in r.TYPES],
+        "renew_before": since or None,
+        "followed": followed,
+        "behind": behind[:_MOST_NAMES],
+    }
+
+
+def _shown(rotation: Rotation) -> dict[str, object]:
+    return {
+        "type": rotation.type,
+        "phase": rotation.phase,
+        "started": rotation.started or None,
+        "changed": rotation.changed or None,
+        "grace": rotation.grace,
+        "next_at": rotation.next_at,
+    }
+
+
+async def _followers(
+    service: Service, tables: Tables, since: float
+) -> tuple[dict[str, dict[str, int]], list[dict[str, object]]]:
+    """(kind → how many of how many have a certificate from after ``since``, the others: online ones first)."""
+    issued = await tables.authorities.last_issued()
+    counts = {}
+    behind: list[dict[str, object]] = []
+    monotonic = service.settings.monotonic()
+    for kind in ("node", "proxy"):
+        machines = await tables.nodes.all(kind)
+        late = [machine for machine in machines if issued.get(machine.uuid, 0.0) < since]
+        counts[kind] = {"followed": len(machines) - len(late), "of": len(machines)}
+        for machine in late:
+            online = (
+                service.presence.online(machine.uuid)
+                if kind == "node"
+                else service.presence.proxy_online(machine.uuid, monotonic)
+            )
+            behind.append({"name": machine.name, "kind": kind, "online": online})
+    behind.sort(key=lambda one: (not one["online"], str(one["name"])))
+    return counts, behind
+
+
+# -------------------------------------------------------------------- compromise
+
+
+async def replace_everything(service: Service, *, by: str) -> Mapping[str, Collection[str]]:
+    """Somebody else may have the cluster's keys: all are replaced, now, and no statement leads from them to the new
+    ones. Machines that are connected hear one last document under the old policy key: it names the new user CA alone,
+    so that whoever has the old one opens nothing there any more, and nothing can supersede it.
+
+    → names of the machines that were connected (``told``) and of the others.
+    """
+    now = service.now()
+    fresh = new_authorities(service.cluster, now)
+    public = {row.type: row.public for row in fresh}
+    try:
+        async with service.store.write() as tables:
+            await service.issuer.last_word(
+                tables,
+                {"user_cas": [public["user"]], "host_cas": [public["host"]], "tls_cas": [public["tls"]]},
+            )
+            for row in await tables.authorities.all():
+                await tables.authorities.drop(row.type, row.state)
+            for row in fresh:
+                await tables.authorities.add(row, now)
+            for type in r.TYPES:
+                await tables.authorities.put_rotation(Rotation(type, r.STANDBY, now, now))
+                await tables.authorities.forget_retired(type)
+            await tables.authorities.forget_successions()
+            await _have_renewed(service, tables)
+            await service.authority.reload(tables)
+            await service.issuer.refresh(tables)
+            machines = [*await tables.nodes.all("node"), *await tables.nodes.all("proxy")]
+            for machine in machines:
+                await service.issuer.refresh_node(tables, machine.uuid, again=True)
+            await service.audit.record(tables, "ca.compromised", by=by)
+    except BaseException:
+        await service.authority.reload(service.store.read)
+        raise
+    monotonic = service.settings.monotonic()
+    told = {
+        machine.name
+        for machine in machines
+        if service.presence.online(machine.uuid) or service.presence.proxy_online(machine.uuid, monotonic)
+    }
+    service.log.warning("every key of the cluster was replaced", by=by)
+    return {"told": sorted(told), "not_told": sorted({machine.name for machine in machines} - told)}
