@@ -25,7 +25,7 @@ from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Unavail
 from tinyport.core.signatures import Ed25519Key, verify_raw
 from tinyport.host import identity_file
 from tinyport.host.tls import server_context
-from tinyport.link import enrolment
+from tinyport.link import enrolment, known_auth
 
 TOKEN = "abcdefghij.klmnopqrstuvwxyz234567ab"
 
@@ -353,9 +353,9 @@ def test_cas_of_the_signed_policy_are_trusted_too(auth: TinyAuth, path: Path) ->
     other = Cluster()
     policy = auth.cluster.policy(serial=9, tls_cas=[auth.cluster.tls_ca, other.tls_ca])
     (path.parent / "policy.json").write_text(json.dumps(policy))
-    assert enrolment.trusted_cas(identity, path.parent) == [auth.cluster.tls_ca, other.tls_ca]
+    assert known_auth.trusted_cas(identity, path.parent) == [auth.cluster.tls_ca, other.tls_ca]
     (path.parent / "policy.json").write_text(json.dumps(other.policy(tls_cas=[other.tls_ca])))
-    assert enrolment.trusted_cas(identity, path.parent) == [auth.cluster.tls_ca]
+    assert known_auth.trusted_cas(identity, path.parent) == [auth.cluster.tls_ca]
 
 
 def test_an_impostor_with_the_right_ca_on_show_gets_no_token(cluster: Cluster, path: Path) -> None:

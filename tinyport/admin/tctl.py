@@ -76,7 +76,8 @@ def _status(args: argparse.Namespace) -> int:
         where = words(item.get("addresses"))
         state = "online" if item.get("online") else "offline"
         lines.append(("proxy", f"{item.get('name')} {state}{' at ' + where if where else ''}"))
-    lines += [("rotation", line) for line in rotation_lines(table_of(found.get("rotation")))]
+    if "rotation" in found:
+        lines += [("rotation", line) for line in rotation_lines(table_of(found["rotation"]))]
     emit(args, found, lambda: [f"{name + ':':<10}{printable(str(value), 400)}" for name, value in lines])
     return 0
 

@@ -74,8 +74,8 @@ def _succession(service: Service, ring: KeyRing, now: float) -> dict[str, str]:
 async def _have_renewed(service: Service, tables: WriteTables) -> None:
     """Every machine is to renew its certificate: by that it takes up what this step brought, and we see who did."""
     machines = len(await tables.nodes.all("node")) + len(await tables.nodes.all("proxy"))
-    # The next second: certificates of this one may be from before the step.
-    before = max(int(service.now()) + 1, service.authority.renew_before)
+    # Certificates of this second may be from before the step, those of the step before are in any case.
+    before = max(int(service.now()), service.authority.renew_before) + 1
     await tables.cluster.set_meta("renew_before", str(before))
     await tables.cluster.set_meta("renew_within", f"{r.spread_over(machines):.1f}")
 

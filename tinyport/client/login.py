@@ -15,7 +15,7 @@ from tinyport.client.trust import trusted_client
 from tinyport.client.whoami import auth_client
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
 from tinyport.core.durations import format_duration, parse_duration
-from tinyport.core.errors import AccessDenied, OperatorError, PeerError
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Unavailable
 from tinyport.core.names import check_user, format_address, printable
 from tinyport.host import user_identity
 from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint, table
@@ -71,8 +71,8 @@ def _extended(held: UserIdentity, wanted: dict[str, object]) -> dict[str, object
     try:
         with auth_client(held) as client:
             return client.request("POST", "/v1/login/extend", wanted)
-    except (AccessDenied, PeerError):
-        # Not allowed, withdrawn, or the cluster was made anew: a password decides.
+    except (AccessDenied, PeerError, Unavailable):
+        # Not allowed, withdrawn, of a CA that was rotated, or the cluster was made anew: a password decides.
         return None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from tinyport.client import prompt
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import parse_address, printable
-from tinyport.link.api import AuthClient, check_pins, fetch_hello, pin_of
+from tinyport.link.api import AuthClient, fetch_hello, pin_of
+from tinyport.link.known_auth import believed, meet
 
 
 def trusted_client(
@@ -27,11 +28,13 @@ def trusted_client(
     """
     address = parse_address(proxy)
     if known_cas and not pins and not insecure:
-        return AuthClient(address, tls_cas=known_cas)
+        # The last login may be from before a rotation of the CA.
+        cas, hello = meet(address, known_cas, cluster=None)
+        return AuthClient(address, tls_cas=cas, cluster=str(hello["cluster"]))
     hello = fetch_hello(address)
     cluster, cas = str(hello["cluster"]), [str(pem) for pem in _list(hello["tls_cas"])]
     if pins:
-        return AuthClient(address, tls_cas=check_pins(cas, pins), cluster=cluster)
+        return AuthClient(address, tls_cas=believed(hello, pins), cluster=cluster)
     if insecure:
         print(f"tsh: warning: believing {proxy} without a check (--insecure)", file=sys.stderr)
     elif not _vouched(proxy, cluster, cas):

@@ -112,6 +112,11 @@ class Policy:
     renew_before: float = 0.0
     renew_within: float = 0.0
 
+    @property
+    def renewal(self) -> list[float]:
+        """[before, within] of ``renew``, as monitor and link pass it on."""
+        return [self.renew_before, self.renew_within]
+
     def for_who_is_here(self) -> Policy:
         """The policy by which connections are judged again that were let in before: a rotation ends nobody's work."""
         return replace(self, user_cas=(*self.user_cas, *self.retired_user_cas)) if self.retired_user_cas else self

@@ -23,6 +23,8 @@ from tinyport.host.tls import client_context, unverified_context
 from tinyport.link.refusal import cannot_reach, error_of
 
 ALPN = "tinyport-auth"
+#: the code of a PeerError: the server's certificate is of a CA that we do not know, maybe because it is a newer one
+UNKNOWN_CA = "unknown_ca"
 
 #: A list of every node of a large fleet: 10,000 nodes of 2 kB, and room to grow.
 MAX_ANSWER = 64 * 1024 * 1024
@@ -245,7 +247,8 @@ class AuthClient:
             raise PeerError(
                 f"{self._where} is not the one that this cluster's CA vouches for",
                 detail=error.verify_message,
-                hint='was the cluster made anew? then log in again with its "--ca-pin"',
+                hint='run "tsh login"; if the cluster was made anew, with its "--ca-pin"',
+                code=UNKNOWN_CA,
             ) from None
         except (ssl.SSLError, OSError) as error:
             plain.close()

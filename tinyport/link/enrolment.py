@@ -32,13 +32,14 @@ from tinyport.core.clock import SKEW_WORTH_SAYING
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError
 from tinyport.core.identity import Identity, parse_uri
 from tinyport.core.names import format_address, is_uuid, parse_address
-from tinyport.core.policy import Policy, newer, open_document
+from tinyport.core.policy import newer, open_document
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.version import VERSION
 from tinyport.host import identity_file
 from tinyport.host.files import private_folder, read_limited, write_private
 from tinyport.host.logging_line import Log
-from tinyport.link.api import AuthClient, check_pins, fetch_hello, pin_of
+from tinyport.link.api import AuthClient, fetch_hello, pin_of
+from tinyport.link.known_auth import MAX_DOCUMENT_FILE, believed, meet_again, vouched_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 JOIN_PREFIX = b"tinyport-join-v1\0"
 RETURN_PREFIX = b"tinyport-return-v1\0"
-MAX_DOCUMENT_FILE = 4 * 1024 * 1024
 MAX_ANSWER = 8 * 1024 * 1024
 
 
@@ -125,8 +125,8 @@ def join(
         )
     tokens.split(token)
     word = "proxy" if kind == "node" else "auth"
-    offered = _texts(fetch_hello(server, server=word), "tls_cas")
-    cas = check_pins(offered, ca_pins) if ca_pins else offered
+    stranger = fetch_hello(server, server=word)
+    cas = believed(stranger, ca_pins) if ca_pins else _texts(stranger, "tls_cas")
     private_folder(identity_path.parent)
     ssh_key, tls_key = _pending_keys(_pending_path(identity_path))
     with AuthClient(server, tls_cas=cas, server=word) as auth:
@@ -174,8 +174,11 @@ def renew(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
         "ssh_public_key": public_line(ssh_key.public_blob),
         "tls_csr": _csr_pem(request_key.request()),
     }
-    with _known_auth(held, identity_path.parent, certified=True) as auth:
-        _mention_skew(auth.request("GET", "/v1/hello"), log)
+    cas, hello = meet_again(held, identity_path.parent)
+    _mention_skew(hello, log)
+    if not vouched_for(_text(held, "tls_certificate"), hello):
+        raise AccessDenied("the CA of this machine's certificate was replaced while it was away", code="expired")
+    with _known_auth(held, cas, certified=True) as auth:
         answer = auth.request("POST", "/v1/renew", body, limit=MAX_ANSWER)
     return _replace(identity_path, held, answer, ssh_key, request_key)
 
@@ -186,9 +189,9 @@ def return_home(identity_path: Path, *, log: Log | None = None) -> dict[str, obj
     request_key = _TlsKey.generate()
     ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
     request = request_key.request()
-    with _known_auth(held, identity_path.parent, certified=False) as auth:
-        hello = auth.request("GET", "/v1/hello")
-        _mention_skew(hello, log)
+    cas, hello = meet_again(held, identity_path.parent)
+    _mention_skew(hello, log)
+    with _known_auth(held, cas, certified=False) as auth:
         challenge = _text(hello, "challenge")
         body = {
             "uuid": held["uuid"],
@@ -211,24 +214,11 @@ def renew_or_return(identity_path: Path, *, log: Log | None = None) -> dict[str,
     return return_home(identity_path, log=log)
 
 
-def trusted_cas(identity: Mapping[str, object], folder: Path) -> list[str]:
-    """The TLS CAs to trust: those of the join, and those that the signed policy beside it has brought since."""
-    cas = _texts(identity, "tls_cas")
-    try:
-        policy_key = parse_public_line(_text(identity, "policy_key"))
-        signed = json.loads(read_limited(folder / "policy.json", MAX_DOCUMENT_FILE))
-        policy = Policy.parse(open_document(signed, policy_key, "policy", _text(identity, "cluster")))
-    except (OSError, ValueError, TinyportError):
-        # Absent or damaged: then only what the join brought counts. The keeper complains about damage.
-        return cas
-    return [*cas, *(pem for pem in policy.tls_cas if pem not in cas)]
-
-
-def _known_auth(held: Mapping[str, object], folder: Path, *, certified: bool) -> AuthClient:
+def _known_auth(held: Mapping[str, object], cas: Sequence[str], *, certified: bool) -> AuthClient:
     kind = held["kind"]
     return AuthClient(
         parse_address(_text(held, "server")),
-        tls_cas=trusted_cas(held, folder),
+        tls_cas=cas,
         cert_pem=_text(held, "tls_certificate") if certified else None,
         key_pem=_text(held, "tls_key") if certified else None,
         cluster=_text(held, "cluster"),
@@ -261,6 +251,15 @@ def _replace(
     _keep_documents(identity_path.parent, answer, identity)
     identity_file.save(identity_path, identity)
     return identity
+
+
+def renew_if_stale(identity_path: Path) -> dict[str, object] | None:
+    """Renew an identity whose CA was replaced while this machine was away; None when auth still takes it."""
+    held = identity_file.load(identity_path)
+    _, hello = meet_again(held, identity_path.parent)
+    if vouched_for(_text(held, "tls_certificate"), hello):
+        return None
+    return return_home(identity_path)
 
 
 def _pending_path(identity_path: Path) -> Path:

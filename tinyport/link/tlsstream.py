@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
+#: the code of a PeerError: one side does not know the CA of the other's certificate; it may have been rotated meanwhile
+STALE = "stale_ca"
 # A record is at most 16 KiB of plain text; a few at a time, so that one peer cannot keep the loop for itself.
 _CHUNK = 16 * 1024
 _PER_TURN = 8 * _CHUNK
@@ -160,12 +162,14 @@ class TlsStream:
 def _fault(error: OSError) -> PeerError | Unavailable:
     """Whose fault is it? Certificates and TLS: the peer's. A connection that broke: nobody's."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return PeerError("the server's certificate is not of this cluster", detail=error.verify_message)
+        return PeerError("the server's certificate is not of this cluster", detail=error.verify_message, code=STALE)
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return Unavailable("the connection was closed")
     if isinstance(error, ssl.SSLError):
         reason = str(getattr(error, "reason", None) or error)
         if "CERTIFICATE_EXPIRED" in reason:
             return PeerError("the peer says that our certificate has expired", code="expired")
+        if "UNKNOWN_CA" in reason:
+            return PeerError("the peer does not know the CA of our certificate", code=STALE)
         return PeerError("the peer's TLS is not right", detail=reason)
     return Unavailable("the connection broke", detail=str(error))

@@ -180,6 +180,11 @@ class Documents:
         return {kind: list(version(self._bodies.get(kind))) for kind in ("policy", "node")}
 
     @property
+    def renewal(self) -> list[float] | None:
+        """Which certificates are to be renewed early: [before, within]."""
+        return None if self.policy is None else self.policy.renewal
+
+    @property
     def unsaved(self) -> list[str]:
         """The kinds that are newer than on the disk; link keeps those for our successor."""
         return list(self._unsaved)

@@ -61,7 +61,10 @@ class Upstream:
         return self._link.tell(message)
 
     def tell_versions(self) -> None:
-        self._link.tell({"op": "have", **self._documents.versions(), "unsaved": self._documents.unsaved})
+        documents = self._documents
+        self._link.tell(
+            {"op": "have", **documents.versions(), "unsaved": documents.unsaved, "renew": documents.renewal}
+        )
 
     def leave(self) -> None:
         """At the end: what link did not note goes to the next monitor, what the disk did not take is tried again."""

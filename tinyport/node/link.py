@@ -16,6 +16,7 @@ import time
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.names import check_label, format_address, parse_address, printable
 from tinyport.host.logging_line import Log
+from tinyport.link.tlsstream import STALE
 from tinyport.node.confinement import shed
 from tinyport.node.ipc import Channel
 from tinyport.node.labels import LabelCommands
@@ -71,6 +72,7 @@ class Link:
         self._auth = AuthLine(loop, self._auth_address, contexts, cluster, log)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
         self._since = time.time()
+        self._renewal = given.renewal
         #: the last statement of auth about the time: (signed, monotonic time when it came)
         self._time: tuple[dict[str, object], float] | None = None
         #: cluster time less monotonic time, as auth stated it inside its TLS
@@ -88,6 +90,7 @@ class Link:
         self._tunnel.start()
         self._events.soon()
         self.loop.after(POLICY_AFTER, self._policy_otherwise)
+        self._tell_monitor({"op": "renew before", "renew": self._renewal})
         self._report(None)
         self.loop.run()
 
@@ -209,7 +212,7 @@ class Link:
                 self._ask_time()
         else:
             self._dials.cancel()
-            if reason is not None and reason.code == "expired":
+            if reason is not None and reason.code in ("expired", STALE):
                 self._tell_monitor({"op": "renew"})
         self._since = time.time()
         self._report(reason)
@@ -248,6 +251,7 @@ class Link:
         if op == "have":
             self._documents.have(message)
             self._old_keepers.written(self._documents.versions)
+            self._tell_monitor({"op": "renew before", "renew": message.get("renew")})
         elif op == "ended":
             self._penalties.ended(str(message.get("peer")), str(message.get("how")))
         else:

@@ -42,6 +42,12 @@ def peek(signed: object) -> tuple[str, Version] | None:
     return None if version is None else (body["kind"], version)
 
 
+def early_renewal(signed: dict[str, object]) -> object:
+    """[before, within] as a policy that ``peek`` has read says it (docs/protocol/policy.md), None without one."""
+    said = json.loads(str(signed["document"])).get("renew")
+    return [said.get("before"), said.get("within")] if isinstance(said, dict) else None
+
+
 def _version(value: object) -> Version | None:
     if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 <= n < 2**63 for n in value):
         return value[0], value[1]

@@ -18,10 +18,10 @@ class Inherited:
     """What link has from the monitor: open descriptors and values, taken before privileges went.
 
     ``secret``: memory file with TLS key and certificate. ``spool``: descriptor of the spool's folder. ``versions``:
-    kind → (epoch, serial) of the documents on the disk.
+    kind → (epoch, serial) of the documents on the disk, ``renewal``: what the policy there says of early renewals.
     """
 
-    __slots__ = ("channel", "listeners", "secret", "spool", "versions")
+    __slots__ = ("channel", "listeners", "renewal", "secret", "spool", "versions")
 
     def __init__(
         self,
@@ -30,12 +30,14 @@ class Inherited:
         secret: int,
         spool: int,
         versions: dict[str, Version],
+        renewal: object = None,
     ) -> None:
         self.channel = channel
         self.listeners = listeners
         self.secret = secret
         self.spool = spool
         self.versions = versions
+        self.renewal = renewal
 
 
 class Contexts:

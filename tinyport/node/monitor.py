@@ -115,6 +115,8 @@ class Monitor:
             self._keeper.wanted()
         elif op == "renew":
             self._renewal.wanted()
+        elif op == "renew before":
+            self._renewal.asked(message.get("renew"))
         elif op == "took":
             self._generations.took(message.get("name"))
         elif op == "state":

@@ -111,7 +111,7 @@ class LinkProcess:
             # SIGINT from the terminal reaches the whole group; the monitor stops us in its order.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._loop.close()
-            versions = document_versions(self._folder)
+            versions, renewal = document_versions(self._folder)
             self._leave_behind()
             listeners = [listener.fileno() for listener in self._given.listeners]
             # Whatever is open besides, were it from whoever started the monitor, is not for who faces the network.
@@ -119,7 +119,9 @@ class LinkProcess:
             from tinyport.node import link, link_inherited
 
             # Loaded before the fork already, see monitor._preload.
-            given = link_inherited.Inherited(channel, self._given.listeners, self._given.secret, spool, versions)
+            given = link_inherited.Inherited(
+                channel, self._given.listeners, self._given.secret, spool, versions, renewal
+            )
             level, format = log_words(self._given.config)
             link.run(self._given.config, self._given.public, given, Log("node.link", level, format))
             status = 0
@@ -221,19 +223,24 @@ class LinkProcess:
             self._loop.kill(self.pid, signal.SIGKILL)
 
 
-def document_versions(folder: int) -> dict[str, tuple[int, int]]:
-    """What the documents on the disk claim to be, for the tunnel's hello. The keeper alone judges them."""
-    from tinyport.node.link_documents import peek
+def document_versions(folder: int) -> tuple[dict[str, tuple[int, int]], object]:
+    """What the documents on the disk claim to be, for the tunnel's hello, and what the policy says of early renewals.
+    The keeper alone judges them."""
+    from tinyport.node.link_documents import early_renewal, peek
 
     found: dict[str, tuple[int, int]] = {}
+    renewal: object = None
     for kind in ("policy", "node"):
         try:
-            claimed = peek(json.loads(read_limited(f"/proc/self/fd/{folder}/{kind}.json", MAX_DOCUMENT_FILE)))
+            signed = json.loads(read_limited(f"/proc/self/fd/{folder}/{kind}.json", MAX_DOCUMENT_FILE))
+            claimed = peek(signed)
         except (OSError, ValueError, RecursionError, TinyportError):
             claimed = None
         if claimed is not None and claimed[0] == kind:
             found[kind] = claimed[1]
-    return found
+            if kind == "policy":
+                renewal = early_renewal(signed)
+    return found, renewal
 
 
 def log_words(config: Mapping[str, object]) -> tuple[str, str]:

@@ -22,6 +22,8 @@ DUE = 2 / 3
 LOOK_EVERY = 3600.0
 FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
+# A fleet of a hundred thousand renews within the hour (core.rotation.spread_over).
+LONGEST_SPREAD = 3600.0
 # The system's clock is believed only when it is not before the certificate's own beginning: a board without a clock
 # thinks of 1970, or of the day when its image was made.
 ANSWER_SIZE = 64 * 1024
@@ -58,6 +60,9 @@ class Renewal:
         self._answer = -1
         self._pause = FIRST_PAUSE
         self._not_before = 0.0
+        #: certificates from before are renewed early (Unix seconds of the cluster), at this monotonic time
+        self._renew_before = 0.0
+        self._renew_at = 0.0
 
     def start(self) -> None:
         self._look()
@@ -80,9 +85,35 @@ class Renewal:
         self._if_due()
         self._loop.after(LOOK_EVERY, self._look)
 
+    def asked(self, renewal: object) -> None:
+        """The policy says [before, within]: certificates from before are to be renewed early, each machine at a moment
+        of its own choice within so many seconds. Link passes it on, so it may be anything."""
+        if not isinstance(renewal, list) or len(renewal) != 2:
+            return
+        before, within = (float(item) if _is_number(item) else 0.0 for item in renewal)
+        if before <= self._renew_before or before <= self._valid_after:
+            return
+        self._renew_before = before
+        self._renew_at = time.monotonic() + spread(0.0, min(max(within, 0.0), LONGEST_SPREAD))
+        self._loop.after(self._renew_at - time.monotonic(), self._early)
+
+    def _early(self) -> None:
+        if self._asked_for():
+            # What was renewed a moment ago is from before all the same.
+            if self._pause == FIRST_PAUSE:
+                self._not_before = 0.0
+            self.wanted()
+
+    def _asked_for(self) -> bool:
+        return self._valid_after < self._renew_before and time.monotonic() >= self._renew_at
+
+    @property
+    def _valid_after(self) -> float:
+        return float(str(self._public["valid_after"]))
+
     def _if_due(self) -> None:
         now = self.now()
-        if now is not None and now >= due_at(self._public):
+        if self._asked_for() or (now is not None and now >= due_at(self._public)):
             self.wanted()
 
     def wanted(self) -> None:
@@ -113,6 +144,8 @@ class Renewal:
             # Auth's clock and ours may differ about what is due: never twice within minutes.
             self._not_before = time.monotonic() + FIRST_PAUSE
             self._done(view)
+            # It may have been under way when the next step of a rotation came.
+            self._loop.after(0.0, self._early)
             return
         try:
             answer = json.loads(os.pread(self._answer, ANSWER_SIZE, 0))
@@ -138,6 +171,10 @@ class Renewal:
     def stop(self) -> None:
         if self._pid:
             self._loop.kill(self._pid, 15)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def take(view: tuple[int, int], log: Log) -> dict[str, object] | None:

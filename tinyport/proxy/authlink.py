@@ -74,6 +74,10 @@ def auth_only(context: ssl.SSLContext, cluster: str) -> ssl.SSLContext:
     return context
 
 
+def _nothing() -> None:
+    return
+
+
 class AuthLink:
     """Lives as long as ``run``; ``check``, ``report`` and ``post`` may be called at any time in between.
 
@@ -100,12 +104,15 @@ class AuthLink:
         self._addresses = list(addresses)
         self._log = log
         self._session: aiohttp.ClientSession | None = None
+        #: sessions of an earlier context, until what is under way on them has its answer
+        self._leaving: list[aiohttp.ClientSession] = []
         self.up = False
+        #: called when auth and we may not know each other's CA any more
+        self.on_strange: Callable[[], None] = _nothing
         #: set once the policy and all node documents of this run have come
         self.synced = asyncio.Event()
         #: nodes heard of since the watch began; None once it told all it had
         self._heard: set[str] | None = None
-        self._closing: asyncio.Task[None] | None = None
         self._full = True
         self._changed: set[str] = set()
         self._wake_report = asyncio.Event()
@@ -124,26 +131,28 @@ class AuthLink:
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            if self._session is not None:
-                await self._session.close()
+            for session in (*self._leaving, *([] if self._session is None else [self._session])):
+                await session.close()
 
     def renew_context(self) -> None:
-        """New connections use the context as it is now; those that are open stay."""
+        """New connections use the context as it is now; those that are open stay, the watch for as long as it lasts."""
         old, self._session = self._session, None
         if old is not None:
-            # What is under way on it ends with an error and is tried again.
-            self._closing = asyncio.ensure_future(old.close())
+            self._leaving.append(old)
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        # force_close stays off: one connection serves a thousand questions.
+        connector = aiohttp.TCPConnector(ssl=self._context(), limit=64, keepalive_timeout=60)
+        limits = aiohttp.ClientTimeout(total=ANSWER_LIMIT, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT)
+        # No proxies from the environment, no cookies, no redirects followed: this speaks with one known
+        # server.
+        return aiohttp.ClientSession(
+            connector=connector, timeout=limits, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # force_close stays off: one connection serves a thousand questions.
-            connector = aiohttp.TCPConnector(ssl=self._context(), limit=64, keepalive_timeout=60)
-            limits = aiohttp.ClientTimeout(total=ANSWER_LIMIT, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT)
-            # No proxies from the environment, no cookies, no redirects followed: this speaks with one known
-            # server.
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=limits, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
-            )
+            self._session = self._new_session()
         return self._session
 
     # ------------------------------------------------------------------ one question
@@ -201,6 +210,9 @@ class AuthLink:
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, TinyportError) as error:
                 self._down(Unavailable("the watch broke", detail=f"{type(error).__name__} {error}"))
                 self._log.debug("watch ended", reason=error)
+                if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ServerDisconnectedError)):
+                    # Auth shows a certificate of a CA that we do not know, or closed on seeing ours.
+                    self.on_strange()
             else:
                 self._down(Unavailable("the watch ended"))
             # Full jitter: proxies that lost auth together do not come back together.
@@ -211,8 +223,10 @@ class AuthLink:
         limits = aiohttp.ClientTimeout(
             total=None, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT, sock_read=WATCH_SILENCE
         )
-        session = self._open_session()
-        async with session.get(self._base + "/v1/watch", timeout=limits, allow_redirects=False) as answer:
+        async with (
+            self._new_session() as session,
+            session.get(self._base + "/v1/watch", timeout=limits, allow_redirects=False) as answer,
+        ):
             if answer.status != 200:
                 _answer(answer.status, await _body(answer))
                 raise PeerError(f"the watch was answered with status {answer.status}")
@@ -282,6 +296,10 @@ class AuthLink:
             except TinyportError as error:
                 self._full = True
                 self._log.debug("presence was not reported", reason=error)
+            while self._leaving:
+                # What was under way on them has had the time of a report to be answered.
+                await self._leaving[0].close()
+                del self._leaving[0]
 
     async def _report_now(self) -> None:
         full, self._full = self._full, False

@@ -32,6 +32,10 @@ _CLIENTS = {ALPN_TUNNEL: "required", ALPN_DIAL: "none", ALPN_SSH: "required"}
 RENEW_AT = 2 / 3
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0
 _RENEW_RETRY = 300.0
+# The wall clock may be set; timers run by another one.
+_LOOK_EVERY = 3600.0
+# Between looks at whether auth still knows us, while it seems not to.
+_DOUBT_RETRY = 10.0
 
 
 class Credentials:
@@ -44,6 +48,11 @@ class Credentials:
     def __init__(self, identity: dict[str, object]) -> None:
         self._identity = identity
         self._tls_cas: tuple[str, ...] = ()
+        #: when to renew early (Unix seconds), and whether auth may have replaced the CA that vouches for us
+        self._early: float | None = None
+        self._early_before = 0.0
+        self.doubted = False
+        self._wake = asyncio.Event()
         self.contexts: dict[str, ssl.SSLContext] = {}
         self._rebuild()
 
@@ -82,6 +91,8 @@ class Credentials:
     def replace(self, identity: dict[str, object]) -> None:
         """The identity was renewed."""
         self._identity = identity
+        if self._early_before <= self._valid_after:
+            self._early = None
         self._rebuild()
 
     def trust(self, tls_cas: Sequence[str]) -> bool:
@@ -121,8 +132,36 @@ class Credentials:
 
     def renewal_due(self) -> float:
         """Unix time at which to renew."""
-        after, before = (float(self._text(name)) for name in ("valid_after", "valid_before"))
-        return after + (before - after) * RENEW_AT
+        before = float(self._text("valid_before"))
+        due = self._valid_after + (before - self._valid_after) * RENEW_AT
+        return due if self._early is None else min(due, self._early)
+
+    @property
+    def _valid_after(self) -> float:
+        return float(self._text("valid_after"))
+
+    def renew_early(self, before: float, within: float, now: float) -> None:
+        """The policy says so of certificates from before ``before`` (Unix seconds)."""
+        if before > max(self._valid_after, self._early_before):
+            self._early_before = before
+            self._early = now + random.uniform(0, within)  # noqa: S311 - spreads proxies, guards nothing
+            self._wake.set()
+
+    def doubt(self) -> None:
+        """Auth does not take us for one of its own, or is not who we know: its CA may have been rotated."""
+        self.doubted = True
+        self._wake.set()
+
+    async def due(self) -> None:
+        """Wait until the identity is to be renewed, or is in doubt."""
+        while not self.doubted and (left := self.renewal_due() - time.time()) > 0:
+            self._wake.clear()
+            # Not wait_for, which before Python 3.12 may swallow a cancellation.
+            timer = asyncio.get_running_loop().call_later(min(left, _LOOK_EVERY), self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
 
 
 def _list(value: object) -> list[object]:
@@ -175,17 +214,30 @@ def _checked(identity: dict[str, object], path: Path) -> dict[str, object]:
 
 
 async def keep_renewed(credentials: Credentials, path: Path, on_renewed: Callable[[], None], log: Log) -> None:
-    """Renew whenever two thirds of the certificate's life are over, for ever.
+    """Renew whenever two thirds of the certificate's life are over, when the policy says so, and when the CA that
+    vouches for it was replaced while this proxy was away; for ever.
 
     Failures are logged and tried again.
     """
     while True:
-        await asyncio.sleep(max(0.0, credentials.renewal_due() - time.time()))
+        await credentials.due()
         try:
-            credentials.replace(await asyncio.to_thread(enrolment.renew_or_return, path))
+            renewed = await asyncio.to_thread(_renewed, path, credentials.renewal_due() <= time.time())
         except (TinyportError, OSError) as error:
             log.warning("the proxy's identity could not be renewed", reason=error)
-            await asyncio.sleep(random.uniform(0.5, 1) * _RENEW_RETRY)  # noqa: S311
+            pause = _RENEW_RETRY if not credentials.doubted else _DOUBT_RETRY
+            await asyncio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
             continue
-        log.info("identity renewed", valid_until=int(float(str(credentials.renewal_due()))))
+        finally:
+            credentials.doubted = False
+        if renewed is None:
+            # It was auth that went away for a moment. It is not asked again at each of our own attempts.
+            await asyncio.sleep(_DOUBT_RETRY)
+            continue
+        credentials.replace(renewed)
+        log.info("identity renewed", valid_until=int(float(str(renewed["valid_before"]))))
         on_renewed()
+
+
+def _renewed(path: Path, due: bool) -> dict[str, object] | None:
+    return enrolment.renew_or_return(path) if due else enrolment.renew_if_stale(path)

@@ -8,6 +8,7 @@ import resource
 import secrets
 import signal
 import ssl
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -94,6 +95,7 @@ class Proxy:
         )
         self._policy_came = asyncio.Event()
         self.tunnels.on_change = self.authlink.report
+        self.authlink.on_strange = self.credentials.doubt
         self.knowledge.on_change.append(self._knowledge_changed)
 
     def _node_presence(self, uuid: str) -> dict[str, object] | None:
@@ -107,8 +109,10 @@ class Proxy:
         if uuid is not None:
             return
         self._policy_came.set()
-        if self.credentials.trust(self.knowledge.policy.tls_cas):
+        policy = self.knowledge.policy
+        if self.credentials.trust(policy.tls_cas):
             self.authlink.renew_context()
+        self.credentials.renew_early(policy.renew_before, policy.renew_within, time.time())
 
     def _renewed(self) -> None:
         self.ssh.use(self.credentials.ssh_key, self.credentials.ssh_certificate)
