@@ -120,3 +120,60 @@ def test_a_port_that_is_taken(cluster: Cluster, tmp_path: Path) -> None:
                 await server.serve(settings, ready=lambda address: None, stop=asyncio.Event())
 
     run(main())
+
+
+def test_the_policy_has_a_proxy_renew_early(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "identity.json"
+    identity = cluster.proxy_identity()
+    identity_file.save(path, identity)
+    held = credentials.Credentials(identity)
+    before = time.time() + 1
+    newer = {**cluster.proxy_identity(), "valid_after": int(before) + 1, "valid_before": int(before) + 86400}
+    monkeypatch.setattr(enrolment, "renew_or_return", lambda path: newer)
+    renewed = asyncio.Event()
+
+    async def main() -> None:
+        keeping = asyncio.ensure_future(credentials.keep_renewed(held, path, renewed.set, QUIET))
+        await asyncio.sleep(0)
+        held.renew_early(before, 0.0, time.time())
+        await renewed.wait()
+        # What it has now is new enough.
+        held.renew_early(before, 0.0, time.time())
+        assert held.renewal_due() > before
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    run(main())
+
+
+def test_a_proxy_that_auth_does_not_know_any_more_looks_why(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "identity.json"
+    identity = cluster.proxy_identity()
+    identity_file.save(path, identity)
+    held = credentials.Credentials(identity)
+    answers: list[dict[str, object] | None] = [None, cluster.proxy_identity()]
+    looks: list[Path] = []
+
+    def look(path: Path) -> dict[str, object] | None:
+        looks.append(path)
+        return answers.pop(0)
+
+    monkeypatch.setattr(enrolment, "renew_if_stale", look)
+    monkeypatch.setattr(credentials, "_DOUBT_RETRY", 0.0)
+    renewed = asyncio.Event()
+
+    async def main() -> None:
+        keeping = asyncio.ensure_future(credentials.keep_renewed(held, path, renewed.set, QUIET))
+        held.doubt()
+        while not looks or held.doubted:
+            await asyncio.sleep(0)
+        assert not renewed.is_set()
+        held.doubt()
+        await renewed.wait()
+        assert looks == [path, path]
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    run(main())

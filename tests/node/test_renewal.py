@@ -1,0 +1,101 @@
+"""When the monitor has a certificate renewed: by its life, by a peer's word, and by what a rotation asks for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tinyport.host.logging_line import Log
+from tinyport.node import monitor_renewal
+from tinyport.node.loop import Loop
+from tinyport.node.monitor_renewal import Renewal
+
+BEGAN = 1_900_000_000
+LIFE = 7 * 86400
+
+
+class Asked(Renewal):
+    """Counts instead of starting processes."""
+
+    def __init__(self, loop: Loop) -> None:
+        public: dict[str, object] = {"valid_after": BEGAN, "valid_before": BEGAN + LIFE}
+        super().__init__(loop, public, {}, [], lambda view: None, Log("test", "error", descriptor=-1))
+        self.times = 0
+
+    def wanted(self) -> None:
+        if time.monotonic() >= self._not_before:
+            self.times += 1
+
+    def begins(self, moment: float) -> None:
+        self.replaced({"valid_after": moment, "valid_before": moment + LIFE})
+
+
+@pytest.fixture
+def renewal(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    # At once, instead of at a moment of its own choice.
+    monkeypatch.setattr(monitor_renewal, "spread", lambda least, most: least)
+    return Asked(Loop())
+
+
+def turn(renewal: Asked) -> None:
+    """What is due runs."""
+    renewal._loop.after(0.01, renewal._loop.stop)
+    renewal._loop.run()
+
+
+def test_a_certificate_from_before_is_renewed_once(renewal: Asked) -> None:
+    renewal.asked([BEGAN + 10, 0.0])
+    renewal.asked([BEGAN + 10, 0.0])
+    turn(renewal)
+    assert renewal.times == 1
+    renewal.begins(BEGAN + 10)
+    renewal._early()
+    assert renewal.times == 1
+
+
+def test_what_is_new_enough_stays(renewal: Asked) -> None:
+    renewal.asked([BEGAN, 0.0])
+    turn(renewal)
+    assert renewal.times == 0
+
+
+@pytest.mark.parametrize(
+    "said", [None, 5, [], [1], ["x", "y"], [None, None], [True, 1], [-5, 1], [float("inf"), 0], {"before": 1}]
+)
+def test_link_may_say_anything(renewal: Asked, said: Any) -> None:
+    renewal.asked(said)
+    turn(renewal)
+    assert renewal.times == 0
+
+
+def test_each_machine_takes_a_moment_of_its_own(renewal: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: list[tuple[float, float]] = []
+
+    def spread(least: float, most: float) -> float:
+        bounds.append((least, most))
+        return 3600.0
+
+    monkeypatch.setattr(monitor_renewal, "spread", spread)
+    renewal.asked([BEGAN + 10, 200.0])
+    renewal.asked([BEGAN + 20, 1e9])
+    turn(renewal)
+    # An unbounded word of whoever took link over keeps nobody from renewing for ever.
+    assert bounds == [(0.0, 200.0), (0.0, monitor_renewal.LONGEST_SPREAD)]
+    assert renewal.times == 0
+
+
+def test_the_next_step_is_not_kept_waiting_by_the_renewal_of_the_last(renewal: Asked) -> None:
+    renewal._not_before = time.monotonic() + 3600
+    renewal.asked([BEGAN + 10, 0.0])
+    turn(renewal)
+    assert renewal.times == 1
+
+
+def test_a_failure_waits_its_time(renewal: Asked) -> None:
+    renewal._pause = 2 * monitor_renewal.FIRST_PAUSE
+    renewal._not_before = time.monotonic() + 3600
+    renewal.asked([BEGAN + 10, 0.0])
+    turn(renewal)
+    assert renewal.times == 0
