@@ -210,7 +210,10 @@ async def _open_writer(path: Path) -> Database:
     )
     try:
         # FULL: in WAL mode, NORMAL would lose the last acknowledged transactions in a power cut.
-        writer = await _connect(path, ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"))
+        # secure_delete: retired keys are not to stay in the free parts of pages. FAST writes no page for that alone.
+        writer = await _connect(
+            path, ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = FAST")
+        )
     except sqlite3.DatabaseError as error:
         raise damaged from error
     try:
