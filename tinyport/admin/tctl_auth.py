@@ -6,16 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tinyport.admin import tctl_rotate
+from tinyport.admin import tctl_break_glass, tctl_rotate
 from tinyport.admin.answers import body, duration, rows
 from tinyport.admin.connection import connect, public_proxy
+from tinyport.admin.key_files import write_key_files
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.names import check_node, check_user, printable
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import user_identity
-from tinyport.host.console import CommandLine, emit, output_options
-from tinyport.host.files import write_private, write_public
+from tinyport.host.console import CommandLine, UsageError, emit, output_options
 from tinyport.host.user_identity import UserIdentity
 from tinyport.link.api import AuthClient
 from tinyport.link.login_keys import LoginKeys
@@ -41,15 +41,21 @@ def add_commands(parser: CommandLine) -> None:
             "tctl auth sign --user backup -o backup.identity --ttl 12h",
             "tctl auth sign --user backup --format openssh -o backup",
             "tctl auth sign --host switch -o switch --ttl 30d",
+            "tctl auth sign --break-glass --node greenhouse-7 --login root -o /mnt/safe/greenhouse-7",
         ],
         parents=[],
     )
     who = sign.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", metavar="U", help="an identity of this user")
     who.add_argument("--host", metavar="H", help="a host key and certificate for another sshd")
-    sign.add_argument("-o", "--output", required=True, metavar="FILE")
+    who.add_argument("--break-glass", action="store_true", help="one use on one node, for when auth is gone")
+    sign.add_argument("--node", metavar="N", help="with --break-glass: the node")
+    sign.add_argument(
+        "--login", action="append", metavar="L", help="with --break-glass: as whom (root); may be repeated"
+    )
+    sign.add_argument("-o", "--output", "--out", required=True, metavar="FILE")
     sign.add_argument("--format", choices=("file", "openssh"), default="file", help="file: for tsh -i (default)")
-    sign.add_argument("--ttl", default="12h", metavar="12h")
+    sign.add_argument("--ttl", metavar="12h", help="default 12h; with --break-glass 366d")
     tctl_rotate.add_command(auth)
 
 
@@ -72,8 +78,12 @@ def _exported(key: dict[str, Any], *, fingerprint: bool) -> str:
 
 
 def _sign(args: argparse.Namespace) -> int:
-    ttl = duration(args.ttl)
     output = Path(args.output)
+    if args.break_glass:
+        return tctl_break_glass.sign(args, output)
+    if args.node or args.login:
+        raise UsageError("--node and --login belong to --break-glass")
+    ttl = duration(args.ttl or "12h")
     if args.host is not None:
         return _sign_host(args, output, ttl)
     with connect(args) as client:
@@ -112,8 +122,4 @@ def _sign_host(args: argparse.Namespace, output: Path, ttl: int | None) -> int:
 
 
 def _write_openssh(output: Path, key: str, blob: bytes, certificate: str) -> None:
-    """A key pair and certificate under the names that ssh-keygen uses."""
-    write_private(output, key.encode())
-    write_public(output.with_name(output.name + ".pub"), public_line(blob).encode() + b"\n")
-    write_public(output.with_name(output.name + "-cert.pub"), certificate.strip().encode() + b"\n")
-    print(f"{output}, {output}.pub, {output}-cert.pub")
+    print(", ".join(str(path) for path in write_key_files(output, key, blob, certificate)))

@@ -22,7 +22,7 @@ MAY_SAY: dict[str, frozenset[str]] = {
         name
         for name in CODES
         if name.startswith(("session.", "exec", "port", "scp.", "sftp"))
-        or name in ("auth.failed", "access.denied", "events.lost")
+        or name in ("auth.failed", "access.denied", "break_glass.use", "events.lost")
     ),
     PROXY: frozenset(("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost")),
 }

@@ -15,7 +15,7 @@ from tinyport.auth.store_users import UserRow
 from tinyport.auth.web import Answer, Call, Handler
 from tinyport.core.cluster_config import parse_cluster_config
 from tinyport.core.errors import PeerError
-from tinyport.core.names import check_role, check_user
+from tinyport.core.names import check_role
 from tinyport.core.roles import parse_role, role_document
 
 Document = Mapping[str, object]
@@ -47,7 +47,7 @@ async def _put_user(call: Call, tables: WriteTables, name: str, held: Document |
     roles = await api_users.read_roles(call, tables, ())
     if not roles:
         raise PeerError("roles: at least one role is needed")
-    user = UserRow(check_user(name), roles, api_users.read_traits(call, {}), now)
+    user = UserRow(api_users.new_user_name(name), roles, api_users.read_traits(call, {}), now)
     await tables.users.add(user)
     await call.service.audit.record(
         tables, "user.create", user=name, by=call.caller.actor, roles=list(roles), logins=list(user.logins)

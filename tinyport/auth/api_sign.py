@@ -13,16 +13,25 @@ from tinyport.auth.api_login import (
     login_answer,
     roles_of,
 )
+from tinyport.auth.api_nodes import find_node
 from tinyport.auth.joining import check_free
 from tinyport.auth.refusals import exists, not_found
 from tinyport.auth.web import Answer, Call
-from tinyport.core.names import check_user
+from tinyport.core.certificate import public_line
+from tinyport.core.errors import PeerError
+from tinyport.core.names import check_login, check_user
+
+#: a certificate in a safe is renewed with what else lies there, once a year
+BREAK_GLASS_LIFE = 366 * 86400
+LONGEST_BREAK_GLASS = 5 * 366 * 86400
 
 
 async def sign(call: Call) -> Answer:
-    """For a user; ``host`` in the request: for a machine."""
+    """For a user; ``host`` in the request: for a machine; ``break_glass``: for the day when auth is gone."""
     if call.fields.has("host"):
         return await _sign_host(call)
+    if call.fields.has("break_glass"):
+        return await _sign_break_glass(call)
     service, fields = call.service, call.fields
     name = fields.checked("user", check_user)
     ssh_key = service.authority.user_key(fields.text("ssh_public_key", MAX_KEY))
@@ -69,3 +78,40 @@ async def _sign_host(call: Call) -> Answer:
             expires=pair.valid_before,
         )
     return {"ssh_certificate": pair.ssh_certificate}
+
+
+async def _sign_break_glass(call: Call) -> Answer:
+    """``{"break_glass": NODE, "logins": [...], "ssh_public_key", "ttl"?}``: see docs/break-glass.md. The answer has
+    what else is needed to get in without us: the node's own key and where it was last reached."""
+    service, fields = call.service, call.fields
+    ssh_key = service.authority.user_key(fields.text("ssh_public_key", MAX_KEY))
+    ttl = fields.integer("ttl", SHORTEST_LIFE, LONGEST_BREAK_GLASS, BREAK_GLASS_LIFE)
+    logins = fields.texts("logins", check_login)
+    if not logins:
+        raise PeerError("logins: at least one is needed")
+    async with service.store.write() as tables:
+        node = await find_node(tables, fields.text("break_glass", 300))
+        if node.kind != "node":
+            raise PeerError(f"{node.name} is a {node.kind}: only nodes have sessions")
+        pair = await service.authority.issue_break_glass(tables, node=node, logins=logins, ssh_key=ssh_key, ttl=ttl)
+        await service.audit.record(
+            tables,
+            "break_glass.issue",
+            node=node.name,
+            node_uuid=node.uuid,
+            logins=list(logins),
+            by=call.caller.actor,
+            serial=pair.serial,
+            fingerprint=pair.fingerprint,
+            expires=pair.valid_before,
+        )
+    return {
+        "ssh_certificate": pair.ssh_certificate,
+        "cluster": service.cluster,
+        "node": node.name,
+        "uuid": node.uuid,
+        "host_key": public_line(node.ssh_key),
+        "host_cas": list(service.authority.host_cas),
+        "addresses": list(node.addresses),
+        "valid_before": pair.valid_before,
+    }

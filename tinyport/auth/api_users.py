@@ -10,6 +10,7 @@ from tinyport.auth.store import WriteTables
 from tinyport.auth.store_users import InvitationRow, UserRow
 from tinyport.auth.web import Answer, Call
 from tinyport.core import tokens
+from tinyport.core.break_glass import USER as BREAK_GLASS
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_login, check_role, check_user, printable
 from tinyport.core.roles import Conditions, parse_role
@@ -99,10 +100,17 @@ def _invitation_answer(call: Call, user: str, token: str, expires: float) -> dic
     return {"user": user, "invitation": token, "expires": expires, "urls": urls}
 
 
+def new_user_name(value: object) -> str:
+    """May a new user be called so? PeerError when not."""
+    if check_user(value) == BREAK_GLASS:
+        raise PeerError(f"{BREAK_GLASS} is reserved: locks and events of break-glass certificates have that name")
+    return str(value)
+
+
 async def add_user(call: Call) -> Answer:
     """A new user without a password, and the invitation to set one."""
     service, fields = call.service, call.fields
-    name = fields.checked("name", check_user)
+    name = fields.checked("name", new_user_name)
     ttl = fields.integer("ttl", 60, LONGEST_INVITATION, INVITATION_LIFE)
     traits = read_traits(call, {})
     async with service.store.write() as tables:

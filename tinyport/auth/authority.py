@@ -25,6 +25,8 @@ from tinyport.auth.tls_certificates import (
     read_request,
     serial_text,
 )
+from tinyport.core.break_glass import USER as BREAK_GLASS
+from tinyport.core.break_glass import issue_break_glass
 from tinyport.core.certificate import certificate_line, fingerprint, key_type_of, parse_public_line, public_line
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.identity import Identity
@@ -274,6 +276,28 @@ class Authority:
         )
         pair = IssuedPair(certificate_line(blob, name), "", serial, fingerprint(ssh_key), 0, now, now + ttl)
         return await self._record(tables, pair, Identity("node", self.cluster, uuid), None)
+
+    async def issue_break_glass(
+        self, tables: WriteTables, *, node: NodeRow, logins: Sequence[str], ssh_key: bytes, ttl: int
+    ) -> IssuedPair:
+        """A certificate for the day when auth is gone: good for one use on one node (``core.break_glass``)."""
+        now = int(self._clock())
+        serial = secrets.randbits(SERIAL_BITS)
+        blob = issue_break_glass(
+            self.ring.ssh_signer("user", "user"),
+            public_key=ssh_key,
+            serial=serial,
+            nonce=secrets.token_bytes(32),
+            cluster=self.cluster,
+            node_uuid=node.uuid,
+            node_name=node.name,
+            logins=logins,
+            now=now,
+            ttl=ttl,
+        )
+        line = certificate_line(blob, f"{BREAK_GLASS}-{node.name}")
+        pair = IssuedPair(line, "", serial, fingerprint(ssh_key), 0, now, now + ttl)
+        return await self._record(tables, pair, Identity("user", self.cluster, BREAK_GLASS), None)
 
     async def _record(
         self,

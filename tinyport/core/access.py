@@ -1,7 +1,8 @@
 """The access decision: is this certificate good, and may its user be that login on that node?
 
 Two ladders of named refusals, the last rung of each is no. Node and proxy climb the same ones. ``Grant`` is
-the proof that becoming somebody needs; only ``decide`` makes one.
+the proof that becoming somebody needs; only ``decide`` makes one, and for certificates made for the day when auth is
+gone, ``core.break_glass``.
 
 Who is told what: somebody whose roles could see the node is told the truth; anybody else reads "access denied".
 """
@@ -47,7 +48,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Grant:
-    """Proof that ``user`` may be ``login`` on one node. Made by ``decide`` alone. ``expires`` is in Unix seconds."""
+    """Proof that ``user`` may be ``login`` on one node. Made by ``decide`` and ``core.break_glass.judge`` alone.
+    ``expires`` is in Unix seconds."""
 
     user: str
     login: str
@@ -78,7 +80,7 @@ def judge_certificate(
     principals, option,
     source, revoked, role or locked.
     """
-    _check_signer(cert, policy, verified)
+    check_signer(cert, policy, verified)
     if cert.cert_type != c.USER:
         raise AccessDenied(STRANGER, detail="a host certificate was offered as a user's", code="kind")
     user = _user_of(cert, policy)
@@ -89,7 +91,7 @@ def judge_certificate(
     _check_options(cert, user, source)
     role_names = _texts(cert.json_extension(c.EXT_ROLES), "roles")
     roles = _roles(role_names, user, policy)
-    _check_locks(policy, now, {"user": {user}, "role": set(role_names)})
+    check_locks(policy, now, {"user": {user}, "role": set(role_names)})
     return Subject(
         user=user,
         role_names=role_names,
@@ -109,7 +111,7 @@ def decide(subject: Subject, *, login: str, node: NodeDocument, policy: Policy, 
             return AccessDenied(truth, detail=detail, code=code, hint=hint)
         return AccessDenied(STRANGER, detail=detail, code="denied")
 
-    _check_locks(policy, now, {"node": {node.uuid, node.name}, "login": {login}}, refuse)
+    check_locks(policy, now, {"node": {node.uuid, node.name}, "login": {login}}, refuse)
     if node.state != "active":
         raise refuse(f"node {node.name} is {node.state}", f"node state {node.state}", "quarantined")
     if login not in subject.logins:
@@ -164,7 +166,8 @@ def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:
     )
 
 
-def _check_signer(cert: Certificate, policy: Policy, verified: VerifiedCertificates | None) -> None:
+def check_signer(cert: Certificate, policy: Policy, verified: VerifiedCertificates | None) -> None:
+    """Did a user CA of the policy sign it? AccessDenied ``foreign`` when not."""
     if cert.ca_key not in policy.user_cas:
         detail = f"certificate {printable(cert.key_id, 60)} is signed by {c.fingerprint(cert.ca_key)}"
         raise AccessDenied(STRANGER, detail=f"{detail}, which is no user CA of {policy.cluster}", code="foreign")
@@ -274,7 +277,8 @@ def _roles(names: tuple[str, ...], user: str, policy: Policy) -> tuple[Role, ...
     return tuple(policy.roles[name] for name in names)
 
 
-def _check_locks(policy: Policy, now: float, targets: Mapping[str, set[str]], refuse: object = None) -> None:
+def check_locks(policy: Policy, now: float, targets: Mapping[str, set[str]], refuse: object = None) -> None:
+    """AccessDenied ``locked`` when an active lock names one of ``targets`` (kind → values)."""
     for lock in policy.locks:
         if lock.active(now) and any(lock.target.get(kind) in values for kind, values in targets.items()):
             raise _locked(lock, refuse)

@@ -60,6 +60,8 @@ CODES: dict[str, str] = {
     "lock.delete": "TLK01I",
     "config.update": "TCC01I",
     "certificate.issue": "TC000I",
+    "break_glass.issue": "TC003I",
+    "break_glass.use": "TC004W",
     "ca.rotate": "TC001I",
     "ca.compromised": "TC002W",
     "auth.backup": "TA001I",

@@ -26,7 +26,8 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _sign(ca: Ed25519Key, tbs: bytes) -> bytes:
+def sign(ca: Ed25519Key, tbs: bytes) -> bytes:
+    """What is to be signed, and the CA's signature after it: a certificate's blob."""
     return tbs + string(ca.sign(tbs))
 
 
@@ -75,7 +76,7 @@ def issue_user_certificate(
     for permit in permits:
         if permit in PERMIT_EXTENSIONS:
             extensions[PERMIT_EXTENSIONS[permit]] = None
-    return _sign(
+    return sign(
         ca,
         c.to_be_signed(
             public_key=public_key,
@@ -117,7 +118,7 @@ def issue_host_certificate(
     if not name or not uuid:
         raise OperatorError("a host certificate needs a name and a UUID")
     principals = [*host_principals(name, uuid, cluster), *extra_principals]
-    return _sign(
+    return sign(
         ca,
         c.to_be_signed(
             public_key=public_key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tinyport.core.access import Grant
+from tinyport.core.break_glass import is_break_glass
 from tinyport.core.certificate import Certificate, fingerprint, key_type_of, plain_type
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.events import event
@@ -54,6 +55,16 @@ class Audit:
         self._log.info(
             f"Accepted publickey for {login} from {peer[0]} port {peer[1]} ssh2: {describe_certificate(cert)}"
         )
+        if is_break_glass(cert):
+            self._log.warning("a break-glass certificate was used", login=login, serial=cert.serial)
+            self._event(
+                "break_glass.use",
+                user=grant.user,
+                login=login,
+                addr=_address(peer),
+                certificate_serial=cert.serial,
+                fingerprint=grant.fingerprint,
+            )
 
     def refused(self, cert: Certificate | None, login: str, peer: tuple[str, int], error: TinyportError) -> None:
         """Somebody may not. An event only when a CA of ours vouches for who it is: strangers must not fill the log."""

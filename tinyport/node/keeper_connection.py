@@ -16,6 +16,8 @@ from typing import Protocol
 
 from tinyport.core import certificate as c
 from tinyport.core.access import Grant, decide, judge_certificate
+from tinyport.core.break_glass import is_break_glass
+from tinyport.core.break_glass import judge as judge_break_glass
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.names import printable
@@ -301,6 +303,8 @@ class Connection:
             algorithm = _signature_algorithm(cert, request.algorithm)
             verify(cert.public_key, signed_data(self._session_id, request_bytes), signature, algorithm)
             grant = self._judge(cert, login)
+            if is_break_glass(cert):
+                self._documents.used_once.use(cert.serial)
         except TinyportError as error:
             raise self._refusal(cert, login, error, proof=True) from None
         self.grant, self._certificate = grant, cert
@@ -320,8 +324,14 @@ class Connection:
             policy = policy.for_who_is_here()
         now = self._documents.now()
         source, verified = self.endpoint.peer[0], self._documents.verified
-        subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
-        grant = decide(subject, login=login, node=node, policy=policy, now=now)
+        if is_break_glass(cert):
+            past = self._documents.known_past()
+            grant = judge_break_glass(
+                cert, login=login, policy=policy, node=node, past=past, now=now, verified=verified
+            )
+        else:
+            subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
+            grant = decide(subject, login=login, node=node, policy=policy, now=now)
         self._starter.account(grant)
         return grant
 

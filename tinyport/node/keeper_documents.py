@@ -22,6 +22,7 @@ from tinyport.core.verified import VerifiedCertificates
 from tinyport.host import identity_file
 from tinyport.host.files import read_limited, write_private
 from tinyport.host.logging_line import Log
+from tinyport.node.used_once import UsedOnce
 
 # JSON escapes at most double what we write ourselves; 64 KiB for the frame.
 MAX_FILE = 2 * MAX_DOCUMENT + 64 * 1024
@@ -81,6 +82,8 @@ class Documents:
         #: people's certificates; not held on the disk
         self.verified = VerifiedCertificates()
         self.node: NodeDocument | None = None
+        #: break-glass certificates that were used here
+        self.used_once = UsedOnce(os.path.join(os.path.dirname(paths["identity"]), "break-glass.used"))
         self._bodies: dict[str, Mapping[str, object]] = {}
         #: kind → what could not be written
         self._unsaved: dict[str, object] = {}
@@ -194,6 +197,11 @@ class Documents:
     def now(self) -> float:
         """Cluster time, Unix seconds."""
         return self._clock.now(time.time(), time.monotonic())
+
+    def known_past(self) -> float:
+        """The latest moment that is past for certain (Unix seconds): auth said so, now or once."""
+        issued = 0.0 if self.policy is None else self.policy.issued_at
+        return max(self._written_floor, issued, self.now() if self._clock.confirmed else 0.0)
 
     def confirm_time(self, signed: object, heard: object) -> None:
         """Auth's statement of the time, heard when the monotonic clock showed ``heard``. PeerError when it is none.
