@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,8 +149,6 @@ def test_of_many_at_once_one_gets_in(tmp_path: Path) -> None:
 
 
 def test_a_clock_of_any_year_keeps_nobody_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinyport.node import keeper_documents
-
     key = Ed25519Key.generate()
     # Valid until a year after NOW, on a board whose clock says 2100, and that last heard from auth in NOW.
     desk.documents.policy = None
@@ -158,7 +157,7 @@ def test_a_clock_of_any_year_keeps_nobody_out(desk: Desk, monkeypatch: pytest.Mo
     desk.documents._bodies.clear()
     desk.documents._written_floor = 0.0
     desk.documents.install(desk.authority.policy(issued_at=NOW), write=False)
-    monkeypatch.setattr(keeper_documents.time, "time", lambda: 4_102_444_800.0)
+    monkeypatch.setattr(time, "time", lambda: 4_102_444_800.0)
     assert enter(desk, certificate(desk, key, ttl=366 * 86400), key) == "in"
     desk.documents._written_floor = NOW + 2 * 366 * 86400
     assert "expired" in enter(desk, certificate(desk, key, serial=5, ttl=366 * 86400), key)
