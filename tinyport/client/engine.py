@@ -58,9 +58,26 @@ class _Way:
         connection = factory()
         # The judgement of the host key is ours wholly; asyncssh's own would look at time.time() and at names only.
         connection.validate_server_host_key = self._judge
+        connection._packet_handlers = {**connection._packet_handlers, **_patient(connection)}
         transport = SocketTransport(asyncio.get_running_loop(), self._dialled.socket, connection, self._dialled.early)
         transport.start()
         return transport, connection
+
+
+def _patient(connection: Any) -> dict[int, Any]:
+    """Handlers for the answers to global requests that let whoever asked hear them before the next packet is read.
+
+    asyncssh notes a remote listener a turn of the loop after the answer; what somebody connected in the meantime would
+    be refused as a listener's that nobody asked for.
+    """
+    from asyncssh.constants import MSG_REQUEST_FAILURE, MSG_REQUEST_SUCCESS
+
+    def answered(itself: Any, kind: int, number: int, packet: Any) -> Any:
+        handlers[kind](itself, kind, number, packet)
+        return asyncio.sleep(0)
+
+    handlers = {kind: connection._packet_handlers[kind] for kind in (MSG_REQUEST_SUCCESS, MSG_REQUEST_FAILURE)}
+    return dict.fromkeys(handlers, answered)
 
 
 def _judge_for(

@@ -75,7 +75,8 @@ class Worker:
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None and operation == "accepted":
                 taken, descriptors = descriptors, []
-                connection.accepted(message, taken)
+                # After whoever waits for the answer that announced the listener, which came before this.
+                self._loop.call_soon(connection.accepted, message, taken)
             elif connection is not None:
                 connection.unlistened(message)
         elif operation == "leave":

@@ -1,0 +1,96 @@
+"""What a user certificate says in extensions and options of ours, read once; ``core.access`` judges it.
+
+A certificate does not change, so neither does this. What cannot be read is None, which is not the same as absent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tinyport.core import certificate as c
+from tinyport.core.issue import PERMIT_EXTENSIONS
+
+FORCE_COMMAND = "force-command"
+SOURCE_ADDRESS = "source-address"
+#: critical options that we obey (PROTOCOL.certkeys); any other one is a refusal
+_KNOWN_OPTIONS = frozenset((FORCE_COMMAND, SOURCE_ADDRESS))
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class Claims:
+    """``issued_at`` in Unix seconds; ``sources``: None for any address, () for none."""
+
+    user: str | None
+    cluster: str | None
+    route: str | None
+    issued_at: int | None
+    role_names: tuple[str, ...] | None
+    traits: Mapping[str, tuple[str, ...]] | None
+    unknown_options: tuple[str, ...]
+    sources: tuple[Network, ...] | None
+    source_text: str
+    force_command: str | None
+    #: permits that PROTOCOL.certkeys has a flag for, which the certificate does not have
+    withheld: frozenset[str]
+    #: UUIDs of nodes for which a one-time code was shown when the certificate was made
+    second_factor: frozenset[str]
+    fingerprint: str
+
+
+def read_claims(cert: c.Certificate) -> Claims:
+    """PeerError when an extension or option of ours is malformed."""
+    issued = cert.text_extension(c.EXT_ISSUED_AT)
+    source_text = cert.text_option(SOURCE_ADDRESS)
+    return Claims(
+        user=cert.text_extension(c.EXT_USER),
+        cluster=cert.text_extension(c.EXT_CLUSTER),
+        route=cert.text_extension(c.EXT_ROUTE),
+        issued_at=int(issued[:19]) if issued is not None and issued.isascii() and issued.isdigit() else None,
+        role_names=_texts(cert.json_extension(c.EXT_ROLES)),
+        traits=_traits(cert.json_extension(c.EXT_TRAITS)),
+        unknown_options=tuple(name for name in cert.critical_options if name not in _KNOWN_OPTIONS),
+        sources=None if source_text is None else _networks(source_text),
+        source_text=source_text or "",
+        force_command=cert.text_option(FORCE_COMMAND),
+        withheld=frozenset(permit for permit, flag in PERMIT_EXTENSIONS.items() if flag not in cert.extensions),
+        second_factor=_second_factor(cert.json_extension(c.EXT_SECOND_FACTOR)),
+        fingerprint=c.fingerprint(cert.public_key),
+    )
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return None
+    return tuple(value)
+
+
+def _traits(value: object) -> Mapping[str, tuple[str, ...]] | None:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return None
+    found: dict[str, tuple[str, ...]] = {}
+    for name, values in value.items():
+        texts = _texts(values)
+        if texts is None:
+            return None
+        found[name] = texts
+    return found
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """PROTOCOL.certkeys: a comma-separated list of addresses in CIDR form. What cannot be read allows nothing."""
+    try:
+        return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(","))
+    except ValueError:
+        return ()
+
+
+def _second_factor(value: object) -> frozenset[str]:
+    """What cannot be read is none."""
+    nodes = value.get("nodes") if isinstance(value, dict) else None
+    return frozenset(node for node in nodes if isinstance(node, str)) if isinstance(nodes, list) else frozenset()
