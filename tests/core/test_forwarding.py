@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.core.test_access import ROLES, certificate, judge
 from tinyport.core.access import decide
+from tinyport.core.claims import read_claims
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.forwarding import EVERYTHING, NOTHING, ForwardRule, merge, parse_forwarding
-from tinyport.core.roles import forwarding, parse_role, permits, role_document
+from tinyport.core.rights import forwarding, permits
+from tinyport.core.roles import parse_role, role_document
 
 RULE = parse_forwarding(
     {
@@ -170,7 +174,8 @@ def test_the_grant_carries_it_and_the_certificate_may_withhold_it() -> None:
     subject = judge(certificate(["access", "db"]), roles=roles)
     granted = decide(subject, login="pi", node=NODE, policy=policy(roles=roles), now=NOW)
     assert granted.forwarding == ForwardRule(("db:5432",))
-    del subject.certificate.extensions["permit-port-forwarding"]  # type: ignore[attr-defined]
-    granted = decide(subject, login="pi", node=NODE, policy=policy(roles=roles), now=NOW)
+    bare = {name: value for name, value in subject.certificate.extensions.items() if name != "permit-port-forwarding"}
+    claims = read_claims(replace(subject.certificate, extensions=bare))
+    granted = decide(replace(subject, claims=claims), login="pi", node=NODE, policy=policy(roles=roles), now=NOW)
     assert granted.forwarding == NOTHING
     assert "port_forwarding" not in granted.permits

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tinyport.core.errors import ConfigError
-from tinyport.core.roles import Role, parse_role, permits, role_document, sftp_terms
+from tinyport.core.rights import permits, sftp_terms
+from tinyport.core.roles import Role, parse_role, role_document
 from tinyport.core.sftp_terms import SftpTerms
 
 TRAITS = {"site": ["berlin"], "sites": ["berlin", "paris"], "evil": [".."], "slash": ["a/b"], "odd": ["a\nb"]}

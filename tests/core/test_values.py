@@ -16,7 +16,8 @@ from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.events import CODES, event
 from tinyport.core.identity import Identity, from_peer_certificate, parse_uri
 from tinyport.core.policy import newer, open_document, sign_document
-from tinyport.core.roles import BUILTIN_ROLES, allowed_logins, may, parse_role, permits, role_document
+from tinyport.core.rights import allowed_logins, may, permits
+from tinyport.core.roles import BUILTIN_ROLES, parse_role, role_document
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.sshwire import Reader
 from tinyport.core.transcript import exchange_hash, parse_transcript

@@ -16,7 +16,8 @@ from tinyport.auth.tls_certificates import Request
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import AccessDenied
 from tinyport.core.names import printable
-from tinyport.core.roles import Role, allowed_logins, login_extension, max_session_ttl, permits
+from tinyport.core.rights import allowed_logins, login_extension, max_session_ttl, permits
+from tinyport.core.roles import Role
 
 LOGIN_LIFE = 12 * 3600
 SHORTEST_LIFE = 60

@@ -13,7 +13,6 @@ from tinyport.auth.web import Answer, Call
 from tinyport.core import labels
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_label, is_uuid, printable
-from tinyport.core.roles import can_see
 
 MAX_SELECTORS = 16
 
@@ -54,11 +53,10 @@ def _visible(caller: Caller, node: NodeRow) -> bool:
 
     Because a role selects it, or by the rule to read nodes; a role that denies the node hides it from both.
     """
-    if caller.kind == LOCAL or can_see(caller.roles, caller.name, caller.traits, node.labels):
+    if caller.kind == LOCAL:
         return True
-    if not caller.may("nodes", "read"):
-        return False
-    return not any(not role.deny.logins and labels.matches(role.deny.node_labels, node.labels) for role in caller.roles)
+    there = caller.rights.on(node.labels)
+    return there.seen or (caller.may("nodes", "read") and not there.hidden)
 
 
 def _searchable(node: NodeRow) -> dict[str, str]:

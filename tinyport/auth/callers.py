@@ -6,13 +6,15 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tinyport.auth.refusals import login_required, refuse_locked
 from tinyport.auth.service import Service
 from tinyport.auth.tls_certificates import BACKDATE, Leaf, read_leaf
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError
-from tinyport.core.roles import Role, may
+from tinyport.core.rights import Rights, may
+from tinyport.core.roles import Role
 
 ANYONE, NODE, PROXY, USER, LOCAL = "anyone", "node", "proxy", "user", "local"
 
@@ -29,6 +31,11 @@ class Caller:
     roles: tuple[Role, ...] = ()
     traits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     leaf: Leaf | None = None
+
+    @cached_property
+    def rights(self) -> Rights:
+        """What a user's roles come to."""
+        return Rights(self.roles, self.name, self.traits)
 
     def may(self, resource: str, verb: str) -> bool:
         """Does a rule allow it? ``local`` is whoever can read the database anyway."""

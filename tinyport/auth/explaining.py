@@ -17,7 +17,8 @@ from tinyport.core.errors import AccessDenied, TinyportError
 from tinyport.core.issue import issue_user_certificate
 from tinyport.core.names import is_uuid
 from tinyport.core.policy import Policy
-from tinyport.core.roles import Role, allowed_logins, permits, role_allows, role_denies, sftp_terms
+from tinyport.core.rights import Rights, allowed_logins, permits, sftp_terms
+from tinyport.core.roles import Role
 from tinyport.core.sftp_terms import UNBOUND
 from tinyport.core.signatures import Ed25519Key
 
@@ -62,9 +63,10 @@ async def explain_access(service: Service, user_name: str, login: str, target: s
 
 
 def _role_step(role: Role, user: UserRow, login: str, node: NodeRow) -> str:
-    if role_denies(role, login, user.name, user.traits, node.labels):
+    alone = Rights([role], user.name, user.traits).on(node.labels)
+    if alone.denying(login) is not None:
         return f"role {role.name} denies {login} on {node.name}"
-    if role_allows(role, login, user.name, user.traits, node.labels):
+    if alone.allowing(login) is not None:
         return f"role {role.name} allows {login} on {node.name}"
     return f"role {role.name} says nothing about {login} on {node.name}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tinyport.auth.policy_issuer import node_document
 from tinyport.auth.service import Service
@@ -17,7 +18,8 @@ from tinyport.core.access import STRANGER, Subject, decide
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import is_uuid, printable
-from tinyport.core.roles import Role, can_see
+from tinyport.core.rights import Rights
+from tinyport.core.roles import Role
 
 #: an ambiguous name lists this many
 MAX_CANDIDATES = 20
@@ -31,10 +33,15 @@ class Viewer:
     roles: tuple[Role, ...]
     traits: Mapping[str, tuple[str, ...]]
 
+    @cached_property
+    def rights(self) -> Rights:
+        """What the roles come to."""
+        return Rights(self.roles, self.user, self.traits)
+
 
 def sees(subject: Subject | Viewer, node: NodeRow) -> bool:
     """Could one of the user's roles see this node?"""
-    return can_see(subject.roles, subject.user, subject.traits, node.labels)
+    return subject.rights.on(node.labels).seen
 
 
 def sees_everything(subject: Subject | Viewer) -> bool:

@@ -96,7 +96,7 @@ def judge(
         raise AccessDenied(f"this break-glass certificate is not for {node.name}", code="denied")
     if past >= cert.valid_before:
         raise AccessDenied("this break-glass certificate has expired", code="expired")
-    check_locks(policy, now, {"user": {USER}, "node": {node.uuid, node.name}, "login": {login}})
+    check_locks(policy, now, (("user", USER), ("node", node.uuid), ("node", node.name), ("login", login)))
     if node.state != "active":
         raise AccessDenied(f"node {node.name} is {node.state}", code="quarantined")
     if login not in cert.principals:

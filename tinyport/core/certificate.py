@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinyport.core.errors import PeerError
-from tinyport.core.sshwire import Reader, string, uint32, uint64
+from tinyport.core.sshwire import Reader, string, strings, uint32, uint64
 
 USER = 1
 HOST = 2
@@ -24,6 +24,7 @@ MAX_BLOB = 64 * 1024
 # PROTOCOL.certkeys gives no limit; OpenSSH stops at 256 principals (SSHKEY_CERT_MAX_PRINCIPALS).
 MAX_PRINCIPALS = 256
 MAX_OPTIONS = 64
+_JSON = json.JSONDecoder()
 
 DOMAIN = "tinyport.dev"
 EXT_CLUSTER = f"cluster@{DOMAIN}"
@@ -145,7 +146,7 @@ class Certificate:
         if text is None:
             return None
         try:
-            value: object = json.loads(text)
+            value: object = _JSON.decode(text)
         except (ValueError, RecursionError):
             raise PeerError(f"malformed certificate: extension {name} is not JSON") from None
         return value
@@ -155,32 +156,40 @@ def _text(options: Mapping[str, bytes], name: str) -> str | None:
     data = options.get(name)
     if data is None:
         return None
-    reader = Reader(data, f"certificate option {name}")
-    value = reader.text()
-    reader.end()
-    return value
+    what = f"certificate option {name}"
+    if len(data) < 4 or int.from_bytes(data[:4], "big") != len(data) - 4:
+        raise PeerError(f"malformed {what}: it is not one string")
+    return _decoded(data[4:], what)
+
+
+def _decoded(data: bytes, what: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PeerError(f"malformed {what}: text that is not UTF-8") from None
 
 
 def _principals(data: bytes) -> tuple[str, ...]:
-    reader = Reader(data, "certificate principals")
-    names: list[str] = []
-    while not reader.at_end():
-        if len(names) == MAX_PRINCIPALS:
-            raise PeerError(f"certificate with more than {MAX_PRINCIPALS} principals")
-        names.append(reader.text(256))
-    return tuple(names)
+    what = "certificate principals"
+    names = strings(data, what, 256)
+    if len(names) > MAX_PRINCIPALS:
+        raise PeerError(f"certificate with more than {MAX_PRINCIPALS} principals")
+    return tuple(_decoded(name, what) for name in names)
 
 
 def _options(data: bytes, what: str) -> dict[str, bytes]:
-    reader = Reader(data, f"certificate {what}")
+    what = f"certificate {what}"
+    pairs = strings(data, what)
     options: dict[str, bytes] = {}
-    while not reader.at_end():
-        name = reader.text(256)
+    for at in range(0, len(pairs) - 1, 2):
+        name = _decoded(pairs[at], what)
         # PROTOCOL.certkeys: options are lexically ordered and no name appears twice. An order that a signer did not
         # keep is no danger; a name that appears twice is (two readers could obey different ones).
-        if name in options or len(options) == MAX_OPTIONS:
-            raise PeerError(f"malformed certificate: {what} repeat {name!r:.60} or are too many")
-        options[name] = reader.string(MAX_BLOB)
+        if name in options or len(options) == MAX_OPTIONS or len(pairs[at]) > 256:
+            raise PeerError(f"malformed {what}: {name!r:.60} is repeated or too long, or they are too many")
+        options[name] = pairs[at + 1]
+    if len(pairs) % 2:
+        raise PeerError(f"malformed {what}: it ends too early")
     return options
 
 

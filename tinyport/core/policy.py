@@ -7,6 +7,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import ConfigError, PeerError
@@ -112,6 +113,15 @@ class Policy:
     renew_before: float = 0.0
     renew_within: float = 0.0
 
+    @cached_property
+    def locks_on(self) -> Mapping[tuple[str, str], tuple[Lock, ...]]:
+        """(kind, value) → the locks that name it, so that a decision does not look at every lock."""
+        found: dict[tuple[str, str], tuple[Lock, ...]] = {}
+        for lock in self.locks:
+            for target in lock.target.items():
+                found[target] = (*found.get(target, ()), lock)
+        return found
+
     @property
     def renewal(self) -> list[float]:
         """[before, within] of ``renew``, as monitor and link pass it on."""
@@ -163,6 +173,10 @@ class NodeDocument:
     name: str
     labels: Mapping[str, str]
     state: str
+
+    @cached_property
+    def label_items(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.labels.items())
 
     @classmethod
     def parse(cls, body: Mapping[str, object]) -> NodeDocument:

@@ -1,24 +1,17 @@
-"""Roles: what a user may do, parsed from documents and merged.
-
-The merge is a table: permissions are the union of what any role allows, less what any role denies; of limits the
-tightest counts; an option that is absent denies what it would permit, but for the four that every SSH user expects
-(``_DEFAULT_PERMITS``), which a role takes away by saying ``false``. ``port_forwarding`` may say more than that, see
-``core.forwarding``. Order of roles never matters.
-"""
+"""Roles: what a user may do, as documents that are parsed and checked. ``core.rights`` says what several come to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tinyport.core import labels as label_rules
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import ConfigError, PeerError
-from tinyport.core.forwarding import ForwardRule, merge, parse_forwarding
+from tinyport.core.forwarding import parse_forwarding
 from tinyport.core.names import check_login, check_role, printable
-from tinyport.core.role_templates import template_source, values_of
-from tinyport.core.sftp_terms import READ_ONLY, SftpTerms, check_root, check_sftp
-from tinyport.core.sftp_terms import merge as merge_sftp
+from tinyport.core.role_templates import template_source
+from tinyport.core.sftp_terms import check_root, check_sftp
 
 RESOURCES = frozenset(
     (
@@ -46,7 +39,6 @@ PERMIT_OPTIONS = {
     "forward_agent": "agent",
     "x11": "x11",
 }
-_DEFAULT_PERMITS = frozenset(("pty", "exec", "sftp", "port_forwarding"))
 #: options that are durations, and the shortest that makes sense, in seconds
 _DURATIONS = {"max_session_ttl": 60, "extend_login": 60}
 #: options with rules of their own, which say what is wrong with a value
@@ -273,154 +265,3 @@ def role_document(role: Role) -> dict[str, object]:
     if role.options:
         document["options"] = dict(role.options)
     return document
-
-
-# ---------------------------------------------------------------------------- what several roles come to
-
-
-def _expand(values: Iterable[str], user: str, traits: Mapping[str, Sequence[str]]) -> set[str]:
-    """Logins with their templates filled in. A template without a value gives nothing; a bad login is left out."""
-    found: set[str] = set()
-    for value in values:
-        if not value.startswith("{{"):
-            found.add(value)
-            continue
-        for candidate in values_of(value, user, traits):
-            try:
-                found.add(check_login(candidate))
-            except PeerError:
-                # A trait is not the administrator's text: what is no login is not one here, and must not
-                # become the wildcard either.
-                continue
-    return found
-
-
-def allowed_logins(roles: Iterable[Role], user: str, traits: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every login that some role allows and none denies on all nodes; what goes into a certificate as principals.
-
-    A role's ``*`` stands for "any login" in a decision on a node, but a certificate must name its logins: the
-    wildcard is left out.
-    """
-    roles = list(roles)
-    allowed: set[str] = set()
-    denied: set[str] = set()
-    for role in roles:
-        allowed |= _expand(role.allow.logins, user, traits)
-        if not role.deny.node_labels:
-            denied |= _expand(role.deny.logins, user, traits)
-    if "*" in denied:
-        return []
-    return sorted(allowed - denied - {"*"})
-
-
-def role_allows(
-    role: Role, login: str, user: str, traits: Mapping[str, Sequence[str]], labels: Mapping[str, str]
-) -> bool:
-    """Does this one role let the user be ``login`` on a node with these labels?"""
-    logins = _expand(role.allow.logins, user, traits)
-    return (login in logins or "*" in logins) and label_rules.matches(role.allow.node_labels, labels)
-
-
-def role_denies(
-    role: Role, login: str, user: str, traits: Mapping[str, Sequence[str]], labels: Mapping[str, str]
-) -> bool:
-    """Does this one role forbid it? A deny with labels and no logins denies the nodes, with logins and no labels the
-    logins everywhere, with both only the two together."""
-    deny = role.deny
-    if not deny.logins and not deny.node_labels:
-        return False
-    logins = _expand(deny.logins, user, traits)
-    login_hit = not deny.logins or login in logins or "*" in logins
-    labels_hit = not deny.node_labels or label_rules.matches(deny.node_labels, labels)
-    return login_hit and labels_hit
-
-
-def can_see(
-    roles: Iterable[Role], user: str, traits: Mapping[str, Sequence[str]], node_labels: Mapping[str, str]
-) -> bool:
-    """May the user know that a node with these labels exists? True when a role selects it and none denies it whole."""
-    roles = list(roles)
-    if any(not r.deny.logins and label_rules.matches(r.deny.node_labels, node_labels) for r in roles):
-        return False
-    return any(label_rules.matches(r.allow.node_labels, node_labels) for r in roles)
-
-
-def permits(roles: Iterable[Role]) -> frozenset[str]:
-    """What sessions may do: the union of what roles permit, less what any role forbids by ``false``.
-
-    A role that confines file transfer to a folder gives nothing else unless it says so: a shell sees everything.
-    """
-    roles = list(roles)
-    granted: set[str] = set()
-    refused: set[str] = set()
-    for role in roles:
-        for option, permit in PERMIT_OPTIONS.items():
-            value = role.options.get(option)
-            expected = permit in _DEFAULT_PERMITS and (permit == "sftp" or "sftp_root" not in role.options)
-            if value is True or (value is None and expected) or (permit == "sftp" and value == READ_ONLY):
-                granted.add(permit)
-            elif value is False:
-                refused.add(permit)
-    if forwarding(roles):
-        granted.add("port_forwarding")
-    else:
-        refused.add("port_forwarding")
-    return frozenset(granted - refused)
-
-
-def forwarding(roles: Iterable[Role]) -> ForwardRule:
-    """What may be forwarded: ``core.forwarding.merge`` of what the roles say. Without roles: nothing."""
-    said = [
-        parse_forwarding(role.options["port_forwarding"]) if "port_forwarding" in role.options else None
-        for role in roles
-        # Confined to a folder, it gives nothing by saying nothing.
-        if "port_forwarding" in role.options or "sftp_root" not in role.options
-    ]
-    return merge(said) if said else ForwardRule()
-
-
-def sftp_terms(roles: Iterable[Role], user: str, traits: Mapping[str, Sequence[str]]) -> SftpTerms:
-    """How files may be moved, where ``sftp`` is among the permits: ``core.sftp_terms.merge`` of what the roles say."""
-    return merge_sftp([role.options for role in roles], user, traits)
-
-
-def max_session_ttl(roles: Iterable[Role]) -> int | None:
-    """The shortest of the roles' longest certificate lives, in seconds; None when no role says one."""
-    limits = [
-        parse_duration(str(role.options["max_session_ttl"])) for role in roles if "max_session_ttl" in role.options
-    ]
-    return min(limits) if limits else None
-
-
-def login_extension(roles: Iterable[Role]) -> int | None:
-    """For how many seconds after a password a login may be extended without one; None, when a role does not let it."""
-    limits = [role.options.get("extend_login") for role in roles]
-    if not limits or None in limits:
-        return None
-    return min(parse_duration(str(limit)) for limit in limits)
-
-
-def requires_mfa(roles: Iterable[Role]) -> bool:
-    """Does a role ask for a one-time code for each session?"""
-    return any(role.options.get("require_mfa") is True for role in roles)
-
-
-def _rule_hits(rules: Iterable[Rule], resource: str, verb: str) -> bool:
-    return any(
-        (resource in rule.resources or "*" in rule.resources) and (verb in rule.verbs or "*" in rule.verbs)
-        for rule in rules
-    )
-
-
-def may(roles: Iterable[Role], resource: str, verb: str) -> bool:
-    """May somebody with these roles do this with the auth API? A deny anywhere wins."""
-    roles = list(roles)
-    if any(_rule_hits(role.deny.rules, resource, verb) for role in roles):
-        return False
-    return any(_rule_hits(role.allow.rules, resource, verb) for role in roles)
-
-
-def describe_ttl(role: Role) -> str:
-    """The role's longest certificate life as text, for tables."""
-    limit = max_session_ttl([role])
-    return format_duration(limit) if limit is not None else "-"

@@ -16,7 +16,6 @@ from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, OperatorError, Unavailable
 from tinyport.core.labels import WILDCARD
 from tinyport.core.policy import NodeDocument
-from tinyport.core.roles import can_see
 from tinyport.host.logging_line import Log
 from tinyport.proxy.authlink import AuthLink
 from tinyport.proxy.knowledge import Knowledge
@@ -139,7 +138,7 @@ class Gatekeeper:
         """Our own answer, from the signed documents."""
 
         def visible(node: NodeDocument) -> bool:
-            return can_see(subject.roles, subject.user, subject.traits, node.labels)
+            return subject.rights.on(node.labels, node.label_items).seen
 
         node = self._knowledge.locate(target, visible, sees_all=_sees_all(subject))
         self._judge_node(subject, node, login)
