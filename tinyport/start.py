@@ -70,6 +70,20 @@ def restore_auth(data_dir: Path, backup: Path, now: float) -> Restored:
     return restore(data_dir, backup, now)
 
 
+def encrypt_auth_keys(data_dir: Path, passphrase: str, current: str | None) -> int:
+    """``tctl auth encrypt-keys``: see ``auth.store_sealing``."""
+    from tinyport.auth.store_sealing import encrypt_keys
+
+    return encrypt_keys(data_dir, passphrase, current)
+
+
+def decrypt_auth_keys(data_dir: Path, current: str) -> int:
+    """``tctl auth decrypt-keys``: see ``auth.store_sealing``."""
+    from tinyport.auth.store_sealing import decrypt_keys
+
+    return decrypt_keys(data_dir, current)
+
+
 def _run_auth(config: Config, say: Say) -> int:
     from tinyport.auth.server import run
     from tinyport.auth.settings import AuditSinks, AuthAddresses, AuthSettings, StaticToken
@@ -90,6 +104,7 @@ def _run_auth(config: Config, say: Say) -> int:
             file=None if config.auth.audit_file is None else Path(config.auth.audit_file),
             syslog=config.auth.audit_syslog,
         ),
+        key_passphrase=config.auth.key_passphrase,
     )
     return run(settings, ready)
 

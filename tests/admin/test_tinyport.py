@@ -264,3 +264,18 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_version(tinyport: Any) -> None:
     assert tinyport("version", "--format", "json").json["version"] == tinyport("version").out.split()[1]
+
+
+def test_a_passphrase_may_be_a_credential_of_systemds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path = tmp_path / "tinyport.key-passphrase"
+    path.write_text("words and words\n")
+    found = with_credential({"auth": {"cluster_name": "farm"}})
+    assert found["auth"] == {"cluster_name": "farm", "key_passphrase": {"path": str(path)}}
+    assert config_file.check(found, "t.toml").auth.key_passphrase == "words and words"
+    # It is auth's alone: without that section nobody is told of it.
+    assert with_credential({"node": {}}) == {"node": {}}
+    named = {"auth": {"key_passphrase": {"path": "/elsewhere"}}}
+    assert with_credential(named) == named
+    with pytest.raises(ConfigError, match=r"must be \{ path"):
+        config_file.check({"auth": {"cluster_name": "farm", "key_passphrase": "in the file itself"}}, "t.toml")

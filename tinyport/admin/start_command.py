@@ -17,8 +17,8 @@ from tinyport.host.console import UsageError
 from tinyport.host.sd_notify import notify
 
 ROLES = ("auth", "proxy", "node")
-#: what the token is called among systemd's credentials
-CREDENTIAL = "tinyport.token"
+#: what is called how among systemd's credentials: credential → section and key that it stands for
+CREDENTIALS = {"tinyport.token": ("tinyport", "token"), "tinyport.key-passphrase": ("auth", "key_passphrase")}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,14 +93,16 @@ def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[st
 
 
 def with_credential(document: dict[str, Any]) -> dict[str, Any]:
-    """``document`` with the token that systemd holds for this service (systemd.exec(5), LoadCredential=), when the file
-    and the command line name none.
+    """``document`` with the secrets that systemd holds for this service (systemd.exec(5), LoadCredential=), where the
+    file and the command line name none. One for a role that the file does not have is nobody's.
     """
-    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), CREDENTIAL)
-    general = document.get("tinyport", {})
-    if not isinstance(general, Mapping) or "token" in general or not os.path.isfile(path):
-        return document
-    return {**document, "tinyport": {**general, "token": {"path": path}}}
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")
+    for credential, (name, key) in CREDENTIALS.items():
+        path = os.path.join(folder, credential)
+        section = document.get(name, {} if name == "tinyport" else None)
+        if isinstance(section, Mapping) and key not in section and os.path.isfile(path):
+            document = {**document, name: {**section, key: {"path": path}}}
+    return document
 
 
 def _is_file(text: str) -> bool:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tinyport.admin import tctl_break_glass, tctl_rotate
+from tinyport.admin import tctl_break_glass, tctl_keys, tctl_rotate
 from tinyport.admin.answers import body, duration, rows
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.key_files import write_key_files
@@ -57,6 +57,7 @@ def add_commands(parser: CommandLine) -> None:
     sign.add_argument("--format", choices=("file", "openssh"), default="file", help="file: for tsh -i (default)")
     sign.add_argument("--ttl", metavar="12h", help="default 12h; with --break-glass 366d")
     tctl_rotate.add_command(auth)
+    tctl_keys.add_commands(auth)
 
 
 def _export(args: argparse.Namespace) -> int:

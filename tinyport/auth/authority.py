@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tinyport.auth.key_ring import POLICY, SSH_TYPES, KeyRing, load_ring
+from tinyport.auth.sealing import META as SEAL
+from tinyport.auth.sealing import Seal, open_seal
 from tinyport.auth.store import Store, Tables, WriteTables
 from tinyport.auth.store_authorities import ACTIVE, AuthorityRow
 from tinyport.auth.store_nodes import NodeRow
@@ -72,11 +74,14 @@ class IssuedPair:
 class Authority:
     """Made by ``open_authority``. Holds every private key of the cluster."""
 
-    def __init__(self, cluster: str, server_id: str, clock: Callable[[], float], ring: KeyRing) -> None:
+    def __init__(
+        self, cluster: str, server_id: str, clock: Callable[[], float], ring: KeyRing, seal: Seal | None
+    ) -> None:
         self.cluster = cluster
         self._server_id = server_id
         self._clock = clock
         self.ring = ring
+        self._seal = seal
         self._own = ring.own()
         #: certificates of machines from before (Unix seconds) are to be renewed
         self.renew_before = 0
@@ -85,11 +90,15 @@ class Authority:
 
     async def reload(self, tables: Tables) -> None:
         """Take up the keys that the store has now. OperatorError when they cannot be used."""
-        ring = await _ring(tables)
+        ring = await _ring(tables, self._seal)
         before = await tables.cluster.meta("renew_before")
         successions = newest(await tables.authorities.successions())
         self.ring, self._own, self.successions = ring, ring.own(), successions
         self.renew_before = int(before or 0)
+
+    def kept(self, row: AuthorityRow) -> AuthorityRow:
+        """A new key as it goes into the store: encrypted, if the others are."""
+        return row if self._seal is None else self._seal.close(row)
 
     # ---------------------------------------------------------------- what everybody may know
 
@@ -372,16 +381,18 @@ def new_authorities(cluster: str, now: float) -> list[AuthorityRow]:
     return [new_key(type, cluster, now) for type in (*SSH_TYPES, POLICY, "tls")]
 
 
-async def open_authority(store: Store, clock: Callable[[], float]) -> Authority:
-    """The authority of an initialised store."""
+async def open_authority(store: Store, clock: Callable[[], float], passphrase: str | None = None) -> Authority:
+    """The authority of an initialised store. ``passphrase``: what its keys are encrypted with, if they are."""
     cluster = await store.read.cluster.meta("cluster")
     server_id = await store.read.cluster.meta("server_id")
     if cluster is None or server_id is None:
         raise OperatorError("the store is not initialised", hint="restore a backup")
-    authority = Authority(cluster, server_id, clock, await _ring(store.read))
+    wrapped = await store.read.cluster.meta(SEAL)
+    seal = None if wrapped is None else open_seal(wrapped, passphrase)
+    authority = Authority(cluster, server_id, clock, await _ring(store.read, seal), seal)
     await authority.reload(store.read)
     return authority
 
 
-async def _ring(tables: Tables) -> KeyRing:
-    return load_ring(await tables.authorities.all(), await tables.authorities.rotations())
+async def _ring(tables: Tables, seal: Seal | None) -> KeyRing:
+    return load_ring(await tables.authorities.all(), await tables.authorities.rotations(), seal)

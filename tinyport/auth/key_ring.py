@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tinyport.auth.sealing import Seal
 from tinyport.auth.store_authorities import ACTIVE, NEW, AuthorityRow
 from tinyport.auth.tls_certificates import TlsAuthority, load_authority
 from tinyport.core.certificate import parse_public_line
@@ -59,9 +60,10 @@ class KeyRing:
         return {parse_public_line(row.public) for (type, _), row in self.rows.items() if type != "tls"}
 
 
-def load_ring(rows: Sequence[AuthorityRow], rotations: Mapping[str, Rotation]) -> KeyRing:
-    """The ring of the store's rows. OperatorError when a key is missing or damaged."""
-    held = {(row.type, row.state): row for row in rows}
+def load_ring(rows: Sequence[AuthorityRow], rotations: Mapping[str, Rotation], seal: Seal | None = None) -> KeyRing:
+    """The ring of the store's rows. ``seal``: what the private keys are encrypted with. OperatorError when a key is
+    missing or damaged."""
+    held = {(row.type, row.state): row if seal is None else seal.open(row) for row in rows}
     missing = [type for type in (*SSH_TYPES, POLICY, "tls") if (type, ACTIVE) not in held]
     # A phase in which the new key signs, and no new key: signing with the old one would be worse than not starting.
     missing += [f"new {name}" for name, one in rotations.items() if one.phase != STANDBY and (name, NEW) not in held]

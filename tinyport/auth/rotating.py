@@ -50,7 +50,7 @@ async def _step(service: Service, tables: WriteTables, type: str, phase: str, gr
     before = (await tables.authorities.rotations()).get(type) or Rotation(type)
     after, action = r.step(before, phase, now, grace)
     if action == "make":
-        await tables.authorities.add(new_key(type, service.cluster, now, NEW), now)
+        await tables.authorities.add(service.authority.kept(new_key(type, service.cluster, now, NEW)), now)
     elif action == "take":
         await tables.authorities.retire(type, service.authority.ring.rows[type, ACTIVE].public, now)
         await tables.authorities.take_new(type)
@@ -160,7 +160,7 @@ async def replace_everything(service: Service, *, by: str) -> Mapping[str, Colle
             for row in await tables.authorities.all():
                 await tables.authorities.drop(row.type, row.state)
             for row in fresh:
-                await tables.authorities.add(row, now)
+                await tables.authorities.add(service.authority.kept(row), now)
             for type in r.TYPES:
                 await tables.authorities.put_rotation(Rotation(type, r.STANDBY, now, now))
                 await tables.authorities.forget_retired(type)

@@ -15,6 +15,8 @@ from tinyport.auth.limiter import FailureLimiter
 from tinyport.auth.passwords import Passwords
 from tinyport.auth.policy_issuer import PolicyIssuer
 from tinyport.auth.presence import Presence
+from tinyport.auth.sealing import META as SEAL
+from tinyport.auth.sealing import new_seal
 from tinyport.auth.settings import AuthSettings
 from tinyport.auth.store import Store, open_store
 from tinyport.auth.watchers import Watchers
@@ -97,13 +99,15 @@ async def open_service(settings: AuthSettings) -> Service:
     store = await open_store(settings.data_dir, settings.clock())
     try:
         await _initialise(store, settings)
-        authority = await open_authority(store, settings.clock)
+        authority = await open_authority(store, settings.clock, settings.key_passphrase)
         watchers = Watchers()
         issuer = PolicyIssuer(authority, watchers, settings.clock)
         await issuer.load(store)
     except BaseException:
         await store.close()
         raise
+    if settings.key_passphrase is not None and await store.read.cluster.meta(SEAL) is None:
+        log.warning("the cluster's keys are not encrypted", hint="stop auth, and run tctl auth encrypt-keys once")
     audit = Audit(authority, settings.clock)
     await _tell_of_restore(store, audit)
     return Service(
@@ -144,8 +148,12 @@ async def _initialise(store: Store, settings: AuthSettings) -> None:
     async with store.write() as tables:
         await tables.cluster.set_meta("cluster", settings.cluster_name)
         await tables.cluster.set_meta("server_id", str(uuid.uuid4()))
+        seal = None if settings.key_passphrase is None else new_seal()
+        if seal is not None:
+            wrapped = await asyncio.to_thread(seal.wrapped, settings.key_passphrase or "")
+            await tables.cluster.set_meta(SEAL, wrapped)
         for authority in new_authorities(settings.cluster_name, now):
-            await tables.authorities.add(authority, now)
+            await tables.authorities.add(authority if seal is None else seal.close(authority), now)
         for name, document in BUILTIN_ROLES.items():
             await tables.cluster.put_role(name, role_document(parse_role(document)))
         await tables.cluster.put_config("cluster", FIRST_CONFIG)

@@ -64,6 +64,8 @@ class AuthSettings:
     log_format: str = "text"
     password_cost: PasswordCost = PasswordCost()
     audit_sinks: AuditSinks = AuditSinks()
+    #: what the CAs' private keys are encrypted with, if they are
+    key_passphrase: str | None = field(default=None, repr=False)
     # A TLS connection in asyncio costs 286 kB: this many come to less than 300 MB, and that only under attack.
     max_connections: int = 1000
 

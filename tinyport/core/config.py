@@ -61,6 +61,7 @@ class AuthConfig:
     static_tokens: tuple[StaticTokenConfig, ...] = ()
     audit_file: str | None = None
     audit_syslog: bool = False
+    key_passphrase: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
 _NOT_HERE = "this version does not"
 
 _GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr")
-_AUTH = ("enabled", "cluster_name", "listen", "static_tokens", "audit")
+_AUTH = ("enabled", "cluster_name", "listen", "static_tokens", "audit", "key_passphrase")
 _PROXY = ("enabled", "listen", "public_addr", "tls")
 _NODE = (
     "enabled",
@@ -271,10 +272,19 @@ def _auth(reader: SettingsReader, section: Mapping[str, object]) -> AuthConfig:
         listen=listen,
         audit_file=audit_file,
         audit_syslog=reader.boolean(audit, "auth.audit", "syslog", False),
+        key_passphrase=_passphrase(reader, section.get("key_passphrase")),
         static_tokens=tuple(
             token for index, item in enumerate(static) if (token := _static_token(reader, item, index)) is not None
         ),
     )
+
+
+def _passphrase(reader: SettingsReader, value: object) -> str | None:
+    if isinstance(value, str):
+        # Beside what it protects, in a file that is copied with it, it would protect nothing.
+        reader.problem("auth.key_passphrase", None, 'must be { path = "/a/file" }')
+        return None
+    return reader.secret(value, "auth.key_passphrase")
 
 
 def _static_token(reader: SettingsReader, item: object, index: int) -> StaticTokenConfig | None:
