@@ -16,7 +16,7 @@ from tinyport.admin import config_file
 from tinyport.admin.main import build_parser, main
 from tinyport.admin.start_command import overridden, with_credential
 from tinyport.admin.status_command import ask_monitor, node_lines
-from tinyport.core.errors import TinyportError
+from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.host.sd_notify import notify
 
 NOW = 1_800_000_000.0
