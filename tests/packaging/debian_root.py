@@ -1,0 +1,107 @@
+"""A Debian root of its own to install packages in: mounts and processes end with it, by namespaces of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.conftest import need_program
+
+ROOT = Path(__file__).resolve().parents[2]
+MIRROR = os.environ.get("TINYPORT_TEST_MIRROR", "http://deb.debian.org/debian")
+SUITE = "trixie"
+#: systemd's own parts that maintainer scripts use, without the rest of it
+SMALL_SYSTEMD = ("systemd-standalone-sysusers", "systemd-standalone-tmpfiles")
+STAND_IN = Path(__file__).with_name("debian") / "systemctl.py"
+
+_HOLD = """
+set -e
+mount --make-rprivate /
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+mount -t tmpfs tmpfs "$1/run"
+mkdir -p "$1/run/systemd/system" "$1/run/stand-in"
+echo ready
+while :; do sleep 3600; done
+"""
+
+
+class Root:
+    """A root and the namespaces that it lives in. ``start`` before anything is run, ``stop`` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._holder: subprocess.Popen[bytes] | None = None
+        self._inside = 0
+
+    def start(self) -> Root:
+        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _HOLD, "sh", str(self.folder)]
+        self._holder = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == b"ready\n"
+        pid = self._holder.pid
+        self._inside = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return self
+
+    def stop(self) -> None:
+        if self._holder is not None:
+            # The first process of a pid namespace takes all others with it.
+            self._holder.kill()
+            self._holder.wait()
+            assert self._holder.stdout is not None
+            self._holder.stdout.close()
+            self._holder = None
+
+    def words(self, *command: str) -> list[str]:
+        entering = ["nsenter", f"--target={self._inside}", "--mount", "--pid", "chroot", str(self.folder)]
+        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
+        return [*entering, *clean, "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8", *command]
+
+    def run(self, *command: str, check: bool = True, limit: float = 300) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.words(*command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done
+
+    def path(self, name: str) -> Path:
+        return self.folder / name.lstrip("/")
+
+    def find(self, word: str) -> list[str]:
+        """Everything below the root whose name has ``word`` in it, but for what apt and dpkg keep about packages."""
+        kept = ("/proc", "/dev", "/sys", "/run", "/tmp", "/var/cache", "/var/log", "/var/lib/apt", "/packages")
+        words = ["find", "/", "-xdev"]
+        for path in kept:
+            words += ["-path", path, "-prune", "-o"]
+        return self.run(*words, "-iname", f"*{word}*", "-print").stdout.split()
+
+
+def make(folder: Path, include: Sequence[str]) -> Root:
+    """Make a root of this machine's architecture with these packages."""
+    words = [need_program("mmdebstrap"), "--quiet", "--variant=apt", f"--include={','.join(include)}"]
+    words += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=path-exclude=/usr/share/doc/*-doc/*"]
+    subprocess.run([*words, SUITE, str(folder), MIRROR], check=True, timeout=600)
+    # The network of this machine, and what its apt needs for it.
+    shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
+    systemctl = folder / "usr/bin/systemctl"
+    assert not systemctl.exists()
+    shutil.copy(STAND_IN, systemctl)
+    systemctl.chmod(0o755)
+    return Root(folder)
+
+
+def build(version: str = "") -> Path:
+    """Build our packages; the folder that they are in."""
+    env = {**os.environ, **({"VERSION": version} if version else {})}
+    subprocess.run(
+        ["sh", str(ROOT / "packaging/debian/build.sh")], check=True, env=env, timeout=300, stdout=subprocess.DEVNULL
+    )
+    return ROOT / "build" / "deb"

@@ -1,0 +1,185 @@
+"""The Debian packages in a real trixie root: installed, used, upgraded under a session, removed, purged."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_program
+from tests.packaging import debian_root
+from tests.packaging.conftest import People
+from tests.packaging.debian_root import Root
+from tests.scenarios.cluster import LIMIT
+from tinyport.core.version import VERSION
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+
+#: what our packages depend on, so that installing them needs no network
+DEPENDENCIES = [
+    "python3-asyncssh",
+    "python3-cryptography",
+    "python3-aiohttp",
+    "python3-aiosqlite",
+    "python3-argon2",
+    "python3-segno",
+    "libpam0g",
+    "libpam-runtime",
+    "init-system-helpers",
+]
+NODE = ("tinyport-common", "tinyport-node")
+SERVER = ("tinyport-common", "tinyport-client", "tinyport-server")
+MODULES = "/usr/lib/python3/dist-packages/tinyport"
+NEXT = f"{VERSION}+next"
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both versions of each package: NAME_VERSION_all.deb."""
+    need_program("dh")
+    folder = tmp_path_factory.mktemp("debs")
+    for version in ("", NEXT):
+        for path in debian_root.build(version).glob("*.deb"):
+            shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator[Root]:
+    made = debian_root.make(
+        tmp_path_factory.mktemp("trixie") / "root", [*DEPENDENCIES, *debian_root.SMALL_SYSTEMD, "passwd"]
+    )
+    shutil.copytree(packages, made.folder / "packages")
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+def install(root: Root, names: tuple[str, ...], version: str = VERSION) -> None:
+    files = [f"/packages/{name}_{version}_all.deb" for name in names]
+    root.run("dpkg", "--install", *files)
+
+
+def main_pid(root: Root, unit: str) -> str:
+    return root.run("cat", f"/run/stand-in/{unit}.pid").stdout
+
+
+def owners(root: Root, name: str) -> set[str]:
+    """Who runs the processes of that name."""
+    script = f'for p in /proc/[0-9]*; do read c < $p/comm; [ "$c" != {name} ] || stat -c %U $p; done'
+    return set(root.run("sh", "-c", script, check=False).stdout.split())
+
+
+def test_the_packages_say_what_they_are(packages: Path) -> None:
+    for name in (*NODE, *SERVER):
+        path = packages / f"{name}_{VERSION}_all.deb"
+        shown = subprocess.run(["dpkg-deb", "--contents", str(path)], capture_output=True, text=True, check=True).stdout
+        assert {line.split()[1] for line in shown.splitlines()} == {"root/root"}
+        assert "__pycache__" not in shown
+    shown = subprocess.run(
+        ["dpkg-deb", "--field", str(packages / f"tinyport-node_{VERSION}_all.deb"), "Depends"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "python3-asyncssh" in shown
+    assert f"tinyport-common (= {VERSION})" in shown
+
+
+def test_a_node_from_installation_to_purge(root: Root, people: People, load: Path) -> None:
+    before = set(root.find(""))
+    install(root, NODE)
+
+    # Set up, and waiting for a configuration.
+    assert root.run("systemctl", "is-enabled", "tinyport-node.service").returncode == 0
+    assert root.run("systemctl", "is-active", "tinyport-node.service", check=False).returncode == 3
+    assert not list(root.path("/etc/systemd/system").rglob("*.socket"))
+    for account in ("tinyport", "tinyport-worker"):
+        assert root.run("getent", "passwd", account).stdout.strip().endswith(":/nonexistent:/usr/sbin/nologin")
+    sources = list(root.path(MODULES).rglob("*.py"))
+    assert len(sources) > 100
+    for source in sources:
+        assert list((source.parent / "__pycache__").glob(f"{source.stem}.cpython-*.pyc")), source
+    assert not root.path(f"{MODULES}/auth").exists()
+    assert (
+        "/etc/pam.d/tinyport" in root.run("dpkg-query", "--show", "--showformat=${Conffiles}", "tinyport-node").stdout
+    )
+    assert VERSION in root.run("tinyport", "version").stdout
+    for path in ("/usr/share/man/man1/tinyport.1.gz", "/usr/share/bash-completion/completions/tinyport"):
+        assert root.path(path).exists(), path
+
+    # It joins with a token in a file, which is gone then.
+    token = people.cluster.tctl_json("tokens", "add", "--type", "node")["token"]
+    root.path("/etc/tinyport/token").write_text(f"{token}\n")
+    place = '{ path = "/etc/tinyport/token", erase = true }'
+    root.path("/etc/tinyport/tinyport.toml").write_text(people.toml("trixie", "/var/lib/tinyport", place))
+    root.run("systemctl", "start", "tinyport-node.service")
+    try:
+        people.online("trixie")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{root.run('cat', '/run/stand-in/tinyport-node.service.log').stdout}") from None
+    assert not root.path("/etc/tinyport/token").exists()
+    assert "trixie" in people.ssh("trixie", "cat /etc/os-release")
+    assert people.ssh("trixie", "tty; exit 0", tty=True).startswith("/dev/pts/")
+    people.sftp("trixie", load, "/root/there")
+    assert owners(root, "tinyport-link") == {"tinyport"}
+    assert owners(root, "tinyport-worker") == {"tinyport-worker"}
+
+    # Upgraded under a session that goes on, and with a configuration file that somebody has changed.
+    with root.path("/etc/pam.d/tinyport").open("a") as pam:
+        pam.write("# ours\n")
+    session = people.popen("trixie", "echo up; read line; echo got $line; exit 7")
+    assert session.stdout is not None
+    assert session.stdout.readline() == b"up\n"
+    first = main_pid(root, "tinyport-node.service")
+    install(root, NODE, NEXT)
+    assert main_pid(root, "tinyport-node.service") != first
+    people.online("trixie")
+    assert people.ssh("trixie", "echo new").strip() == "new"
+    out, err = session.communicate(b"on\n", LIMIT)
+    assert (out, session.returncode) == (b"got on\n", 7), err
+    assert root.path("/etc/pam.d/tinyport").read_text().endswith("# ours\n")
+
+    # Removed: it stops; what it is and how it was configured stays.
+    root.run("dpkg", "--remove", *NODE)
+    assert root.run("systemctl", "is-active", "tinyport-node.service", check=False).returncode == 3
+    assert root.path("/var/lib/tinyport/node/identity.json").exists()
+    assert root.path("/etc/tinyport/tinyport.toml").exists()
+    assert not root.path(MODULES).exists()
+    # Installed again it is the same node.
+    install(root, NODE)
+    people.online("trixie")
+    assert people.ssh("trixie", "echo again").strip() == "again"
+
+    root.run("dpkg", "--purge", *NODE)
+    assert "Traceback" not in root.run("cat", "/run/stand-in/tinyport-node.service.log").stdout
+    assert root.find("tinyport") == []
+    assert root.run("getent", "passwd", "tinyport", "tinyport-worker", check=False).stdout == ""
+    left = {path for path in set(root.find("")) - before if not re.match("/root/|/etc/.*-$", path)}
+    assert left <= {"/var/lib/systemd/deb-systemd-helper-enabled", "/var/lib/systemd/deb-systemd-helper-masked"}
+
+
+def test_a_server_on_the_distributions_libraries(root: Root) -> None:
+    install(root, SERVER)
+    for program in ("tctl", "tsh"):
+        assert "usage" in root.run(program, "--help").stdout
+    root.path("/etc/tinyport/tinyport.toml").write_text(
+        '[auth]\ncluster_name = "shed"\nlisten = "127.0.0.1:0"\n[proxy]\nlisten = "127.0.0.1:0"\n'
+        'public_addr = ["127.0.0.1:3999"]\n'
+    )
+    root.run("systemctl", "start", "tinyport-server.service")
+    status = root.run("tctl", "status").stdout
+    assert "shed" in status
+    invited = root.run("tctl", "users", "add", "bob", "--logins", "root", "--roles", "access").stdout
+    assert "signup" in invited
+    first = main_pid(root, "tinyport-server.service")
+    install(root, SERVER, NEXT)
+    assert main_pid(root, "tinyport-server.service") != first
+    assert "bob" in root.run("tctl", "users", "ls").stdout
+    root.run("dpkg", "--purge", *reversed(SERVER))
+    assert root.find("tinyport") == []
