@@ -34,7 +34,6 @@ def restore(data_dir: Path, backup: Path, now: float) -> Restored:
     OperatorError when auth is running, when the backup is damaged or of another cluster than what is there; nothing is
     changed then.
     """
-    private_folder(data_dir)
     folder = data_dir / "auth"
     private_folder(folder)
     lock = lock_store(folder)

@@ -182,7 +182,6 @@ async def open_store(data_dir: Path, now: float) -> Store:
     OperatorError when it is damaged, of a newer version, or in use by another auth server.
     """
     folder = data_dir / "auth"
-    private_folder(data_dir)
     private_folder(folder)
     lock_file = lock_store(folder)
     path = folder / "auth.db"

@@ -73,8 +73,11 @@ def start(name: str) -> int:
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": str(address)},
         )
         (STATE / f"{name}.pid").write_text(str(process.pid))
-        while b"READY=1" not in listener.recv(4096).split(b"\n"):
-            pass
+        try:
+            while b"READY=1" not in listener.recv(4096).split(b"\n"):
+                pass
+        except TimeoutError:
+            raise SystemExit(f"{name} did not become ready:\n{(STATE / f'{name}.log').read_text()}") from None
     return 0
 
 
