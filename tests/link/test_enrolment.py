@@ -37,6 +37,7 @@ class TinyAuth:
         self.cluster = cluster
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.refusals: dict[str, tuple[int, dict[str, object]]] = {}
+        self.successions: list[dict[str, str]] = []
         #: how many answers to a join are lost on the way
         self.lose = 0
         self.change: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
@@ -106,6 +107,7 @@ class TinyAuth:
             "cluster": "farm",
             "time": self.now,
             "tls_cas": [self.cluster.tls_ca],
+            "successions": self.successions,
             "challenge": "chall-enge",
             "proxies": [],
         }

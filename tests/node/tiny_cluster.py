@@ -23,6 +23,7 @@ from tinyport.core.certificate import certificate_line, public_line
 from tinyport.core.issue import issue_host_certificate
 from tinyport.core.policy import sign_document
 from tinyport.core.signatures import Ed25519Key
+from tinyport.core.succession import key_blob, make_succession
 from tinyport.host import identity_file
 from tinyport.host.files import private_folder
 from tinyport.host.tls import server_context
@@ -51,6 +52,11 @@ class Cluster:
     def pin(self) -> str:
         der = self._tls_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return f"sha256:{hashlib.sha256(der).hexdigest()}"
+
+    def succeeded_by(self, new: Cluster) -> dict[str, str]:
+        """The statement that the other's TLS CA comes after this one's, signed by this one's keys."""
+        point = self._tls_key.public_key().public_bytes_raw()
+        return make_succession(self.policy_key, NAME, key_blob(point), new.tls_ca, time.time(), self._tls_key.sign)
 
     def _x509(self, name: str, key: Ed25519PublicKey, uri: str | None, server: bool) -> str:
         now = datetime.datetime.fromtimestamp(int(time.time()), datetime.timezone.utc)

@@ -46,7 +46,7 @@ _CLIENTS = frozenset(("user", "node"))
 _SERVERS = frozenset(("proxy", "auth"))
 
 # Shorter than a certificate's life nobody can follow who is not connected at that moment; tests are.
-LEAST_GRACE = 30
+LEAST_GRACE = 10
 MOST_GRACE = 90 * 86400
 #: so many machines may renew within a second
 RENEWALS_PER_SECOND = 50.0
