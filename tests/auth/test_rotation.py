@@ -215,6 +215,24 @@ def test_machines_are_told_to_renew_and_are_seen_to_follow(auth: AuthServer, clo
     assert state["behind"] == [{"name": other.name, "kind": "node", "online": False}]
 
 
+def test_whose_logins_are_from_before_is_told(auth: AuthServer, clock: Clock) -> None:
+    auth.user("alice", ["access"], ["pi"])
+    auth.user("bob", ["access"], ["pi"])
+    assert auth.local().get("/v1/status").body["rotation"]["logins"] == []
+    clock.now += 60
+    assert [one["user"] for one in step(auth, "init")["logins"]] == ["alice", "bob"]
+    clock.now += 60
+    auth.tls_cas = auth.service.authority.tls_cas
+    auth.login("bob")
+    # Bob's first login may be on another machine of his.
+    assert {one["user"] for one in auth.local().get("/v1/status").body["rotation"]["logins"]} == {"alice", "bob"}
+    clock.now += 12 * 3600 - 60
+    assert auth.local().get("/v1/status").body["rotation"]["logins"] == []
+    assert [one["user"] for one in step(auth, "update_clients")["logins"]] == ["bob"]
+    step(auth, "rollback")
+    assert step(auth, "standby")["logins"] == []
+
+
 def test_a_clients_certificate_of_a_retired_ca_is_not_taken(auth: AuthServer) -> None:
     node = auth.join("greenhouse")
     for phase in FORWARD:

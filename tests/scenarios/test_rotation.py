@@ -77,7 +77,9 @@ def test_people_go_on_working_through_a_rotation_and_a_rollback(fragile: Cluster
 
         step(fragile, "init")
         fragile.login(alice)
+        bob = fragile.add_user("bob", fragile.login_name)
         step(fragile, "update_clients")
+        assert {one["user"] for one in rotation(fragile)["logins"]} >= {"alice", "bob"}
         fragile.login(alice)
         assert says(running, "on the way")
         wait_for("a session in update_clients", lambda: echoes(fragile, alice))
@@ -95,6 +97,10 @@ def test_people_go_on_working_through_a_rotation_and_a_rollback(fragile: Cluster
         step(fragile, "standby")
         # It was let in by a CA that is gone, and it goes on.
         assert says(running, "after")
+        stale = fragile.tsh("ls", home=bob)
+        assert (stale.returncode, b'run "tsh login"' in stale.stderr) == (3, True), text(stale)
+        fragile.login(bob)
+        assert fragile.tsh("ls", home=bob).returncode == 0
         fragile.login(alice)
         wait_for("a session after the rotation", lambda: echoes(fragile, alice))
         assert says(running, "still here")

@@ -95,7 +95,15 @@ def rotation_lines(rotation: Mapping[str, Any], *, always: bool = False) -> list
         shown = [f"{one.get('name')} ({'online' if one.get('online') else 'offline'})" for one in behind[:10]]
         more = f" and {len(behind) - 10} more" if len(behind) > 10 else ""
         lines.append(printable(f"not yet: {', '.join(shown)}{more}", 1000))
-    return lines
+    logins = [table_of(item) for item in rotation.get("logins") or ()]
+    return lines + ([_logins_line(logins)] if logins else [])
+
+
+def _logins_line(logins: list[dict[str, Any]]) -> str:
+    """Whose certificates end with the old CA, or do not know the new one."""
+    shown = [f"{one.get('user')} (until {format_time(float(one.get('until') or 0))})" for one in logins[:10]]
+    more = f" and {len(logins) - 10} more" if len(logins) > 10 else ""
+    return printable(f"logins from before this step: {', '.join(shown)}{more}", 1000)
 
 
 _PLURAL = {"node": "nodes", "proxy": "proxies"}

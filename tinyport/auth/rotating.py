@@ -101,7 +101,17 @@ async def rotation_state(service: Service) -> dict[str, Any]:
         "renew_before": since or None,
         "followed": followed,
         "behind": behind[:_MOST_NAMES],
+        "logins": await _logins(service, since),
     }
+
+
+async def _logins(service: Service, since: float) -> list[dict[str, object]]:
+    """Whose logins are from before the last step, while a rotation is under way: the last to end first."""
+    if all(one.phase == r.STANDBY for one in service.authority.ring.rotations.values()):
+        return []
+    found = await service.store.read.authorities.logins_from_before(since, service.now())
+    last_first = sorted(found.items(), key=lambda item: -item[1])
+    return [{"user": user, "until": until} for user, until in last_first[:_MOST_NAMES]]
 
 
 def _shown(rotation: Rotation) -> dict[str, object]:

@@ -108,3 +108,14 @@ class AuthorityRows:
             "SELECT subject, MAX(issued) AS issued FROM certificates WHERE kind IN ('node', 'proxy') GROUP BY subject"
         )
         return {row["subject"]: float(row["issued"]) for row in rows}
+
+    async def logins_from_before(self, since: float, now: float) -> dict[str, float]:
+        """User → until when the last certificate is good that they got before ``since``; Unix seconds. Those alone who
+        have one that is good ``now``."""
+        rows = await self._rows.all(
+            "SELECT subject, MAX(valid_before) AS until FROM certificates "
+            "WHERE kind = 'user' AND issued < ? AND valid_before > ? GROUP BY subject ORDER BY subject",
+            since,
+            now,
+        )
+        return {row["subject"]: float(row["until"]) for row in rows}

@@ -108,7 +108,7 @@ def connect(identity: UserIdentity) -> ssl.SSLSocket:
         raise PeerError(
             f"{where} is not the one that this cluster's CA vouches for",
             detail=error.verify_message,
-            hint='was the cluster made anew? then log in again with its "--ca-pin"',
+            hint='run "tsh login"; if the cluster was made anew, with its "--ca-pin"',
         ) from None
     except OSError as error:
         plain.close()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tinyport.core.errors import OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.identity import from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.tls import client_context, unverified_context
@@ -78,6 +78,8 @@ class AuthClient:
         self._context: ssl.SSLContext | None = None
         if not isinstance(address, Path):
             self._context = self._make_context(tls_cas, cert_pem, key_pem)
+        self._tls_cas = tls_cas
+        self._certificate = cert_pem
         self._connection: _Connection | None = None
         self._last_use = 0.0
 
@@ -191,7 +193,7 @@ class AuthClient:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             if fresh or method != "GET":
-                raise self._lost(error) from None
+                raise (self._not_known(error) if fresh else None) or self._lost(error) from None
         # The server closed the connection just now (it restarted, say). A question may be asked twice.
         try:
             return self._send(method, path, body)
@@ -207,6 +209,24 @@ class AuthClient:
             headers["Content-Type"] = "application/json"
         self._connection.request(method, path, data, headers)
         return self._connection.getresponse()
+
+    def _not_known(self, error: Exception) -> TinyportError | None:
+        """Auth closes on seeing a certificate of a CA that it does not know, without a word. Was it that?"""
+        closed = isinstance(error, (http.client.RemoteDisconnected, ConnectionError, ssl.SSLError))
+        if not closed or self._certificate is None or isinstance(self.address, Path):
+            return None
+        from tinyport.link.known_auth import vouched_for
+
+        try:
+            with AuthClient(self.address, tls_cas=self._tls_cas, cluster=self.cluster, server=self._server) as auth:
+                known = vouched_for(self._certificate, auth.request("GET", "/v1/hello"))
+        except TinyportError:
+            return None
+        if known:
+            return None
+        return AccessDenied(
+            "the CA that vouched for this certificate was replaced", code="login_required", hint='run "tsh login"'
+        )
 
     def _object(self, status: int, text: bytes) -> dict[str, object]:
         try:
