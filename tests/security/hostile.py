@@ -33,6 +33,7 @@ def main():
     line.connect({address!r})
     line.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [3]))])
     os.close(3)
+    line.sendall(b"y")
     line.recv(1)
 """
 
@@ -45,6 +46,8 @@ class HostileWorker:
         self._rig = rig
         data, ancillary, _, _ = line.recvmsg(1, socket.CMSG_SPACE(4))
         assert data == b"x"
+        # From now on it is ours alone: what we close is closed.
+        assert line.recv(1) == b"y"
         (descriptor,) = array.array("i", ancillary[0][2])
         self.raw = socket.socket(fileno=descriptor)
         self.channel = Channel(self.raw)
@@ -190,7 +193,10 @@ class HostileRig(Rig):
 
     def worker(self) -> HostileWorker:
         """The next one that the keeper starts, ready to serve."""
-        line, _ = self._workers.accept()
+        try:
+            line, _ = self._workers.accept()
+        except TimeoutError:
+            raise AssertionError(f"no worker was started:\n{self.log()[-6000:]}") from None
         line.settimeout(LIMIT)
         worker = HostileWorker(line, self)
         self.played.append(worker)

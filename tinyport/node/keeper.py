@@ -213,7 +213,8 @@ class Keeper:
         if connection.number in self._connections and connection.state != PROVED:
             self._end(connection, "signing in took too long")
 
-    def _serve(self, worker: Worker, connection: Connection) -> None:
+    def _serve(self, worker: Worker, connection: Connection) -> bool:
+        """Hand it over. False when the worker is gone."""
         identity, endpoint = connection.identity, connection.endpoint
         policy = self._documents.policy
         certificate, key = identity.host_keys
@@ -228,13 +229,16 @@ class Keeper:
             "local": list(endpoint.local),
             "banner": self._banner,
             "limits": self._limits,
-            **self._dials.pop(connection.number),
+            **self._dials[connection.number],
         }
         if endpoint.kind == "dial":
             message["cluster"] = identity.cluster
             message["tls_cas"] = list(policy.tls_cas if policy is not None else identity.tls_cas)
         with connection.duplicate() as stream:
-            self._workers.send(worker, message, [stream.fileno()])
+            given = self._workers.send(worker, message, [stream.fileno()])
+        if given:
+            self._dials.pop(connection.number, None)
+        return given
 
     def _end(self, connection: Connection, text: str) -> None:
         """Have the worker say goodbye; cut the line when it does not."""

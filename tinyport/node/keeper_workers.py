@@ -65,7 +65,7 @@ class Workers:
         connections_per_worker: int,
         heard: Heard,
         lost: Callable[[Connection], None],
-        give: Callable[[Worker, Connection], None],
+        give: Callable[[Worker, Connection], bool],
     ) -> None:
         self._loop = loop
         self._log = log
@@ -119,7 +119,11 @@ class Workers:
             worker.served += 1
             if worker.idle_timer is not None:
                 worker.idle_timer.cancel()
-            self._give(worker, connection)
+            if not self._give(worker, connection):
+                # It has ended, and its end is still to be heard: whoever comes now is not among those it served.
+                worker.leaving = True
+                del worker.connections[connection.number]
+                self._waiting.appendleft(connection)
         coming = sum(not worker.ready for worker in self.all)
         needed = -(-len(self._waiting) // self._per_worker) if self._per_worker else min(1, len(self._waiting))
         for _ in range(needed - coming):
@@ -235,16 +239,18 @@ class Workers:
             events = READ | (WRITE if worker.channel.wants_write else 0)
             self._loop.add(worker.channel.fileno(), events, lambda events: self._ready(worker, events))
 
-    def send(self, worker: Worker, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
-        """Tell a worker something; one that does not listen is ended."""
+    def send(self, worker: Worker, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> bool:
+        """Tell a worker something; one that does not listen is ended. False when it is gone."""
         try:
             worker.channel.send(message, descriptors)
         except BlockingIOError:
             self.kill(worker, "it does not read")
         except OSError as error:
             self._log.debug("a worker is gone", reason=error)
+            return False
         else:
             self._watch(worker)
+        return True
 
     def forget(self, worker: Worker, connection: Connection) -> None:
         """The connection is over."""
