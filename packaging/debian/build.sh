@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds the Debian packages into build/deb. The tree is copied, since dpkg wants a debian/ at its top.
+# Builds the Debian packages into build/deb, or where OUT says. The tree is copied, since dpkg wants a debian/ at its top.
 # VERSION=1.2.3 builds another version than the changelog's (upgrades are tested so).
 set -eu
 
 cd "$(dirname "$0")/../.."
-out=$PWD/build/deb
+out=${OUT:-$PWD/build/deb}
 command -v dh >/dev/null || {
     echo "deb: error: debhelper is not installed" >&2
     echo "deb: hint: apt-get install dpkg-dev debhelper dh-python" >&2

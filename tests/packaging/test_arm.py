@@ -13,7 +13,7 @@ from tests.packaging.conftest import People
 from tests.packaging.debian_root import Root
 from tests.scenarios.cluster import LIMIT, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.emulated, pytest.mark.root, pytest.mark.timeout(600)]
 
 INCLUDE = ("base-files", "bash", "coreutils", "python3", "python3-asyncssh", "python3-cryptography")
 ACCOUNTS = """\
@@ -73,7 +73,7 @@ class Board:
 @pytest.fixture(scope="module", params=sorted(debian_root.EMULATED))
 def board(request: pytest.FixtureRequest, people: People, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     debian_root.emulate(request.param)
-    built = debian_root.build()
+    built = debian_root.build(tmp_path_factory.mktemp("packages"))
     packages = [next(built.glob(f"{name}_*.deb")) for name in ("tinyport-common", "tinyport-node")]
     root = debian_root.extract(tmp_path_factory.mktemp(request.param) / "root", request.param, INCLUDE, packages)
     made = Board(root, f"board-{request.param}", people)

@@ -43,7 +43,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need_program("dh")
     folder = tmp_path_factory.mktemp("debs")
     for version in ("", NEXT):
-        for path in debian_root.build(version).glob("*.deb"):
+        for path in debian_root.build(tmp_path_factory.mktemp("build"), version).glob("*.deb"):
             shutil.copy(path, folder)
     return folder
 
