@@ -4,6 +4,7 @@ moment would give; the steps say what it saw."""
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from tinyport.auth.policy_issuer import node_document
 from tinyport.auth.reaching import check_online
@@ -19,6 +20,7 @@ from tinyport.core.names import is_uuid
 from tinyport.core.policy import Policy
 from tinyport.core.rights import Rights, allowed_logins, permits, sftp_terms
 from tinyport.core.roles import Role
+from tinyport.core.session_terms import SOURCES, describe, of_roles
 from tinyport.core.sftp_terms import UNBOUND
 from tinyport.core.signatures import Ed25519Key
 
@@ -55,6 +57,8 @@ async def explain_access(service: Service, user_name: str, login: str, target: s
         words = ["read-only"] if terms.read_only else []
         words += [f"in {terms.root}"] if terms.root else []
         steps.append(f"file transfer: {terms.refusal or ' '.join(words)}")
+    limits = of_roles((role.name, role.options) for role in roles).and_also(policy.session_terms)
+    steps += describe(limits)
     try:
         check_online(service, node)
     except TinyportError as error:
@@ -94,7 +98,12 @@ def _judge(
         ttl=3600,
     )
     values = {name: getattr(policy, name) for name in policy.__dataclass_fields__}
-    trusting = Policy(**{**values, "user_cas": (trial.public_blob,)})
+    # Where they would come from is not known here: ``_explain`` says which networks there are.
+    anywhere = {
+        name: replace(role, options={key: value for key, value in role.options.items() if key != SOURCES})
+        for name, role in policy.roles.items()
+    }
+    trusting = Policy(**{**values, "user_cas": (trial.public_blob,), "roles": anywhere})
     subject = judge_certificate(Certificate.decode(blob), policy=trusting, now=now, source=None)
     document = node_document(node.content, policy.epoch, node.document_serial)
     decide(subject, login=login, node=document, policy=policy, now=now)

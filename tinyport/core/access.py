@@ -24,6 +24,7 @@ from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
 from tinyport.core.rights import Rights
 from tinyport.core.roles import Role
+from tinyport.core.session_terms import NO_TERMS, SessionTerms
 from tinyport.core.sftp_terms import UNBOUND, SftpTerms
 from tinyport.core.signatures import verify
 from tinyport.core.verified import VerifiedCertificates
@@ -68,6 +69,8 @@ class Grant:
     forwarding: ForwardRule = NOTHING
     #: how ``sftp`` among the permits may be used
     sftp: SftpTerms = UNBOUND
+    #: how long and how many
+    terms: SessionTerms = NO_TERMS
 
 
 def judge_certificate(
@@ -95,6 +98,9 @@ def judge_certificate(
         raise AccessDenied(STRANGER, detail=f"certificate of {user} has no principals", code="principals")
     _check_options(claims, source)
     subject = kept or _subject(cert, claims, user, policy)
+    terms = subject.rights.session_terms
+    if terms.sources:
+        terms.check_source(_address(source))
     if policy.locks:
         check_locks(policy, now, (("user", user), *(("role", name) for name in subject.role_names)))
     if kept is None and verified is not None:
@@ -144,10 +150,10 @@ def decide(subject: Subject, *, login: str, node: NodeDocument, policy: Policy, 
         # Only now: whoever is refused anyway need not look for their phone.
         truth = f"a session on {node.name} needs a one-time code"
         raise refuse(truth, f"of {subject.user}", "mfa_required", 'use "tsh ssh", which asks for it')
-    return _grant(subject, login, node)
+    return _grant(subject, login, node, rights.session_terms.and_also(policy.session_terms))
 
 
-def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:
+def _grant(subject: Subject, login: str, node: NodeDocument, terms: SessionTerms) -> Grant:
     cert, claims, rights = subject.certificate, subject.claims, subject.rights
     return Grant(
         user=subject.user,
@@ -163,6 +169,7 @@ def _grant(subject: Subject, login: str, node: NodeDocument) -> Grant:
         fingerprint=claims.fingerprint,
         forwarding=NOTHING if "port_forwarding" in claims.withheld else rights.forwarding,
         sftp=rights.sftp,
+        terms=terms,
     )
 
 
@@ -231,13 +238,19 @@ def _check_options(claims: Claims, source: str | None) -> None:
 
 
 def _source_allowed(allowed: Iterable[Network], source: str | None) -> bool:
+    address = _address(source)
+    return address is not None and any(address.version == network.version and address in network for network in allowed)
+
+
+def _address(source: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None when it is none. IPv4 in IPv6 is IPv4, whatever kind of socket it came through."""
     try:
         address = ipaddress.ip_address((source or "").partition("%")[0])
     except ValueError:
-        return False
+        return None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address.version == network.version and address in network for network in allowed)
+        return address.ipv4_mapped
+    return address
 
 
 def _roles(names: tuple[str, ...], user: str, policy: Policy) -> tuple[Role, ...]:

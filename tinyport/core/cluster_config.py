@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from tinyport.core.errors import ConfigError
+from tinyport.core import session_terms
+from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.names import printable
 
 #: does a login need a one-time code, too? ``optional``: of those who have set one up
@@ -25,6 +26,11 @@ class ClusterConfig:
     session_recording: str = "off"
     second_factor: str = "off"
     password_min_length: int = SHORTEST_PASSWORD
+    #: limits on everybody's sessions, see ``core.session_terms``
+    client_idle_timeout: str | None = None
+    disconnect_expired_cert: bool = False
+    max_sessions: int | None = None
+    max_connections: int | None = None
 
 
 def _one_of(*allowed: str) -> Callable[[object], str | None]:
@@ -32,6 +38,17 @@ def _one_of(*allowed: str) -> Callable[[object], str | None]:
         return None if value in allowed else f"must be one of {', '.join(allowed)}"
 
     return check
+
+
+def _as_in_roles(check: Callable[[object], object]) -> Callable[[object], str | None]:
+    def problem(value: object) -> str | None:
+        try:
+            check(value)
+        except PeerError as error:
+            return error.message
+        return None
+
+    return problem
 
 
 def _number(low: int, high: int) -> Callable[[object], str | None]:
@@ -46,6 +63,7 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "session_recording": _one_of(*RECORDINGS),
     "second_factor": _one_of(*SECOND_FACTORS),
     "password_min_length": _number(SHORTEST_PASSWORD, LONGEST_PASSWORD),
+    **{key: _as_in_roles(session_terms.CHECKS[key]) for key in session_terms.CONFIG_KEYS},
 }
 KEYS = tuple(sorted(field.name for field in fields(ClusterConfig)))
 

@@ -13,6 +13,7 @@ from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.names import check_cluster, is_uuid, printable
 from tinyport.core.roles import Role, parse_role
+from tinyport.core.session_terms import NO_TERMS, SessionTerms, of_config
 from tinyport.core.signatures import Ed25519Key, verify_raw
 
 SIGN_PREFIX = b"tinyport-document-v1\0"
@@ -121,6 +122,15 @@ class Policy:
             for target in lock.target.items():
                 found[target] = (*found.get(target, ()), lock)
         return found
+
+    @cached_property
+    def session_terms(self) -> SessionTerms:
+        """The limits on everybody's sessions that the configuration says."""
+        try:
+            return of_config(self.config)
+        except PeerError:
+            # A later auth may say it in a way that this version cannot read: the roles' limits still hold.
+            return NO_TERMS
 
     @property
     def renewal(self) -> list[float]:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tinyport.core import labels as label_rules
+from tinyport.core import session_terms
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import PeerError
 from tinyport.core.forwarding import ForwardRule, merge, parse_forwarding
 from tinyport.core.names import check_login
 from tinyport.core.role_templates import values_of
 from tinyport.core.roles import PERMIT_OPTIONS, Conditions, Role, Rule
+from tinyport.core.session_terms import SessionTerms
 from tinyport.core.sftp_terms import READ_ONLY, SftpTerms
 from tinyport.core.sftp_terms import merge as merge_sftp
 
@@ -115,6 +117,10 @@ class Rights:
     @cached_property
     def sftp(self) -> SftpTerms:
         return sftp_terms(self.roles, self._user, self._traits)
+
+    @cached_property
+    def session_terms(self) -> SessionTerms:
+        return session_terms.of_roles((role.name, role.options) for role in self.roles)
 
     @cached_property
     def requires_mfa(self) -> bool:

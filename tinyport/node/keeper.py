@@ -26,6 +26,7 @@ from tinyport.node.keeper_connection import LATER, MAX_SESSIONS, PROVED, Connect
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.keeper_forward import Desk, Forwards
 from tinyport.node.keeper_life import Life
+from tinyport.node.keeper_limits import Limits
 from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_link import parse_arrival
 from tinyport.node.keeper_memory import resident
@@ -119,6 +120,14 @@ class Keeper:
             self._log,
         )
         self._connections: dict[int, Connection] = {}
+        self._limits_of_people = Limits(
+            self._loop,
+            connections=lambda: list(self._connections.values()),
+            running=self._sessions.running_of,
+            now=self._documents.now,
+            tell=self.tell,
+            end=self._dismiss,
+        )
         #: what connections that wait for a worker need besides
         self._dials: dict[int, Mapping[str, str]] = {}
         self._graces: dict[int, Timer] = {}
@@ -159,10 +168,17 @@ class Keeper:
             try:
                 connection.judge_again()
             except TinyportError as error:
-                peer = connection.endpoint.peer
-                self._log.info("a connection is ended", peer=f"{peer[0]} port {peer[1]}", reason=error)
-                self._sessions.end(connection)
-                self._end(connection, refusal_text(error))
+                self._dismiss(connection, refusal_text(error), error)
+            else:
+                self._limits_of_people.watch(connection)
+
+    def _dismiss(self, connection: Connection, text: str, reason: object = None) -> None:
+        """End somebody's connection and all that runs in it."""
+        peer = connection.endpoint.peer
+        self._log.info("a connection is ended", peer=f"{peer[0]} port {peer[1]}", reason=reason or text)
+        connection.ended_because = text
+        self._sessions.end(connection)
+        self._end(connection, text)
 
     # ------------------------------------------------------------------ connections
 
@@ -190,6 +206,7 @@ class Keeper:
             audit=self._audit,
             monotonic=time.monotonic,
             forwards=Forwards(self._forwarding, self._last_number, arrival.endpoint.peer),
+            limits=self._limits_of_people,
         )
         connection.max_sessions = int(cast(int, self._limits["sessions"]))
         self._connections[connection.number] = connection
@@ -270,6 +287,7 @@ class Keeper:
         self._dials.pop(connection.number, None)
         self._graces.pop(connection.number).cancel()
         self._signing_in.over(connection)
+        self._limits_of_people.forget(connection)
         if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
@@ -321,6 +339,7 @@ class Keeper:
             self._signing_in.keyed(connection)
         elif request == "prove":
             self._signing_in.proved(connection)
+            self._limits_of_people.watch(connection)
         elif request == "gone":
             self._workers.forget(worker, connection)
             self._connection_over(connection)

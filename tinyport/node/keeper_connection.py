@@ -64,6 +64,7 @@ TABLE: Mapping[tuple[str, str], str] = {
     (PROVED, "signal"): PROVED,
     (PROVED, "hangup"): PROVED,
     (PROVED, "hostkey"): PROVED,
+    (PROVED, "quiet"): PROVED,
     (SERVED, "gone"): GONE,
     (KEYED, "gone"): GONE,
     (PROVED, "gone"): GONE,
@@ -96,6 +97,18 @@ class SessionStarter(Protocol):
     def start(
         self, connection: Connection, number: int, grant: Grant, asked: Asked
     ) -> tuple[RunningSession, Sequence[int]]: ...
+
+
+class TimeAndNumber(Protocol):
+    """What a connection needs of the limits on how long and how many."""
+
+    def check_connection(self, connection: Connection, grant: Grant) -> None: ...
+
+    def check_session(self, grant: Grant) -> None: ...
+
+    def watch(self, connection: Connection) -> None: ...
+
+    def quiet(self, connection: Connection, message: Mapping[str, object]) -> None: ...
 
 
 class Forwarding(Protocol):
@@ -136,6 +149,7 @@ class Connection:
         audit: Audit,
         monotonic: Callable[[], float],
         forwards: Forwarding | None = None,
+        limits: TimeAndNumber | None = None,
     ) -> None:
         self.number = number
         self.endpoint = endpoint
@@ -147,6 +161,8 @@ class Connection:
         self.max_sessions = MAX_SESSIONS
         #: set once too many proofs failed
         self.exhausted = False
+        #: why we ended it, for the audit log
+        self.ended_because: str | None = None
         #: its worker fell over it
         self.crashed = False
         #: the client was sent our reason for ending it; nothing is done for it any more
@@ -157,6 +173,7 @@ class Connection:
         self._audit = audit
         self._monotonic = monotonic
         self._forwards = forwards
+        self._limits = limits
         self._session_id: bytes | None = None
         self._last_kex = monotonic()
         self._rekeys = REKEYS_AT_ONCE
@@ -175,6 +192,7 @@ class Connection:
             "signal": self._signal,
             "hangup": self._hangup,
             "hostkey": self._hostkey,
+            "quiet": self._quiet,
             "gone": self._gone,
             **{request: partial(self._forward, request) for request in FORWARDS},
         }
@@ -303,6 +321,8 @@ class Connection:
             algorithm = _signature_algorithm(cert, request.algorithm)
             verify(cert.public_key, signed_data(self._session_id, request_bytes), signature, algorithm)
             grant = self._judge(cert, login)
+            if self._limits is not None:
+                self._limits.check_connection(self, grant)
             if is_break_glass(cert):
                 self._documents.used_once.use(cert.serial)
         except TinyportError as error:
@@ -358,7 +378,8 @@ class Connection:
     def judge_again(self) -> None:
         """After a new document: is the person still allowed to be here? AccessDenied when not.
 
-        The end of the certificate's life ends no session that runs (as with sshd); locks, roles and revocation do.
+        The end of the certificate's life ends no session that runs (as with sshd), unless a role says so, which is
+        ``keeper_limits``'s; locks, roles and revocation do.
         """
         if self.grant is None or self._certificate is None:
             return
@@ -384,6 +405,8 @@ class Connection:
         assert self.grant is not None
         if self._forwards is not None:
             asked = replace(asked, forwarded=self._forwards.environment(message))
+        if self._limits is not None:
+            self._limits.check_session(self.grant)
         if len(self.sessions) >= self.max_sessions:
             raise AccessDenied(f"too many sessions on this connection, {self.max_sessions} are allowed", code="limit")
         session, descriptors = self._starter.start(self, number, self.grant, asked)
@@ -410,6 +433,11 @@ class Connection:
         session = self._session(message)
         if session is not None:
             session.hang_up()
+        return {}, ()
+
+    def _quiet(self, message: Mapping[str, object]) -> Answer:
+        if self._limits is not None:
+            self._limits.quiet(self, message)
         return {}, ()
 
     def _forward(self, request: str, message: Mapping[str, object]) -> Answer:

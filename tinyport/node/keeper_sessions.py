@@ -39,8 +39,9 @@ class ExitListener(Protocol):
 class Session:
     """One running process with its own session and process group. ``send(signal number)`` reaches the group."""
 
-    def __init__(self, pid: int, send: Callable[[int], None]) -> None:
+    def __init__(self, pid: int, send: Callable[[int], None], user: str = "") -> None:
         self.pid = pid
+        self.user = user
         self.running = True
         self.send = send
 
@@ -92,6 +93,9 @@ class Sessions:
     def running(self) -> int:
         return len(self._all)
 
+    def running_of(self, user: str) -> int:
+        return sum(session.user == user for session in self._all)
+
     def account(self, grant: Grant) -> Account:
         """The grant's account, if this node can become it. AccessDenied with the truth."""
         account = accounts.lookup(grant.login)
@@ -114,7 +118,7 @@ class Sessions:
         except OSError as error:
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
-        session = Session(started.pid, lambda number: self._loop.kill(-started.pid, number))
+        session = Session(started.pid, lambda number: self._loop.kill(-started.pid, number), grant.user)
         self._all.add(session)
         self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty)
         if plan.kind == "sftp":
@@ -127,7 +131,8 @@ class Sessions:
             self._all.discard(session)
             connection.sessions.pop(number, None)
             self._end_record(login, status)
-            self._record_end(plan, grant, peer, sid, status, self._monotonic() - since)
+            why = connection.ended_because
+            self._record_end(plan, grant, peer, sid, status, self._monotonic() - since, why)
             self._exited(connection, number, status)
 
         if started.control is None:
@@ -184,14 +189,15 @@ class Sessions:
         return plan
 
     def _record_end(
-        self, plan: Plan, grant: Grant, peer: tuple[str, int], sid: str, status: int, seconds: float
+        self, plan: Plan, grant: Grant, peer: tuple[str, int], sid: str, status: int, seconds: float, why: str | None
     ) -> None:
         fields: dict[str, object] = dict(exit_fields(status))
         if plan.kind == "exec":
             self._audit.session("exec", grant, peer, sid, command=plan.command, **fields)
         elif plan.kind == "sftp":
             self._audit.session("sftp.end", grant, peer, sid, **fields)
-        self._audit.session("session.end", grant, peer, sid, kind=plan.kind, seconds=round(seconds, 3), **fields)
+        fields.update(kind=plan.kind, seconds=round(seconds, 3), reason=why)
+        self._audit.session("session.end", grant, peer, sid, **fields)
 
     def end(self, connection: Connection) -> None:
         """Policy says no more: SIGHUP to all of a connection's sessions, then SIGKILL to what stays."""

@@ -20,6 +20,7 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import SSHPacket
 
+from tinyport.node.worker_idle import WatchedConnection
 from tinyport.node.worker_packets import LeanPackets
 
 # Past this, channels hold their output back, and their programs feel it by their pipes.
@@ -46,6 +47,8 @@ class BoundedChannel(SSHChannel[bytes]):
     _kept = 0
 
     def write(self, data: bytes, datatype: int | None = None) -> None:
+        if isinstance(self._conn, WatchedConnection):
+            self._conn.byte_passed()
         # Mostly nothing waits and the client has room for all of it.
         if len(data) <= self._send_window and not self._send_buf and self._sends_now(data, datatype):
             return
@@ -83,6 +86,8 @@ class BoundedChannel(SSHChannel[bytes]):
             self._pause_resume_writing()
 
     def _accept_data(self, data: bytes, datatype: int | None = None) -> None:
+        if isinstance(self._conn, WatchedConnection):
+            self._conn.byte_passed()
         if not self._recv_paused or not data:
             super()._accept_data(data, datatype)
             return

@@ -17,6 +17,7 @@ from tinyport.node.worker_channel import NodeSession, SessionChannel
 from tinyport.node.worker_extensions import ExtendedConnection
 from tinyport.node.worker_forward import ForwardingConnection
 from tinyport.node.worker_hostkey import MAX_VERSION, KeeperKey, RecordingHash, TranscriptTooLarge
+from tinyport.node.worker_idle import WatchedConnection
 from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text
 from tinyport.node.worker_packets import LeanPackets
 
@@ -62,7 +63,7 @@ class Owner(asyncssh.SSHServer):
         return self._connection.make_session()
 
 
-class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, ExtendedConnection):
+class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, ExtendedConnection, WatchedConnection):
     """``serve``: the keeper's message about it. ``over`` tells the keeper, once."""
 
     def __init__(
@@ -264,6 +265,7 @@ class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, Exten
         if self._is_over:
             return
         self._is_over = True
+        self.stop_watching()
         if isinstance(exc, (PeerError, TranscriptTooLarge)):
             self._log.info("a connection failed", reason=exc)
         self.stop_asking()
