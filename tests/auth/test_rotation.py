@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tinyport.auth.tls_certificates import pin_of
 from tinyport.core.certificate import Certificate, parse_public_line, public_line
 from tinyport.core.errors import PeerError
-from tinyport.core.policy import LOCK_TARGETS, Policy, open_document, version
+from tinyport.core.policy import Policy, open_document, version
 from tinyport.core.rotation import Rotation
 from tinyport.core.succession import follow
 from tinyport.link.api import pin_of as pin_of_pem
@@ -267,7 +266,7 @@ def test_after_a_compromise_nothing_leads_on(auth: AuthServer, clock: Clock, sta
     assert auth.local().post("/v1/rotation/compromised", {"cluster": "other"}).status == 400
     answer = auth.local().post("/v1/rotation/compromised", {"cluster": CLUSTER})
     assert answer.status == 200, answer
-    assert answer.body["not_told"] == ["gate", "greenhouse"] or answer.body["told"] == ["gate"]
+    assert sorted(answer.body["told"] + answer.body["not_told"]) == ["gate", "greenhouse"]
     assert not set(answer.body["ca_pins"]) & set(pins)
     hello = auth.anyone().get("/v1/hello").body
     assert hello["successions"] == []
@@ -285,7 +284,6 @@ def test_after_a_compromise_nothing_leads_on(auth: AuthServer, clock: Clock, sta
         open_document(auth.service.issuer.signed, policy_key, "policy", CLUSTER)
     # The policy, the nodes' documents and the audit log's head are under the new key.
     assert auth.local().get("/v1/audit/head").status == 200
-    assert auth.service.issuer.signed["document"]
     document = auth.do(auth.service.store.read.nodes.document(node.uuid))
     open_document(document, auth.service.authority.policy_key_blob, "node", CLUSTER)
     # With the same keys, a new pin and a new token it is the same node again.
@@ -334,5 +332,4 @@ def test_values_are_read_back_as_they_were(auth: AuthServer) -> None:
         return found
 
     assert auth.do(there_and_back())["host"] == rotation
-    assert json.dumps(sorted(LOCK_TARGETS))
     assert pin_of(auth.service.authority.ring.tls["active"].certificate) == auth.service.authority.ca_pins[0]

@@ -93,6 +93,14 @@ def test_the_next_step_is_not_kept_waiting_by_the_renewal_of_the_last(renewal: A
     assert renewal.times == 1
 
 
+def test_a_link_that_asks_without_end_gets_a_few(renewal: Asked) -> None:
+    for number in range(100):
+        renewal._not_before = time.monotonic() + 3600
+        renewal.asked([BEGAN + 10 + number, 0.0])
+        renewal._early()
+    assert renewal.times == monitor_renewal.STEPS
+
+
 def test_a_failure_waits_its_time(renewal: Asked) -> None:
     renewal._pause = 2 * monitor_renewal.FIRST_PAUSE
     renewal._not_before = time.monotonic() + 3600

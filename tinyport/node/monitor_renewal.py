@@ -8,6 +8,7 @@ import time
 
 from tinyport.core.errors import TinyportError
 from tinyport.node import identity_view
+from tinyport.node.link_dial import Bucket
 from tinyport.node.loop import Loop, spread
 from tinyport.node.python_process import arguments, spawn
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tinyport.host.logging_line import Log
+    from tinyport.node.loop import Timer
 
 # A share of the certificate's life. Two thirds of seven days leave a device that is off at night 56 hours to do it.
 DUE = 2 / 3
@@ -24,6 +26,8 @@ FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 # A fleet of a hundred thousand renews within the hour (core.rotation.spread_over).
 LONGEST_SPREAD = 3600.0
+# Steps of rotations that may follow each other at once, by hand. A link that was taken over can ask for no more.
+STEPS = 8
 # The system's clock is believed only when it is not before the certificate's own beginning: a board without a clock
 # thinks of 1970, or of the day when its image was made.
 ANSWER_SIZE = 64 * 1024
@@ -63,6 +67,8 @@ class Renewal:
         #: certificates from before are renewed early (Unix seconds of the cluster), at this monotonic time
         self._renew_before = 0.0
         self._renew_at = 0.0
+        self._early_timer: Timer | None = None
+        self._steps = Bucket(STEPS, 1 / FIRST_PAUSE, time.monotonic())
 
     def start(self) -> None:
         self._look()
@@ -95,13 +101,23 @@ class Renewal:
             return
         self._renew_before = before
         self._renew_at = time.monotonic() + spread(0.0, min(max(within, 0.0), LONGEST_SPREAD))
-        self._loop.after(self._renew_at - time.monotonic(), self._early)
+        self._look_early(self._renew_at - time.monotonic())
+
+    def _look_early(self, seconds: float) -> None:
+        if self._early_timer is not None:
+            self._early_timer.cancel()
+        self._early_timer = self._loop.after(max(0.0, seconds), self._early)
 
     def _early(self) -> None:
-        if self._asked_for():
-            # What was renewed a moment ago is from before all the same.
-            if self._pause == FIRST_PAUSE:
-                self._not_before = 0.0
+        if not self._asked_for():
+            return
+        wait = self._not_before - time.monotonic()
+        if wait > 0 and self._pause == FIRST_PAUSE and self._steps.take(time.monotonic()):
+            # What was renewed a moment ago, in the step before, is from before all the same.
+            wait = self._not_before = 0.0
+        if wait > 0:
+            self._look_early(wait)
+        else:
             self.wanted()
 
     def _asked_for(self) -> bool:
@@ -145,7 +161,7 @@ class Renewal:
             self._not_before = time.monotonic() + FIRST_PAUSE
             self._done(view)
             # It may have been under way when the next step of a rotation came.
-            self._loop.after(0.0, self._early)
+            self._look_early(0.0)
             return
         try:
             answer = json.loads(os.pread(self._answer, ANSWER_SIZE, 0))
