@@ -122,7 +122,14 @@ def test_an_old_store_is_encrypted_changed_and_decrypted(start: Callable[..., Au
         encrypt_keys(tmp_path, OTHER, None)
     with pytest.raises(OperatorError, match="not the one"):
         encrypt_keys(tmp_path, OTHER, OTHER)
+    with closing(sqlite3.connect(tmp_path / "auth" / "auth.db")) as database:
+        of_before = open_seal(database.execute("SELECT value FROM meta WHERE name = 'seal'").fetchone()[0], PASSPHRASE)
     assert encrypt_keys(tmp_path, OTHER, PASSPHRASE) == 4
+    with closing(sqlite3.connect(tmp_path / "auth" / "auth.db")) as database:
+        row = AuthorityRow(*database.execute("SELECT type, private, public FROM authorities LIMIT 1").fetchone())
+    # Another passphrase is another data key, too.
+    with pytest.raises(OperatorError, match="damaged"):
+        of_before.open(row)
     with pytest.raises(OperatorError, match="not the one"):
         start(key_passphrase=PASSPHRASE)
     again = start(key_passphrase=OTHER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +81,14 @@ def test_no_walk_signs_with_a_key_that_is_not_trusted_or_lets_go_of_one_at_once(
             assert signer in trusted or signer == signers[kind]
             assert signers[kind] in now
         assert ("new" in keys.keys) == (rotation.phase != STANDBY)
+
+
+def test_the_page_shows_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rotation.md").read_text()
+    drawn = page.partition("stateDiagram-v2\n    [*] --> standby\n")[2].partition("```")[0].split("\n")
+    assert [line.strip() for line in drawn if line] == [
+        f"{before} --> {after}: {action}" for (before, after), action in TRANSITIONS.items()
+    ]
 
 
 @given(st.floats(min_value=0, max_value=1e6), st.integers(min_value=r.LEAST_GRACE, max_value=r.MOST_GRACE))

@@ -63,6 +63,7 @@ def echoes(cluster: Cluster, home: str) -> bool:
 def test_people_go_on_working_through_a_rotation_and_a_rollback(fragile: Cluster) -> None:
     alice = fragile.add_user("alice", fragile.login_name)
     before = fragile.tctl_json("status")["ca_pins"]
+    config = fragile.ssh_config(alice)
     with session(fragile, alice) as running:
         assert says(running, "before")
         step(fragile, "init")
@@ -84,10 +85,8 @@ def test_people_go_on_working_through_a_rotation_and_a_rollback(fragile: Cluster
         wait_for("a session in update_clients", lambda: echoes(fragile, alice))
         step(fragile, "update_servers")
         wait_for("a session in update_servers", lambda: echoes(fragile, alice))
-        known = [
-            line for line in fragile.tsh("config", home=alice).stdout.splitlines() if b"UserKnownHostsFile" in line
-        ]
-        lines = Path(known[0].split()[-1].decode().strip('"')).read_text()
+        known = next(line for line in config.read_text().splitlines() if "UserKnownHostsFile" in line)
+        lines = Path(known.split()[-1].strip('"')).read_text()
         assert lines.count("@cert-authority *.") == 2
         shown = fragile.tctl("status")
         assert b"rotation: " in shown.stdout, text(shown)
@@ -106,7 +105,7 @@ def test_people_go_on_working_through_a_rotation_and_a_rollback(fragile: Cluster
     after = fragile.tctl_json("status")["ca_pins"]
     assert not set(before) & set(after)
     if (Path("/usr/bin/ssh")).exists():
-        config = fragile.ssh_config(alice)
+        # The block is that of before the rotation.
         done = fragile.run(
             "ssh", "-F", config, "-o", "BatchMode=yes", f"{target(fragile)}.{cluster_name(fragile)}", "id -un"
         )

@@ -1,7 +1,8 @@
 """The CAs' private keys encrypted at rest: whoever has only the disk, or a backup, has no cluster.
 
-A data key encrypts each private key (AES-256-GCM); a passphrase encrypts the data key (scrypt, RFC 7914). So another
-passphrase rewrites one value. The passphrase comes from outside at each start, usually as a systemd credential.
+A data key encrypts each private key (AES-256-GCM); a passphrase encrypts the data key (scrypt, RFC 7914), so that the
+keys of a rotation are encrypted without asking for it. The passphrase comes from outside at each start, usually as a
+systemd credential.
 """
 
 from __future__ import annotations

@@ -30,8 +30,10 @@ def encrypt_keys(data_dir: Path, passphrase: str, current: str | None) -> int:
     def change(held: str | None) -> tuple[str | None, Rewrite]:
         if held is not None and current is None:
             raise OperatorError("the keys are encrypted already", hint="give the passphrase that they have, too")
-        seal = new_seal() if held is None else open_seal(held, current)
-        return seal.wrapped(passphrase), lambda row: seal.close(seal.open(row))
+        # With another passphrase another data key, too: who had the first one, and a copy, knows nothing of today's.
+        before = None if held is None else open_seal(held, current)
+        after = new_seal()
+        return after.wrapped(passphrase), lambda row: after.close((before or after).open(row))
 
     return _rewrite(data_dir, change)
 

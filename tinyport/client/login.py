@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tinyport.client import agent, prompt
 from tinyport.client.one_time_code import with_code
+from tinyport.client.ssh_config import write_known_hosts
 from tinyport.client.trust import trusted_client
 from tinyport.client.whoami import auth_client
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
@@ -56,6 +57,9 @@ def login(args: argparse.Namespace) -> int:
     if before is not None and before.identity.proxy == proxy:
         agent.withdraw(before.identity.ssh_certificate)
     profile = profiles.save(identity)
+    if profiles.known_hosts.exists():
+        # Who uses ssh has the block of "tsh config", which stays; the CAs may be others since.
+        write_known_hosts(profiles)
     trouble = agent.offer(identity, time.time())
     if trouble:
         print(f"tsh: warning: {trouble}", file=sys.stderr)

@@ -26,14 +26,19 @@ def run(args: argparse.Namespace) -> int:
     profiles = Profiles(home())
     wanted = args.proxy or os.environ.get("TINYPORT_PROXY")
     profile = profiles.load(proxy_address(wanted) if wanted else None)
+    write_known_hosts(profiles)
+    for line in block(profile, profiles.known_hosts, tsh_command()):
+        print(line)
+    return 0
+
+
+def write_known_hosts(profiles: Profiles) -> None:
+    """The host CAs of every login, for OpenSSH. A login after a rotation of the CA brings others."""
     lines: list[str] = []
     for name in profiles.names():
         host, _, port = name.rpartition("_")
         lines += known_hosts_lines(profiles.load(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"))
     write_private(profiles.known_hosts, "".join(f"{line}\n" for line in lines).encode())
-    for line in block(profile, profiles.known_hosts, tsh_command()):
-        print(line)
-    return 0
 
 
 def tsh_command() -> list[str]:
