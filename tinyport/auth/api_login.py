@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tinyport.auth import second_factor
 from tinyport.auth.authority import IssuedPair
@@ -36,11 +36,16 @@ def roles_of(call: Call, user: UserRow) -> list[Role]:
 
 async def login(call: Call) -> Answer:
     """User and password → an SSH and a TLS certificate for the same person."""
+    keys, asked = asked_keys(call)
+    return await prove(call, lambda tables, user: _log_in(call, tables, user, keys, asked, proven=call.service.now()))
+
+
+async def prove(call: Call, then: Callable[[WriteTables, UserRow], Awaitable[Mapping[str, object]]]) -> Answer:
+    """User, password and, where one is asked for, a code: ``then`` for that user, within the same transaction."""
     service, fields = call.service, call.fields
     service.check_source(call.source)
     name = fields.text("user", 64)
     password = fields.text("password", LONGEST)
-    keys, asked = _asked(call)
     user = await service.store.read.users.get(name)
     right = await service.passwords.verify(user.password if user is not None else None, password)
     if user is None or not right or service.now() < user.locked_until:
@@ -55,7 +60,7 @@ async def login(call: Call) -> Answer:
         if await _code_is_right(call, tables, name, code):
             if current.failures:
                 await tables.users.set_failures(name, 0, 0)
-            return await _log_in(call, tables, current, keys, asked, proven=service.now())
+            return await then(tables, current)
     # Not within the transaction: an error would take the count back.
     await login_failed(call, name, counts=True)
 
@@ -73,7 +78,7 @@ async def extend(call: Call) -> Answer:
     """A login → a newer one, without a password, where every role of the user allows it, and only so long after the
     password was given."""
     service = call.service
-    keys, asked = _asked(call)
+    keys, asked = asked_keys(call)
     leaf = call.caller.leaf
     async with service.store.write() as tables:
         user = await tables.users.get(call.caller.name)
@@ -89,7 +94,7 @@ async def extend(call: Call) -> Answer:
         return await _log_in(call, tables, user, keys, min(asked, left), proven=proven)
 
 
-def _asked(call: Call) -> tuple[tuple[bytes, Request], int]:
+def asked_keys(call: Call) -> tuple[tuple[bytes, Request], int]:
     """The keys to certify, and for how long (seconds)."""
     fields, authority = call.fields, call.service.authority
     ssh_key = authority.user_key(fields.text("ssh_public_key", MAX_KEY))
@@ -99,7 +104,7 @@ def _asked(call: Call) -> tuple[tuple[bytes, Request], int]:
 
 async def _log_in(
     call: Call, tables: WriteTables, user: UserRow, keys: tuple[bytes, Request], asked: int, *, proven: float
-) -> Answer:
+) -> Mapping[str, object]:
     """``proven``: when the person last showed password and code (Unix seconds)."""
     service = call.service
     ssh_key, request = keys

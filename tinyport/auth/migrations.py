@@ -87,10 +87,19 @@ CREATE TABLE successions (id INTEGER PRIMARY KEY, statement TEXT NOT NULL, made 
 CREATE INDEX certificates_subject ON certificates (subject, issued);
 """
 
+_WEB_SESSIONS = """
+CREATE TABLE web_sessions (
+    id TEXT PRIMARY KEY, digest TEXT NOT NULL, user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE,
+    proxy TEXT NOT NULL, source TEXT NOT NULL, agent TEXT NOT NULL, created REAL NOT NULL, seen REAL NOT NULL,
+    ends REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX web_sessions_user ON web_sessions (user);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
     ("0003-rotations", _ROTATIONS),
+    ("0004-web-sessions", _WEB_SESSIONS),
 )
 
 

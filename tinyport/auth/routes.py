@@ -20,6 +20,7 @@ from tinyport.auth import (
     api_signup,
     api_tokens,
     api_users,
+    api_web,
 )
 from tinyport.auth.callers import ANYONE, LOCAL, NODE, PROXY, USER
 from tinyport.auth.web import LARGE, SMALL, Handler, Route
@@ -64,6 +65,15 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/watch", api_proxy.watch, _PROXY),
     Route("POST", "/v1/presence", api_proxy.presence, _PROXY, limit=LARGE),
     Route("POST", "/v1/access", api_proxy.access, _PROXY),
+    # In the name of somebody with a browser, who proves here who they are.
+    Route("POST", "/v1/web/login", api_web.login, _PROXY, limit=SMALL),
+    Route("POST", "/v1/web/renew", api_web.renew, _PROXY, limit=SMALL),
+    Route("POST", "/v1/web/logout", api_web.logout, _PROXY, limit=SMALL),
+    Route("POST", "/v1/web/invitation", api_web.invitation, _PROXY, limit=SMALL),
+    Route("POST", "/v1/web/signup", api_web.signup, _PROXY, limit=SMALL),
+    # One's own; those of others by the rules about users.
+    Route("GET", "/v1/web/sessions", api_web.list_sessions, _PEOPLE),
+    Route("DELETE", "/v1/web/sessions/{id}", api_web.delete_session, _PEOPLE),
     # What of it users see is decided node by node.
     Route("GET", "/v1/nodes", api_nodes.list_nodes, _MACHINES | _PEOPLE),
     _people("GET", "/v1/status", api_cluster.status, "status", "read"),

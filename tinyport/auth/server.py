@@ -13,6 +13,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tinyport.auth.api_proxy import expire_presence, flush_last_seen
+from tinyport.auth.api_web import SILENCE
 from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
 from tinyport.auth.joining import LATE_ANSWER
@@ -170,6 +171,7 @@ async def clean(service: Service) -> None:
     now = service.now()
     async with service.store.write() as tables:
         await tables.users.delete_invitations_expired_before(now)
+        await tables.web.delete_ended(now, now - SILENCE)
         await tables.tokens.delete_expired_before(now - LATE_ANSWER)
         await tables.audit.delete_batches_before(now - _KEEP_BATCHES)
         await tables.cluster.delete_certificates_ended_before(now - _KEEP_CERTIFICATES)

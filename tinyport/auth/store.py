@@ -26,6 +26,7 @@ from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
 from tinyport.auth.store_tokens import TokenRows
 from tinyport.auth.store_users import UserRows
+from tinyport.auth.store_web import WebSessionRows
 from tinyport.core.errors import OperatorError, Unavailable
 from tinyport.host.files import private_folder
 
@@ -106,6 +107,7 @@ class Tables:
         self.authorities = AuthorityRows(database)
         self.users = UserRows(database)
         self.factors = FactorRows(database)
+        self.web = WebSessionRows(database)
         self.tokens = TokenRows(database)
         self.nodes = NodeRows(database)
         self.audit = AuditRows(database)

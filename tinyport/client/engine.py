@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinyport.client.dial import Dialled, dial
-from tinyport.client.hostkey import judge_host, wanted_principal
 from tinyport.core.certificate import parse_public_line, public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
+from tinyport.core.host_judgement import judge_host, wanted_principal
 from tinyport.core.names import printable
 from tinyport.host.user_identity import UserIdentity
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 CODES: dict[str, str] = {
     "user.login": "T1000I",
     "user.login.failed": "T1000W",
+    "user.logout": "T1001I",
     "user.create": "T1002I",
     "user.update": "T1003I",
     "user.delete": "T1004I",

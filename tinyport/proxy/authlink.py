@@ -33,6 +33,8 @@ ANSWER_LIMIT = 5.0
 # A person waits for this one, and our own copy of the policy answers at once: an auth that hangs costs the first of
 # them a second, and nobody after them, until the watch hears from it again.
 CHECK_LIMIT = 1.0
+# Auth hashes a password for it, one after another.
+ASK_LIMIT = 15.0
 # docs/protocol/api.md: auth says something every 10 s; nothing for 30 s means that nobody is there.
 WATCH_SILENCE = 30.0
 # A policy or node document, and the JSON around it.
@@ -109,6 +111,8 @@ class AuthLink:
         self.up = False
         #: called when auth and we may not know each other's CA any more
         self.on_strange: Callable[[], None] = _nothing
+        #: called with the id of a web session that was ended
+        self.on_web_ended: Callable[[str], None] = lambda id: None
         #: set once the policy and all node documents of this run have come
         self.synced = asyncio.Event()
         #: nodes heard of since the watch began; None once it told all it had
@@ -169,6 +173,10 @@ class AuthLink:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, PeerError) as error:
             detail = f"{path}: {type(error).__name__} {error}"
             raise Unavailable("the auth server does not answer", detail=detail) from None
+
+    async def ask(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
+        """A question about somebody with a browser. AccessDenied with auth's code and words; else Unavailable."""
+        return await self._post(path, body, ASK_LIMIT)
 
     async def check(self, certificate: bytes, target: str, login: str | None, source: str) -> tuple[str, str]:
         """Ask auth whether the certificate's user may reach ``target``: the node's (UUID, name).
@@ -262,6 +270,8 @@ class AuthLink:
                     self._heard.add(uuid)
             elif "removed" in line:
                 self._knowledge.remove_node(str(line["removed"]))
+            elif "web_ended" in line:
+                self.on_web_ended(str(line["web_ended"]))
             elif "keepalive" in line:
                 self._all_heard()
         except PeerError as error:
@@ -383,7 +393,11 @@ def _answer(status: int, data: bytes) -> dict[str, object]:
     found = body.get("error")
     fields: Mapping[str, object] = found if isinstance(found, dict) else {}
     message, code, hint = (fields.get(name) for name in ("message", "code", "hint"))
-    if status >= 500 or status == 429 or not isinstance(message, str) or not isinstance(code, str):
+    if status == 429 and isinstance(message, str):
+        slow = AccessDenied(message, code="slow_down", hint=hint if isinstance(hint, str) else "")
+        slow.extra["retry_after"] = fields.get("retry_after")
+        raise slow
+    if status >= 500 or not isinstance(message, str) or not isinstance(code, str):
         raise Unavailable("the auth server cannot answer now", detail=f"{status} {message}")
     if code == "login_required":
         # Auth does not take us for a proxy of its cluster. That says nothing about the user.

@@ -130,6 +130,11 @@ class Credentials:
         )
         return auth_only(context, self.cluster)
 
+    def user_context(self, certificate: str, key: str) -> ssl.SSLContext:
+        """For connections to auth in the name of a web session's user (PEM texts)."""
+        context = client_context(self._cas(), alpn=[ALPN_AUTH, "http/1.1"], cert_pem=certificate, key_pem=key)
+        return auth_only(context, self.cluster)
+
     def renewal_due(self) -> float:
         """Unix time at which to renew."""
         before = float(self._text("valid_before"))

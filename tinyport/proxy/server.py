@@ -29,6 +29,10 @@ from tinyport.proxy.ssh_gateway import SshGateway
 from tinyport.proxy.tsh_gateway import TshGateway
 from tinyport.proxy.tunnels import Tunnels
 from tinyport.proxy.web import Web, web_context
+from tinyport.proxy.web_api import People
+from tinyport.proxy.web_auth import UserApi
+from tinyport.proxy.web_sessions import WebSessions
+from tinyport.proxy.web_terminal import Terminals
 
 # A copy for the day when auth is down; a minute old is good enough, and flash wears.
 SAVE_NODES_EVERY = 60.0
@@ -82,6 +86,15 @@ class Proxy:
             cluster=credentials.cluster,
             ping=self._ping,
             ready=lambda: self.knowledge.has_policy,
+            people=People(
+                WebSessions(
+                    self.authlink.ask, lambda: UserApi(settings.auth_address, credentials.user_context), log("web")
+                ),
+                Terminals(self.gatekeeper, self.tunnels.dial, self.knowledge, log("web")),
+                self.authlink.ask,
+                public,
+                log("web"),
+            ),
         )
         self.gateway = Gateway(
             settings,
@@ -96,6 +109,7 @@ class Proxy:
         self._policy_came = asyncio.Event()
         self.tunnels.on_change = self.authlink.report
         self.authlink.on_strange = self.credentials.doubt
+        self.authlink.on_web_ended = self.web.people.sessions.ended_elsewhere
         self.knowledge.on_change.append(self._knowledge_changed)
 
     def _node_presence(self, uuid: str) -> dict[str, object] | None:
@@ -142,6 +156,7 @@ class Proxy:
             self._part(self.gateway.run(listeners)),
             self._part(self.authlink.run()),
             self._part(self._save_nodes()),
+            self._part(self.web.people.sessions.run()),
             self._part(
                 keep_renewed(self.credentials, self.settings.identity_path, self._renewed, Log("proxy.identity"))
             ),

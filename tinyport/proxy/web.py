@@ -1,6 +1,6 @@
-"""HTTPS for browsers and probes, on the same public port.
+"""HTTPS for browsers and probes, on the same public port: connections, certificate, headers.
 
-Small, static, nothing of it asks for a credential.
+What people with a browser do is in ``web_api``.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.errors import OperatorError, PeerError, TinyportError
 from tinyport.core.names import parse_address
 from tinyport.host.files import read_limited, write_private
 from tinyport.host.logging_line import Log
 from tinyport.proxy.settings import ProxySettings
+from tinyport.proxy.web_api import People, refusal
+from tinyport.proxy.web_page import PAGE, not_built, read_page
 
 #: connections at once; a flood of browsers must not take what nodes and sessions need
 MAX_WEB = 1000
-# A page takes milliseconds. Nobody needs a connection for longer than this.
+# A page takes milliseconds. Nobody needs a connection for longer than this, but for a terminal.
 WEB_LIFE = 120.0
 KEEPALIVE = 15.0
 HANDSHAKE_LIMIT = 10.0
@@ -84,18 +87,27 @@ class Web:
         ping: Callable[[], Mapping[str, object]],
         ready: Callable[[], bool],
         cluster: str,
+        people: People,
     ) -> None:
         self._context = context
         self._log = log
         self._ping = ping
         self._ready = ready
+        self.people = people
+        self._lives: WeakKeyDictionary[asyncio.BaseTransport, asyncio.TimerHandle] = WeakKeyDictionary()
         self._page = INVITE.format(cluster=html.escape(cluster), host=html.escape(host))
         application = web.Application(client_max_size=MAX_BODY, middlewares=[_strict])
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/webapi/ping", self._webapi_ping)
-        application.router.add_get("/invite", self._invite)
         application.router.add_get("/style.css", self._style)
+        page = read_page(PAGE)
+        if page is None:
+            application.router.add_get("/invite", self._invite)
+            application.router.add_get("/", not_built)
+        else:
+            page.add_routes(application.router)
+        people.add_routes(application.router, self._may_stay)
         self._runner = web.AppRunner(
             application, access_log=None, keepalive_timeout=KEEPALIVE, handle_signals=False, shutdown_timeout=1.0
         )
@@ -117,7 +129,13 @@ class Web:
         transport, _ = await loop.connect_accepted_socket(
             server, own, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_LIMIT
         )
-        loop.call_later(WEB_LIFE, transport.close)
+        self._lives[transport] = loop.call_later(WEB_LIFE, transport.close)
+
+    def _may_stay(self, request: web.Request) -> None:
+        """This connection is a terminal's: it lasts as long as that does."""
+        timer = None if request.transport is None else self._lives.pop(request.transport, None)
+        if timer is not None:
+            timer.cancel()
 
     # ------------------------------------------------------------------ pages
 
@@ -142,9 +160,13 @@ class Web:
 async def _strict(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
+    except TinyportError as error:
+        response = refusal(error)
     except web.HTTPException as error:
         response = web.json_response({"error": {"code": "not_found", "message": error.reason}}, status=error.status)
-    response.headers.update(HEADERS)
+    if not response.prepared:
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
     return response
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tinyport.client.hostkey import judge_host, wanted_principal
 from tinyport.core.errors import PeerError
+from tinyport.core.host_judgement import judge_host, wanted_principal
 from tinyport.core.issue import issue_host_certificate, issue_user_certificate
 from tinyport.core.signatures import Ed25519Key
 

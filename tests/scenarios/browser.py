@@ -1,0 +1,118 @@
+"""A browser without a screen: the page's API and its terminal, for scenarios about the web."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from tests.scenarios.cluster import LIMIT, Cluster
+
+
+class Browser:
+    """One person's; keeps its cookie as a browser does. ``csrf`` and ``about``: what the last log-in said."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.base = f"https://{cluster.ready['proxy']}"
+        self.csrf = ""
+        self.about: dict[str, Any] = {}
+        self._context = ssl.create_default_context(cafile=str(cluster.data / "proxy" / "web.pem"))
+
+    async def __aenter__(self) -> Browser:
+        jar = aiohttp.CookieJar(unsafe=True)
+        connector = aiohttp.TCPConnector(ssl=self._context)
+        self.client = aiohttp.ClientSession(connector=connector, cookie_jar=jar)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        await self.client.close()
+
+    @property
+    def cookie(self) -> str:
+        found = self.client.cookie_jar.filter_cookies(URL(self.base)).get("__Host-tinyport")
+        return "" if found is None else found.value
+
+    async def ask(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        own = {"Origin": self.base, "Tinyport-Csrf": self.csrf, **(headers or {})}
+        async with self.client.request(method, self.base + path, json=body, headers=own) as answer:
+            return answer.status, json.loads(await answer.read() or b"{}")
+
+    async def log_in(self, user: str, password: str = "correct horse battery", **more: str) -> dict[str, Any]:
+        status, answer = await self.ask("POST", "/web/api/login", {"user": user, "password": password, **more})
+        assert status == 200, answer
+        self.csrf, self.about = answer["csrf"], answer
+        return answer
+
+    async def terminal(self, wish: Mapping[str, object], origin: str = "") -> Screen:
+        socket = await self.client.ws_connect(
+            self.base + "/web/ws/terminal", origin=origin or self.base, max_msg_size=0
+        )
+        await socket.send_json(dict(wish))
+        return Screen(socket)
+
+    async def open(self, node: str, login: str) -> Screen:
+        screen = await self.terminal({"type": "open", "node": node, "login": login, "cols": 80, "rows": 24})
+        await screen.attached()
+        return screen
+
+
+class Screen:
+    """A terminal in it: what came, and the place of its end in the whole."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.text = b""
+        self.place = 0
+        self.id = ""
+        self.said: dict[str, Any] = {}
+
+    async def attached(self) -> None:
+        await self.next()
+        assert self.said["type"] == "attached", self.said
+        self.id, self.place = self.said["id"], self.said["from"]
+
+    async def next(self, *, acknowledge: bool = True) -> aiohttp.WSMessage:
+        message = await asyncio.wait_for(self.socket.receive(), LIMIT)
+        if message.type is aiohttp.WSMsgType.BINARY:
+            self.place += len(message.data)
+            self.text = (self.text + message.data)[-100_000:]
+            if acknowledge:
+                # The proxy may have said its last already.
+                with suppress(ConnectionError):
+                    await self.socket.send_json({"type": "ack", "bytes": self.place})
+        elif message.type is aiohttp.WSMsgType.TEXT:
+            self.said = json.loads(message.data)
+        return message
+
+    async def until(self, words: bytes) -> None:
+        while words not in self.text:
+            message = await self.next()
+            assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), (message, self.said, self.text)
+
+    async def silence(self) -> None:
+        """Take what comes, and acknowledge none of it, until nothing comes for a second."""
+        while True:
+            try:
+                message = await asyncio.wait_for(self.socket.receive(), 1)
+            except asyncio.TimeoutError:
+                return
+            if message.type is aiohttp.WSMsgType.BINARY:
+                self.place += len(message.data)
+
+    async def end(self) -> dict[str, Any]:
+        """What it says last."""
+        while self.said.get("type") not in ("exit", "error"):
+            await self.next()
+        return self.said
+
+    async def type(self, text: str) -> None:
+        await self.socket.send_bytes(text.encode())

@@ -1,0 +1,248 @@
+"""``/web/``: what the page asks (docs/web.md). Everything that changes something shows the session's CSRF token and
+comes from this very page; everything else is refused before it is looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
+from tinyport.host.logging_line import Log
+from tinyport.proxy.web_limits import Tries
+from tinyport.proxy.web_sessions import Ask, WebSession, WebSessions
+from tinyport.proxy.web_terminal import Terminals
+
+# The prefix has the browser refuse it unless it is Secure, of this host alone, and for every path
+# (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2).
+COOKIE = "__Host-tinyport"
+CSRF = "Tinyport-Csrf"
+MAX_NAME, MAX_PASSWORD, MAX_INVITATION = 64, 4096, 300
+
+#: what is passed on to auth in the user's name; auth decides whether they may
+_PASSED: tuple[tuple[str, str], ...] = (
+    (
+        "GET",
+        r"status|nodes|users|tokens|locks|sessions|audit|mfa|web/sessions|resources/(role|node|user|cluster_config)",
+    ),
+    ("PATCH|DELETE", r"nodes/[^/]+|users/[^/]+"),
+    ("POST", r"nodes/[^/]+/(accept|reject)"),
+    ("POST", r"users|tokens|locks|users/[^/]+/(reset|unlock)|explain|mfa|mfa/[^/]+/(confirm|remove)"),
+    ("DELETE", r"tokens/[^/]+|locks/[^/]+|web/sessions/[^/]+|resources/role/[^/]+"),
+    ("GET|PUT", r"resources/role/[^/]+"),
+)
+_RULES = tuple((frozenset(methods.split("|")), re.compile(paths)) for methods, paths in _PASSED)
+_SEGMENTS = re.compile(r"[A-Za-z0-9._~@:+=%-]+(/[A-Za-z0-9._~@:+=%-]+)*")
+
+_STATUS = {
+    "bad_request": 400,
+    "bad_password": 400,
+    "bad_code": 400,
+    "login_required": 401,
+    "bad_credentials": 401,
+    "bad_token": 401,
+    "otp_required": 401,
+    "factor_missing": 401,
+    "expired": 401,
+    "not_found": 404,
+    "too_large": 413,
+    "slow_down": 429,
+}
+
+
+def refusal(error: TinyportError) -> web.Response:
+    """The error object of docs/protocol/api.md. What is ``detail`` stays here."""
+    body = {**error.extra, "code": error.code, "message": error.message}
+    if error.hint:
+        body["hint"] = error.hint
+    status = _STATUS.get(error.code)
+    if status is None:
+        status = 503 if isinstance(error, Unavailable) else 400 if isinstance(error, PeerError) else 403
+    return web.json_response({"error": body}, status=status)
+
+
+class People:
+    """The routes of people with a browser."""
+
+    def __init__(self, sessions: WebSessions, terminals: Terminals, ask: Ask, host: str, log: Log) -> None:
+        self.sessions = sessions
+        self._terminals = terminals
+        self._ask = ask
+        self._host = host
+        self._log = log
+        self._tries = Tries()
+        self._may_stay: Callable[[web.Request], None] = lambda request: None
+
+    def add_routes(self, router: web.UrlDispatcher, may_stay: Callable[[web.Request], None]) -> None:
+        """``may_stay``: told of a request whose connection may last."""
+        self._may_stay = may_stay
+        router.add_post("/web/api/invitation", self._invitation)
+        router.add_post("/web/api/signup", self._signup)
+        router.add_post("/web/api/login", self._login)
+        router.add_post("/web/api/logout", self._logout)
+        router.add_post("/web/api/renew", self._renew)
+        router.add_get("/web/api/whoami", self._whoami)
+        router.add_get("/web/api/terminals", self._list)
+        router.add_get("/web/ws/terminal", self._terminal)
+        router.add_route("*", "/web/api/v1/{path:.+}", self._pass)
+
+    # ------------------------------------------------------------------ before there is a session
+
+    async def _invitation(self, request: web.Request) -> web.Response:
+        body = await self._stranger(request)
+        answer = await self._ask(
+            "/v1/web/invitation", {"invitation": _text(body, "invitation", MAX_INVITATION), "source": _peer(request)[0]}
+        )
+        return _answer(answer)
+
+    async def _signup(self, request: web.Request) -> web.Response:
+        body = await self._stranger(request)
+        question: dict[str, object] = {
+            "invitation": _text(body, "invitation", MAX_INVITATION),
+            "password": _text(body, "password", MAX_PASSWORD),
+            "source": _peer(request)[0],
+        }
+        if body.get("otp"):
+            question["otp"] = _text(body, "otp", 16)
+        return _answer(await self._ask("/v1/web/signup", question))
+
+    async def _login(self, request: web.Request) -> web.Response:
+        body = await self._stranger(request)
+        user, password = _text(body, "user", MAX_NAME), _text(body, "password", MAX_PASSWORD)
+        otp = _text(body, "otp", 16) if body.get("otp") else None
+        agent = request.headers.get("User-Agent", "")[:200]
+        before = self._held(request)
+        session, cookie = await self.sessions.log_in(user, password, otp, _peer(request)[0], agent)
+        if before is not None:
+            # One browser, one session: whoever logs in as somebody else is not both.
+            await self.sessions.log_out(before)
+        response = _answer(self._about(session))
+        response.set_cookie(COOKIE, cookie, path="/", secure=True, httponly=True, samesite="Strict")
+        return response
+
+    async def _stranger(self, request: web.Request) -> dict[str, object]:
+        """The body of a request that needs no session: from our page, and not too often."""
+        _from_our_page(request)
+        self._tries.take(_peer(request)[0], time.monotonic())
+        return await _body(request)
+
+    # ------------------------------------------------------------------ with a session
+
+    def _held(self, request: web.Request) -> WebSession | None:
+        id, secret = _cookie(request)
+        return self.sessions.get(id, secret) if id else None
+
+    async def _session(self, request: web.Request) -> WebSession:
+        """Whose request it is. AccessDenied ``login_required`` when it is nobody's."""
+        id, secret = _cookie(request)
+        session = self.sessions.get(id, secret) if id else None
+        if session is None and id:
+            self._tries.take(_peer(request)[0], time.monotonic())
+            session = await self.sessions.revive(id, secret, _peer(request)[0])
+        if session is None:
+            raise AccessDenied("you are not logged in", hint="log in", code="login_required")
+        if request.method not in ("GET", "HEAD"):
+            _from_our_page(request)
+            if request.headers.get(CSRF, "") != session.csrf:
+                raise AccessDenied("this did not come from the page", hint="load the page again", code="csrf")
+        return session
+
+    async def _whoami(self, request: web.Request) -> web.Response:
+        return _answer(self._about(await self._session(request)))
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        """The page lives. ``active``: so does somebody before it."""
+        session = await self._session(request)
+        body = await _body(request)
+        if body.get("active") is True:
+            session.touched = time.monotonic()
+        await self.sessions.renew(session, _cookie(request)[1], _peer(request)[0])
+        return _answer(self._about(session))
+
+    async def _logout(self, request: web.Request) -> web.Response:
+        session = await self._session(request)
+        await self.sessions.log_out(session)
+        response = _answer({})
+        response.del_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
+        return response
+
+    async def _list(self, request: web.Request) -> web.Response:
+        session = await self._session(request)
+        terminals = [
+            {"id": terminal.id, "node": terminal.node, "login": terminal.login}
+            for terminal in session.terminals.values()
+        ]
+        return _answer({"terminals": terminals})
+
+    async def _terminal(self, request: web.Request) -> web.StreamResponse:
+        _from_our_page(request)
+        session = await self._session(request)
+        self._may_stay(request)
+        return await self._terminals.serve(request, session, _peer(request))
+
+    async def _pass(self, request: web.Request) -> web.Response:
+        """One of auth's routes, asked in the user's name."""
+        path = request.match_info["path"]
+        if not _passed(request.method, path):
+            raise web.HTTPNotFound
+        session = await self._session(request)
+        if request.headers.get("Tinyport-Background") is None:
+            session.touched = time.monotonic()
+        body = await _body(request) if request.method in ("POST", "PUT", "PATCH") else None
+        query = {key: value[:500] for key, value in request.query.items() if key != "follow"}
+        status, data = await session.api.ask(request.method, "/v1/" + path, query, body)
+        return web.Response(status=status, body=data, content_type="application/json")
+
+    def _about(self, session: WebSession) -> dict[str, object]:
+        return {**session.about, "session": session.id, "csrf": session.csrf, "proxy": self._host}
+
+
+def _passed(method: str, path: str) -> bool:
+    if _SEGMENTS.fullmatch(path) is None or any(part in (".", "..") for part in path.split("/")):
+        return False
+    return any(method in methods and paths.fullmatch(path) for methods, paths in _RULES)
+
+
+def _from_our_page(request: web.Request) -> None:
+    """AccessDenied when another site's page has sent this. Browsers always say whose page it is."""
+    origin = request.headers.get("Origin")
+    if origin is None or origin.lower() != f"https://{request.host.lower()}":
+        raise AccessDenied("this did not come from the page", hint="load the page again", code="origin")
+
+
+def _cookie(request: web.Request) -> tuple[str, str]:
+    id, dot, secret = request.cookies.get(COOKIE, "").partition(".")
+    return (id, secret) if dot and len(id) <= 64 and len(secret) <= 128 else ("", "")
+
+
+def _peer(request: web.Request) -> tuple[str, int]:
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple):
+        raise ConnectionResetError("the browser has left")
+    return str(peer[0]), int(peer[1])
+
+
+async def _body(request: web.Request) -> dict[str, object]:
+    if request.content_type != "application/json":
+        raise PeerError("JSON is needed")
+    try:
+        found = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise PeerError("not JSON") from None
+    if not isinstance(found, dict):
+        raise PeerError("not a JSON object")
+    return found
+
+
+def _text(body: Mapping[str, object], name: str, limit: int) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= limit:
+        raise PeerError(f"{name}: a text of at most {limit} characters is needed")
+    return value
+
+
+def _answer(body: Mapping[str, object]) -> web.Response:
+    return web.json_response(dict(body))

@@ -1,0 +1,266 @@
+"""Terminals of web sessions: a shell on a node, and the browser that is attached to it, if one is.
+
+``/web/ws/terminal`` (docs/web.md). Binary messages are bytes of the terminal; text messages are JSON. The browser
+acknowledges what it has drawn, and the node is made to wait for it: a flood fills neither the page nor us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from aiohttp import WSMsgType, web
+
+from tinyport.core.certificate import Certificate, parse_public_line
+from tinyport.core.errors import AccessDenied, PeerError, TinyportError
+from tinyport.core.names import check_login
+from tinyport.host.logging_line import Log
+from tinyport.proxy.access import Admitted, Gatekeeper
+from tinyport.proxy.knowledge import Knowledge
+from tinyport.proxy.ssh_gateway import Dial
+from tinyport.proxy.ssh_terminal import Shell, open_shell
+from tinyport.proxy.web_replay import Replay
+from tinyport.proxy.web_sessions import WebSession
+
+MOST_TERMINALS = 16
+#: a browser that lost its network has so long to come back
+DETACHED = 60.0
+PIECE = 32 * 1024
+#: one message of a browser: what was typed or pasted
+MAX_MESSAGE = 64 * 1024
+HEARTBEAT = 20.0
+MAX_TARGET = 300
+
+
+class Terminal:
+    """One shell, for as long as it lives, and a minute without a browser at most. Owned by its session."""
+
+    def __init__(self, session: WebSession, node: str, login: str) -> None:
+        self.id = secrets.token_urlsafe(12)
+        self.session = session
+        self.node = node
+        self.login = login
+        self.shell: Shell | None = None
+        self._replay = Replay()
+        self._paused = False
+        self._news = asyncio.Event()
+        #: how it ended, once it has
+        self._over: dict[str, object] | None = None
+        self._browser: web.WebSocketResponse | None = None
+        self._left_at = time.monotonic()
+        #: what cuts it when the policy changes its mind
+        self.watched = ExitStack()
+
+    # ------------------------------------------------------------------ from the node
+
+    def output(self, data: bytes) -> None:
+        self._replay.add(data)
+        self._news.set()
+        if self._replay.full and not self._paused and self.shell is not None:
+            self._paused = True
+            self.shell.pause()
+
+    def ended(self, reason: dict[str, object]) -> None:
+        self._over = reason
+        self._news.set()
+        if self._browser is None:
+            self._forget()
+
+    def close(self, reason: str) -> None:
+        """Hang up."""
+        if self.shell is not None:
+            self.shell.close(reason)
+        self._forget()
+
+    def look(self, now: float) -> None:
+        """Has nobody come back?"""
+        if self._browser is None and now - self._left_at > DETACHED:
+            self.close("the browser left")
+
+    def _forget(self) -> None:
+        self.session.terminals.pop(self.id, None)
+        self.watched.close()
+
+    # ------------------------------------------------------------------ the browser's side
+
+    async def serve(self, browser: web.WebSocketResponse, seen: int) -> None:
+        """Be shown in ``browser``, which has drawn ``seen`` bytes already, until either leaves. A browser that comes
+        later takes over."""
+        before, self._browser = self._browser, browser
+        if before is not None:
+            await before.close(code=4000, message=b"shown elsewhere")
+        place = min(max(seen, self._replay.begins), self._replay.ends)
+        await browser.send_json(
+            {"type": "attached", "id": self.id, "node": self.node, "login": self.login, "from": place}
+        )
+        sender = asyncio.ensure_future(self._send(browser, place))
+        try:
+            async for message in browser:
+                if message.type is WSMsgType.BINARY:
+                    self.session.touched = time.monotonic()
+                    if self.shell is not None:
+                        await self.shell.write(message.data)
+                elif message.type is WSMsgType.TEXT:
+                    self._told(message.data)
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+            if self._browser is browser:
+                self._browser = None
+                self._left_at = time.monotonic()
+                if self._over is not None:
+                    self._forget()
+
+    async def _send(self, browser: web.WebSocketResponse, place: int) -> None:
+        try:
+            while True:
+                self._news.clear()
+                while place < self._replay.ends:
+                    data = self._replay.since(max(place, self._replay.begins), PIECE)
+                    place += len(data)
+                    await browser.send_bytes(data)
+                if self._over is not None:
+                    await browser.send_json({"type": "exit", **self._over})
+                    await browser.close()
+                    return
+                await self._news.wait()
+        except (ConnectionError, RuntimeError):
+            # It left in the middle; whoever reads from it learns the same.
+            return
+
+    def _told(self, text: str) -> None:
+        """A message of the browser. PeerError when it is none that we know."""
+        message = _object(text)
+        kind = message.get("type")
+        if kind == "ack":
+            self._replay.acknowledge(_number(message, "bytes", 0, 2**53))
+            if self._paused and not self._replay.full and self.shell is not None:
+                self._paused = False
+                self.shell.resume()
+        elif kind == "resize":
+            if self.shell is not None:
+                self.shell.resize(_number(message, "cols", 1, 1000), _number(message, "rows", 1, 1000))
+        elif kind == "close":
+            self.close("closed")
+        else:
+            raise PeerError("unknown message")
+
+
+class Terminals:
+    """Opens them and hands browsers over to them."""
+
+    def __init__(self, gatekeeper: Gatekeeper, dial: Dial, knowledge: Knowledge, log: Log) -> None:
+        self._gatekeeper = gatekeeper
+        self._dial = dial
+        self._knowledge = knowledge
+        self._log = log
+
+    async def serve(self, request: web.Request, session: WebSession, peer: tuple[str, int]) -> web.WebSocketResponse:
+        """One WebSocket, from its upgrade to its end. The caller checked session and origin."""
+        browser = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_MESSAGE, compress=False)
+        await browser.prepare(request)
+        try:
+            first = await asyncio.wait_for(browser.receive_str(), HEARTBEAT)
+            wish = _object(first)
+            if wish.get("type") == "resume":
+                terminal = session.terminals.get(str(wish.get("id")))
+                if terminal is None:
+                    raise AccessDenied("this terminal has ended", hint="open a new one", code="not_found")
+                await terminal.serve(browser, _number(wish, "seen", 0, 2**53))
+            else:
+                await self._open(browser, session, wish, peer)
+        except TinyportError as error:
+            self._log.debug("terminal refused", user=session.user, reason=error)
+            await _refuse(browser, error)
+        except (TypeError, ValueError, ConnectionError, asyncio.TimeoutError) as error:
+            self._log.debug("terminal broke", user=session.user, reason=error)
+            await _refuse(browser, PeerError("that was not understood"))
+        return browser
+
+    async def _open(
+        self, browser: web.WebSocketResponse, session: WebSession, wish: Mapping[str, object], peer: tuple[str, int]
+    ) -> None:
+        target, login = wish.get("node"), check_login(wish.get("login"))
+        if not isinstance(target, str) or not 0 < len(target) <= MAX_TARGET:
+            raise PeerError("node: a name is needed")
+        size = (_number(wish, "cols", 1, 1000), _number(wish, "rows", 1, 1000))
+        otp = wish.get("otp")
+        if len(session.terminals) >= MOST_TERMINALS:
+            raise AccessDenied(f"at most {MOST_TERMINALS} terminals at once", hint="close one", code="in_use")
+        session.touched = time.monotonic()
+        certificate = session.ssh_certificate
+        if isinstance(otp, str) and otp:
+            certificate = await session.api.session_certificate(target, otp[:16], session.ssh_public_key)
+        admitted = await self._gatekeeper.admit(
+            Certificate.decode(parse_public_line(certificate)), target, login, peer[0]
+        )
+        terminal = Terminal(session, admitted.name, login)
+        session.terminals[terminal.id] = terminal
+        try:
+            terminal.shell = await self._shell(terminal, admitted, login, certificate, size, peer)
+        except BaseException:
+            session.terminals.pop(terminal.id, None)
+            raise
+        if session.over:
+            terminal.close("your web session was ended")
+            return
+        self._log.info("session", user=session.user, node=admitted.name, login=login, web=session.id)
+        terminal.watched.enter_context(
+            self._gatekeeper.watched(
+                admitted.subject, node=admitted.uuid, login=login, source=peer[0], cut=terminal.close
+            )
+        )
+        await terminal.serve(browser, 0)
+
+    async def _shell(
+        self,
+        terminal: Terminal,
+        admitted: Admitted,
+        login: str,
+        certificate: str,
+        size: tuple[int, int],
+        peer: tuple[str, int],
+    ) -> Shell:
+        session = terminal.session
+        stream = await self._dial(admitted.uuid, peer, login)
+        return await open_shell(
+            terminal,
+            stream,
+            uuid=admitted.uuid,
+            login=login,
+            cluster=self._knowledge.cluster,
+            host_cas=self._knowledge.policy.host_cas,
+            ssh_key=session.ssh_key,
+            ssh_certificate=certificate,
+            size=size,
+        )
+
+
+async def _refuse(browser: web.WebSocketResponse, error: TinyportError) -> None:
+    body = {**error.extra, "type": "error", "code": error.code, "message": error.message, "hint": error.hint}
+    try:
+        await browser.send_json(body)
+        await browser.close()
+    except (ConnectionError, RuntimeError):
+        return
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PeerError("not JSON") from None
+    if not isinstance(found, dict):
+        raise PeerError("not a JSON object")
+    return found
+
+
+def _number(message: Mapping[str, object], name: str, low: int, high: int) -> int:
+    value = message.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise PeerError(f"{name}: a number from {low} to {high} is needed")
+    return value
