@@ -68,7 +68,7 @@ class Browser:
 class Screen:
     """A terminal in it: what came, and the place of its end in the whole."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: Any) -> None:
         self.socket = socket
         self.text = b""
         self.place = 0
@@ -81,7 +81,7 @@ class Screen:
         self.id, self.place = self.said["id"], self.said["from"]
 
     async def next(self, *, acknowledge: bool = True) -> aiohttp.WSMessage:
-        message = await asyncio.wait_for(self.socket.receive(), LIMIT)
+        message: aiohttp.WSMessage = await asyncio.wait_for(self.socket.receive(), LIMIT)
         if message.type is aiohttp.WSMsgType.BINARY:
             self.place += len(message.data)
             self.text = (self.text + message.data)[-100_000:]
