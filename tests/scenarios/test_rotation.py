@@ -231,6 +231,8 @@ def test_after_a_compromise_nobody_follows_and_the_operator_knows_what_to_do(fra
     pin = fragile.tctl_json("status")["ca_pins"][0]
     assert pin.encode() in done.stdout
     assert pin != fragile.ready["ca_pin"]
+    verified = fragile.tctl("audit", "verify")
+    assert verified.returncode == 0, text(verified)
     refused = fragile.tsh("ls", home=alice)
     assert refused.returncode != 0
     pinned = fragile.tsh(
