@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.packaging import openwrt_python
 from tests.packaging.conftest import People
-from tests.scenarios.cluster import LIMIT
+from tests.scenarios.cluster import LIMIT, text
 
 DECLARED = openwrt_python.with_needs(openwrt_python.declared("tinyport"))
 #: in cryptography's and asyncssh's Makefiles; what the feed has for them
@@ -88,10 +90,22 @@ def test_it_joins_and_serves_shells_files_and_forwardings(
     assert people.ssh(node, "echo $TINYPORT_NODE").strip() == node
     assert people.ssh(node, "tty; exit 0", tty=True).startswith("/dev/pts/")
     people.sftp(node, load, str(tmp_path / "there"))
-    done = people.cluster.run(
-        *("ssh", "-F", people.config, "-o", "BatchMode=yes", "-W", people.cluster.ready["proxy"]),
-        f"{people.cluster.login_name}@{node}.{people.domain}",
-        input=b"SSH-2.0-test\r\n",
-        home="ann",
-    )
-    assert done.stdout.startswith(b"SSH-2.0-")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as stream:
+                while stream.recv(100):
+                    pass
+                stream.sendall(b"heard")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        host, port = server.getsockname()
+        done = people.cluster.run(
+            *("ssh", "-F", people.config, "-o", "BatchMode=yes", "-W", f"{host}:{port}"),
+            f"{people.cluster.login_name}@{node}.{people.domain}",
+            input=b"hello",
+            home="ann",
+        )
+        thread.join()
+    assert done.stdout == b"heard", text(done)
