@@ -97,6 +97,10 @@ def make(folder: Path, include: Sequence[str]) -> Root:
     assert not systemctl.exists()
     shutil.copy(STAND_IN, systemctl)
     systemctl.chmod(0o755)
+    # A unit of its own is a process that does not belong to the session.
+    run = folder / "usr/bin/systemd-run"
+    run.write_text('#!/bin/sh\nwhile case "$1" in -*) ;; *) false ;; esac; do shift; done\nexec setsid --wait "$@"\n')
+    run.chmod(0o755)
     return Root(folder)
 
 

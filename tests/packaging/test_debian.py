@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ DEPENDENCIES = [
     "libpam0g",
     "libpam-runtime",
     "init-system-helpers",
+    "openssh-server",
 ]
 NODE = ("tinyport-common", "tinyport-node")
 SERVER = ("tinyport-common", "tinyport-client", "tinyport-server")
@@ -162,6 +164,37 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
     assert root.run("getent", "passwd", "tinyport", "tinyport-worker", check=False).stdout == ""
     left = {path for path in set(root.find("")) - before if not re.match("/root/|/etc/.*-$", path)}
     assert left <= {"/var/lib/systemd/deb-systemd-helper-enabled", "/var/lib/systemd/deb-systemd-helper-masked"}
+
+
+def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: Root, people: People) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    root.path("/etc/ssh/sshd_config.d/port.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\n")
+    root.run("systemctl", "start", "ssh.service")
+    install(root, NODE)
+    root.path("/etc/tinyport/tinyport.toml").write_text(people.toml("taker", "/var/lib/tinyport"))
+
+    def banner() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as stream:
+            stream.settimeout(LIMIT)
+            stream.sendall(b"SSH-2.0-test\r\n")
+            return stream.recv(20)
+
+    # From elsewhere: the node runs beside sshd.
+    said = root.run("tinyport", "install", "--replace-sshd").stdout
+    assert "log in through tinyport, and there: sudo /usr/bin/tinyport install --replace-sshd" in said
+    people.online("taker")
+    assert banner().startswith(b"SSH-2.0-OpenSSH")
+    # From a session: that one goes on while its daemon is stopped and started under it.
+    assert "sshd is stopped and disabled" in people.ssh("taker", "tinyport install --replace-sshd")
+    assert banner().startswith(b"SSH-2.0-tinyport")
+    for words in ("is-active", "is-enabled"):
+        assert root.run("systemctl", words, "ssh.service", check=False).returncode != 0
+        assert root.run("systemctl", words, "tinyport-node.socket", check=False).returncode == 0
+    people.online("taker")
+    assert people.ssh("taker", "echo still").strip() == "still"
+    root.run("dpkg", "--purge", *NODE)
+    assert root.find("tinyport") == []
 
 
 def test_a_server_on_the_distributions_libraries(root: Root) -> None:

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """In place of systemctl in a root without systemd: what maintainer scripts ask of it, done as our units say.
 
-A service's process is started with its notification socket, is stopped by SIGTERM to itself alone (KillMode=process),
-and its unit's conditions are heeded. Everything asked is appended to /run/stand-in/asked.
+A service's process is started with its notification socket and the sockets of its socket unit, is stopped by SIGTERM to
+itself alone (KillMode=process), and its unit's conditions are heeded. Unlike systemd's, sockets are not held while
+their service is away. Everything asked is appended to /run/stand-in/asked.
 """
 
 from __future__ import annotations
@@ -46,12 +47,45 @@ def pid_of(name: str) -> int:
     return 0 if state == "Z" else pid
 
 
+#: descriptors as systemd passes them: from 3 on, for the process that LISTEN_PID names
+PASS = """
+import os, sys
+end = sys.argv.index("--")
+for number, descriptor in enumerate(sys.argv[1:end], 3):
+    os.dup2(int(descriptor), number)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(end - 1))
+os.execv(sys.argv[end + 1], sys.argv[end + 1:])
+"""
+
+
+def sockets(service: str) -> list[socket.socket]:
+    """What the service's socket unit listens on, if it is started."""
+    name = f"{service.removesuffix('.service')}.socket"
+    if not (STATE / f"{name}.on").exists():
+        return []
+    made = []
+    for port in unit(name)["ListenStream"]:
+        made.append(socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True))
+    return made
+
+
+def command(settings: dict[str, list[str]]) -> list[str]:
+    """ExecStart= without variables, which are empty here."""
+    return [word for word in shlex.split(settings["ExecStart"][0]) if not word.startswith("$")]
+
+
 def start(name: str) -> int:
     settings = unit(name)
-    if pid_of(name) or name.endswith(".socket"):
+    if name.endswith(".socket"):
+        (STATE / f"{name}.on").touch()
         return 0
-    if not all(os.path.exists(path) for path in settings.get("ConditionPathExists", ())):
+    if pid_of(name):
         return 0
+    for folder in " ".join(settings.get("RuntimeDirectory", ())).split():
+        os.makedirs(f"/run/{folder}", exist_ok=True)
+    for path in settings.get("ConditionPathExists", ()):
+        if os.path.exists(path.lstrip("!")) == path.startswith("!"):
+            return 0
     for folder in " ".join(settings.get("StateDirectory", ())).split():
         os.makedirs(f"/var/lib/{folder}", exist_ok=True)
         os.chown(f"/var/lib/{folder}", *_ids(settings))
@@ -62,8 +96,14 @@ def start(name: str) -> int:
         address.chmod(0o777)
         listener.settimeout(LIMIT)
         uid, gid = _ids(settings)
+        passed = sockets(name)
+        words = command(settings)
+        if passed:
+            numbers = [str(stream.fileno()) for stream in passed]
+            words = [sys.executable, "-c", PASS, *numbers, "--", *words]
         process = subprocess.Popen(
-            shlex.split(settings["ExecStart"][0]),
+            words,
+            pass_fds=[stream.fileno() for stream in passed],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -90,6 +130,7 @@ def _ids(settings: dict[str, list[str]]) -> tuple[int, int]:
 
 
 def stop(name: str) -> int:
+    (STATE / f"{name}.on").unlink(missing_ok=True)
     pid = pid_of(name)
     if pid:
         os.kill(pid, signal.SIGTERM)
@@ -109,6 +150,12 @@ def enable(name: str) -> int:
     return 0
 
 
+def disable(name: str) -> int:
+    for link in FOLDERS[0].glob(f"*.wants/{name}"):
+        link.unlink()
+    return 0
+
+
 def is_enabled(name: str) -> int:
     unit(name)
     return 0 if any(FOLDERS[0].glob(f"*.wants/{name}")) else 1
@@ -125,9 +172,11 @@ def main(words: Sequence[str]) -> int:
         print("disabled" if status else "enabled")
         return status
     if verb == "is-active":
-        return 0 if any(pid_of(name) for name in names) else 3
+        return 0 if any(pid_of(name) or (STATE / f"{name}.on").exists() for name in names) else 3
     if verb in ("enable", "preset"):
         return max([enable(name) for name in names], default=0)
+    if verb == "disable":
+        return max([disable(name) or ("--now" in words and stop(name)) for name in names], default=0)
     if verb == "start":
         return max([start(name) for name in names], default=0)
     if verb == "stop":
