@@ -10,7 +10,7 @@ import urllib.parse
 from typing import Any
 
 from tinyport.admin import tctl_audit_check
-from tinyport.admin.answers import ago, rows
+from tinyport.admin.answers import ago, path, rows
 from tinyport.admin.connection import connect
 from tinyport.admin.moments import when
 from tinyport.core.events import CODES
@@ -18,7 +18,7 @@ from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options, table
 
 #: shown in their own columns
-_COLUMNS = ("id", "time", "code", "event", "user", "node", "cluster", "received", "node_uuid", "proxy_uuid")
+_COLUMNS = ("id", "time", "code", "event", "user", "node", "cluster", "received", "node_uuid", "proxy_uuid", "boot")
 _MOMENTS = ("expires", "until")
 #: how many events are shown, at the start of -f, and at most (the server's own bound)
 SHOWN, FOLLOWED, MOST = 200, 10, 1000
@@ -50,6 +50,15 @@ def add_commands(parser: CommandLine) -> None:
     sessions.command(
         "ls", _sessions, help="list live sessions", parents=[output_options()], examples=["tctl sessions ls"]
     )
+    kill = sessions.command(
+        "kill",
+        _kill,
+        help="end a live session",
+        description="End a live session, wherever it is. The person reads who ended it.",
+        parents=[output_options()],
+        examples=["tctl sessions kill 3fa9"],
+    )
+    kill.add_argument("id", metavar="ID", help="the session's id, or how it begins")
 
 
 def _query(args: argparse.Namespace) -> dict[str, str]:
@@ -141,8 +150,24 @@ def _sessions(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", "/v1/sessions")
     lines = [
-        (item.get("sid"), item.get("user"), item.get("login"), item.get("node"), ago(item.get("started")))
+        (
+            item.get("sid"),
+            item.get("user"),
+            item.get("login"),
+            item.get("node"),
+            item.get("kind"),
+            ago(item.get("started")),
+            item.get("state"),
+        )
         for item in rows(answer, "sessions")
     ]
-    emit(args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "STARTED")))
+    emit(args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "KIND", "STARTED", "STATE")))
+    return 0
+
+
+def _kill(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("DELETE", path("/v1/sessions", args.id))
+    who, where = printable(str(answer.get("user")), 64), printable(str(answer.get("node")), 64)
+    emit(args, answer, lambda: [f"the session of {who} on {where} is being ended"])
     return 0

@@ -52,8 +52,3 @@ async def explain(call: Call) -> Answer:
         call.service, fields.checked("user", check_user), fields.checked("login", check_login), fields.text("node", 300)
     )
     return {"verdict": verdict, "steps": steps}
-
-
-async def sessions(call: Call) -> Answer:
-    """Sessions that began and did not end."""
-    return {"sessions": await call.service.store.read.audit.sessions()}

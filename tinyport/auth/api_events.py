@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tinyport.auth.callers import NODE, PROXY, Caller
+from tinyport.auth import live_sessions
+from tinyport.auth.callers import NODE, PROXY
 from tinyport.auth.fields import one_line
-from tinyport.auth.store import WriteTables
 from tinyport.auth.store_rows import pack
 from tinyport.auth.web import Answer, Call
 from tinyport.core.events import CODES
@@ -21,13 +21,25 @@ MAY_SAY: dict[str, frozenset[str]] = {
     NODE: frozenset(
         name
         for name in CODES
-        if name.startswith(("session.", "exec", "port", "scp.", "sftp"))
+        if (name.startswith(("session.", "exec", "port", "scp.", "sftp")) and name != "session.kill")
         or name in ("auth.failed", "access.denied", "break_glass.use", "events.lost")
     ),
     PROXY: frozenset(("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost")),
 }
 #: stamped by us, whatever the sender wrote
-_STAMPED = ("id", "code", "cluster", "received", "node", "node_uuid", "proxy", "proxy_uuid", "sender")
+_STAMPED = (
+    "id",
+    "code",
+    "cluster",
+    "received",
+    "node",
+    "node_uuid",
+    "proxy",
+    "proxy_uuid",
+    "sender",
+    "ended_by",
+    "ended_at",
+)
 
 
 async def policy(call: Call) -> Answer:
@@ -82,18 +94,6 @@ async def take_events(call: Call) -> Answer:
                 tables, "events.lost", sender=caller.actor, count=refused, reason="not for this sender to say"
             )
         if caller.kind == NODE:
-            await _follow_sessions(tables, caller, stamped)
+            await live_sessions.follow(service, tables, caller.uuid, stamped)
         await tables.audit.add_batch(caller.uuid, batch, now, len(stamped))
     return {"accepted": len(stamped)}
-
-
-async def _follow_sessions(tables: WriteTables, caller: Caller, events: list[Mapping[str, object]]) -> None:
-    """Keep the table of live sessions by what their node says."""
-    for event in events:
-        sid = event.get("sid")
-        if not isinstance(sid, str) or not 1 <= len(sid) <= 64:
-            continue
-        if event["event"] == "session.start":
-            await tables.audit.session_started(caller.uuid, sid, float(str(event["time"])), event)
-        elif event["event"] == "session.end":
-            await tables.audit.session_ended(caller.uuid, sid)

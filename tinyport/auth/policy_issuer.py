@@ -21,6 +21,8 @@ from tinyport.core.policy import NodeDocument, Policy
 FIRST_EPOCH = 1
 #: as far as readers count (core.policy)
 LAST = 2**63 - 1
+#: sessions that one document may end: the oldest first, and when those have ended the next
+MOST_ENDED = 256
 #: user CAs whose sessions may still run; a session that outlived so many rotations may be ended by the next
 MOST_RETIRED = 8
 
@@ -116,7 +118,7 @@ class PolicyIssuer:
         node = await tables.nodes.get(uuid)
         if node is None or node.kind != "node":
             return None
-        content = {
+        content: dict[str, object] = {
             "kind": "node",
             "cluster": self._authority.cluster,
             "uuid": node.uuid,
@@ -124,6 +126,9 @@ class PolicyIssuer:
             "labels": dict(node.labels),
             "state": node.state,
         }
+        ended = [one for one in await tables.audit.live_sessions(uuid) if one.ended_by is not None]
+        if ended:
+            content["ended"] = [{"id": one.sid, "by": one.ended_by} for one in ended[:MOST_ENDED]]
         text = pack(content)
         if node.content == text and not again:
             return await tables.nodes.document(uuid)

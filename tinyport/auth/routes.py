@@ -16,6 +16,7 @@ from tinyport.auth import (
     api_public,
     api_resources,
     api_rotation,
+    api_sessions,
     api_sign,
     api_signup,
     api_tokens,
@@ -105,7 +106,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/rotation/compromised", api_rotation.compromised_route, frozenset((LOCAL,))),
     _people("POST", "/v1/sign", api_sign.sign, "certificates", "sign"),
     _people("POST", "/v1/explain", api_cluster.explain, "users", "read"),
-    _people("GET", "/v1/sessions", api_cluster.sessions, "sessions", "read"),
+    _people("GET", "/v1/sessions", api_sessions.list_sessions, "sessions", "read"),
+    _people("DELETE", "/v1/sessions/{id}", api_sessions.end_session, "sessions", "delete"),
     # One's own: no rule is needed.
     Route("GET", "/v1/mfa", api_factors.list_factors, _ONESELF),
     Route("POST", "/v1/mfa", api_factors.begin_factor, _ONESELF, limit=SMALL),

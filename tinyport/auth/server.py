@@ -18,6 +18,7 @@ from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
 from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
+from tinyport.auth.live_sessions import sweep
 from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
@@ -33,6 +34,7 @@ ALPN = ("tinyport-auth", "http/1.1")
 _TICK = 1.0
 _FLUSH_EVERY = 60.0
 _CLEAN_EVERY = 3600.0
+_SWEEP_EVERY = 15.0
 # asyncio's keep-alive of aiohttp; a proxy's questions come more often, its pool drops what is older.
 _KEEPALIVE = 75.0
 _STOP_SECONDS = 2.0
@@ -149,12 +151,15 @@ def _silent() -> logging.Logger:
 
 async def _housekeeping(service: Service) -> None:
     clock = service.settings.monotonic
-    flushed = cleaned = clock()
+    flushed = cleaned = swept = clock()
     while True:
         await asyncio.sleep(_TICK)
         try:
             await expire_presence(service)
             await advance(service)
+            if clock() - swept >= _SWEEP_EVERY:
+                swept = clock()
+                await sweep(service)
             if clock() - flushed >= _FLUSH_EVERY:
                 flushed = clock()
                 await flush_last_seen(service)

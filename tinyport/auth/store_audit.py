@@ -26,6 +26,21 @@ class AuditQuery:
     limit: int = 100
 
 
+@dataclass(frozen=True)
+class LiveSession:
+    """``body``: the node's session.start, and ``ended_by`` and ``ended_at`` once somebody has ended it."""
+
+    node_uuid: str
+    sid: str
+    started: float
+    body: Mapping[str, object]
+
+    @property
+    def ended_by(self) -> str | None:
+        by = self.body.get("ended_by")
+        return None if by is None else str(by)
+
+
 class AuditRows:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -122,12 +137,27 @@ class AuditRows:
             "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)", node_uuid, sid, time, pack(dict(body))
         )
 
-    async def session_ended(self, node_uuid: str, sid: str) -> None:
+    async def session_ended(self, node_uuid: str, sid: str) -> bool:
+        """Was it there, and ended by somebody, so that its node's document names it?"""
+        row = await self._rows.one("SELECT body FROM sessions WHERE node_uuid = ? AND sid = ?", node_uuid, sid)
         await self._rows.run("DELETE FROM sessions WHERE node_uuid = ? AND sid = ?", node_uuid, sid)
+        return row is not None and "ended_by" in unpack(row["body"])
+
+    async def end_session(self, session: LiveSession, by: str, now: float) -> None:
+        """Note that somebody ended it; it lives until its node says that it ended."""
+        body = {**session.body, "ended_by": by, "ended_at": now}
+        await self._rows.run(
+            "UPDATE sessions SET body = ? WHERE node_uuid = ? AND sid = ?", pack(body), session.node_uuid, session.sid
+        )
 
     async def forget_sessions(self, node_uuid: str) -> None:
         await self._rows.run("DELETE FROM sessions WHERE node_uuid = ?", node_uuid)
 
-    async def sessions(self) -> list[dict[str, object]]:
-        rows = await self._rows.all("SELECT sid, started, body FROM sessions ORDER BY started, sid")
-        return [{**unpack(row["body"]), "id": row["sid"], "sid": row["sid"], "started": row["started"]} for row in rows]
+    async def live_sessions(self, node_uuid: str | None = None) -> list[LiveSession]:
+        """Of one node, or all; the oldest first."""
+        rows = await self._rows.all(
+            "SELECT node_uuid, sid, started, body FROM sessions WHERE node_uuid = ? OR ? IS NULL ORDER BY started, sid",
+            node_uuid,
+            node_uuid,
+        )
+        return [LiveSession(row["node_uuid"], row["sid"], float(row["started"]), unpack(row["body"])) for row in rows]

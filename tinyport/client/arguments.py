@@ -239,7 +239,10 @@ def clusters(build: Build) -> None:
 
 
 def sessions(build: Build) -> None:
-    build.add("sessions", "list the live sessions", "tsh sessions", parents=[output_options()])
+    examples = ("tsh sessions", "tsh sessions kill 3fa9")
+    parser = build.add("sessions", "list the live sessions, or end one", *examples, parents=[output_options()])
+    parser.add_argument("action", nargs="?", choices=("ls", "kill"), default="ls", help="what to do (default: ls)")
+    parser.add_argument("id", nargs="?", metavar="ID", help="of kill: the session's id, or how it begins")
 
 
 def mfa(build: Build) -> None:

@@ -23,6 +23,7 @@ CODES: dict[str, str] = {
     "session.join": "T2001I",
     "session.leave": "T2003I",
     "session.end": "T2004I",
+    "session.kill": "T2005W",
     "session.rejected": "T2008W",
     "session.data_lost": "T2009W",
     "exec": "T3002I",

@@ -183,6 +183,8 @@ class NodeDocument:
     name: str
     labels: Mapping[str, str]
     state: str
+    #: sessions that an administrator has ended → who it was
+    ended: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def label_items(self) -> frozenset[tuple[str, str]]:
@@ -206,12 +208,19 @@ class NodeDocument:
             name=name,
             labels={key: str(value) for key, value in labels.items()},
             state=str(state),
+            ended=dict(_ended(item) for item in _list(body, "ended")),
         )
 
 
 def _unreadable(name: str, error: ConfigError) -> Role:
     del error
     return parse_role({"name": name, "deny": {"logins": ["*"], "rules": [{"resources": ["*"], "verbs": ["*"]}]}})
+
+
+def _ended(item: object) -> tuple[str, str]:
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not isinstance(item.get("by"), str):
+        raise PeerError("malformed node document: ended")
+    return item["id"], item["by"]
 
 
 def _lock(item: object) -> Lock:

@@ -19,6 +19,7 @@ from typing import cast
 from tinyport.core.errors import OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
+from tinyport.host.machine import boot_id
 from tinyport.node import keeper_fields as fields
 from tinyport.node.ipc import Channel
 from tinyport.node.keeper_audit import Audit
@@ -29,6 +30,7 @@ from tinyport.node.keeper_life import Life
 from tinyport.node.keeper_limits import Limits
 from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_link import parse_arrival
+from tinyport.node.keeper_live import Live
 from tinyport.node.keeper_memory import resident
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCESSES, SigningIn
@@ -73,8 +75,9 @@ class Keeper:
         self._documents = Documents(files, self._log)
         self._upstream = Upstream(self._loop, channel, configuration.get("folder"), self._documents, self, self._log)
         identity = self._documents.identity
-        node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name}
+        node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name, "boot": boot_id()}
         self._audit = Audit(self._upstream.outbox.add, self._documents.now, node, self._log)
+        self._live = Live(self._loop, self.tell, self._log)
         self._sessions = Sessions(
             self._loop,
             self._audit,
@@ -84,6 +87,7 @@ class Keeper:
             monotonic=time.monotonic,
             room=self._has_room,
             exited=self._session_ended,
+            live=self._live,
             pam=cast("str | None", configuration.get("pam")),
         )
         self._workers = Workers(
@@ -171,6 +175,8 @@ class Keeper:
                 self._dismiss(connection, refusal_text(error), error)
             else:
                 self._limits_of_people.watch(connection)
+        if self._documents.node is not None:
+            self._live.end(self._documents.node.ended)
 
     def _dismiss(self, connection: Connection, text: str, reason: object = None) -> None:
         """End somebody's connection and all that runs in it."""

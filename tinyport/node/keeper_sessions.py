@@ -18,6 +18,7 @@ from tinyport.node import session_plan, session_start, sftp_confine
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import Connection
 from tinyport.node.keeper_held import Held
+from tinyport.node.keeper_live import Live
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import light_arguments
 from tinyport.node.session_plan import Asked, Origin, Plan
@@ -39,9 +40,15 @@ class ExitListener(Protocol):
 class Session:
     """One running process with its own session and process group. ``send(signal number)`` reaches the group."""
 
-    def __init__(self, pid: int, send: Callable[[int], None], user: str = "") -> None:
+    def __init__(
+        self, pid: int, send: Callable[[int], None], user: str = "", sid: str = "", connection: int = 0, number: int = 0
+    ) -> None:
         self.pid = pid
         self.user = user
+        #: its name in the audit log, and where it is
+        self.sid, self.connection, self.number = sid, connection, number
+        #: why somebody ended it, and nothing else that runs in its connection
+        self.ended_because: str | None = None
         self.running = True
         self.send = send
 
@@ -72,6 +79,7 @@ class Sessions:
         monotonic: Callable[[], float],
         room: Callable[[], bool],
         exited: ExitListener,
+        live: Live,
         pam: str | None = None,
     ) -> None:
         """``room``: is there memory for one more? ``pam``: the service whose stacks sessions go through, if any."""
@@ -88,6 +96,7 @@ class Sessions:
         self._greets = self.pam is None or _load_pam(self.pam)
         self._records = LoginRecords()
         self._all: set[Session] = set()
+        self._live = live
 
     @property
     def running(self) -> int:
@@ -118,8 +127,11 @@ class Sessions:
         except OSError as error:
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
-        session = Session(started.pid, lambda number: self._loop.kill(-started.pid, number), grant.user)
+        session = Session(
+            started.pid, lambda sign: self._loop.kill(-started.pid, sign), grant.user, sid, connection.number, number
+        )
         self._all.add(session)
+        self._live.add(session)
         self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty)
         if plan.kind == "sftp":
             self._audit.session("sftp", grant, peer, sid)
@@ -129,9 +141,10 @@ class Sessions:
         def ended(status: int) -> None:
             session.running = False
             self._all.discard(session)
+            self._live.discard(session)
             connection.sessions.pop(number, None)
             self._end_record(login, status)
-            why = connection.ended_because
+            why = session.ended_because or connection.ended_because
             self._record_end(plan, grant, peer, sid, status, self._monotonic() - since, why)
             self._exited(connection, number, status)
 

@@ -67,6 +67,10 @@ class Worker:
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:
                 connection.session_exited(message)
+        elif operation == "close":
+            connection = self._connections.get(cast(int, message["conn"]))
+            if connection is not None:
+                connection.close_session(message)
         elif operation == "idle":
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:

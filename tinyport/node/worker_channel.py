@@ -196,6 +196,16 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
             # The client has closed the channel.
             return
 
+    def close_because(self, text: str) -> None:
+        """It is ended, whatever its process makes of it: say why, and let the client go (RFC 4254 section 6.10)."""
+        try:
+            line = f"tinyport: {text}"
+            self._channel.write((f"\r\n{line}\r\n" if self._terminal is not None else f"{line}\n").encode(), STDERR)
+            self._channel.exit_with_signal("HUP", False, text)
+        except OSError:
+            # The client has closed the channel.
+            return
+
     def _finished(self) -> None:
         self._open = False
 

@@ -244,6 +244,12 @@ class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, Exten
                 bool(message.get("core")),
             )
 
+    def close_session(self, message: dict[str, object]) -> None:
+        """The keeper's ``close``: somebody has ended this one session."""
+        session = self._started.get(cast(int, message["session"]))
+        if session is not None:
+            session.close_because(str(message["text"]))
+
     # ------------------------------------------------------------------ the end
 
     def end(self, text: str) -> None:

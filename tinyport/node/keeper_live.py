@@ -1,0 +1,54 @@
+"""The keeper's live sessions by their names in the audit log: what ends one of them and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from tinyport.core.names import printable
+from tinyport.host.logging_line import Log
+from tinyport.node.loop import Loop
+
+# What ignores SIGHUP has this many seconds: whoever ended it was told five.
+KILL_AFTER = 3.0
+
+
+class Ending(Protocol):
+    """What is needed of a session: its name, where it is, and its end."""
+
+    sid: str
+    connection: int
+    number: int
+    ended_because: str | None
+
+    def hang_up(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class Live:
+    """``tell(connection number, message)`` reaches a connection's worker."""
+
+    def __init__(self, loop: Loop, tell: Callable[[int, Mapping[str, object]], None], log: Log) -> None:
+        self._loop = loop
+        self._tell = tell
+        self._log = log
+        self._sessions: dict[str, Ending] = {}
+
+    def add(self, session: Ending) -> None:
+        self._sessions[session.sid] = session
+
+    def discard(self, session: Ending) -> None:
+        self._sessions.pop(session.sid, None)
+
+    def end(self, ended: Mapping[str, str]) -> None:
+        """``ended``: session → who ended it, as the node document has it."""
+        for sid, by in ended.items():
+            session = self._sessions.get(sid)
+            if session is not None and session.ended_because is None:
+                session.ended_because = f"ended by {printable(by, 64)}"
+                self._log.info("a session is ended", session=sid, by=by)
+                message = {"op": "close", "conn": session.connection, "session": session.number}
+                self._tell(session.connection, {**message, "text": session.ended_because})
+                session.hang_up()
+                self._loop.after(KILL_AFTER, session.kill)
