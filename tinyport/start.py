@@ -105,6 +105,7 @@ def _run_auth(config: Config, say: Say) -> int:
             syslog=config.auth.audit_syslog,
         ),
         key_passphrase=config.auth.key_passphrase,
+        diagnostics=config.tinyport.diag_addr,
     )
     return run(settings, ready)
 
@@ -127,6 +128,7 @@ def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
         web_cert=None if config.proxy.tls_cert is None else Path(config.proxy.tls_cert),
         web_key=None if config.proxy.tls_key is None else Path(config.proxy.tls_key),
         nodename=nodename(config),
+        diagnostics=config.tinyport.diag_addr,
         log_level=config.tinyport.log_level,
         log_format=config.tinyport.log_format,
     )

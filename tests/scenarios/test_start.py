@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,38 @@ def test_server_and_node_as_services_of_their_own(machine: Machine) -> None:
     node.terminate()
     assert node.wait(LIMIT) == 0
     wait_for("the node to be offline", lambda: machine.nodes() == {"shed": "offline"})
+
+
+def test_figures_of_auth_and_proxy(machine: Machine) -> None:
+    first = next(port for port in iter(free_port, 0) if _is_free(port + 1))
+    text = machine.config.read_text()
+    machine.config.write_text(text.replace("[auth]", f'diag_addr = "127.0.0.1:{first}"\n[auth]', 1))
+    machine.start("auth,proxy")
+    wait_for(
+        "the proxy", lambda: any(proxy["online"] for proxy in (machine.tctl("status") or {"proxies": []})["proxies"])
+    )
+    pages = {}
+    for role, port in (("auth", first), ("proxy", first + 1)):
+        for path in ("metrics", "healthz", "readyz"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=LIMIT) as answer:
+                pages[role, path] = answer.read().decode()
+    assert pages["auth", "readyz"] == pages["proxy", "readyz"] == "ready\n"
+    assert 'tinyport_auth_proxies{state="online"} 1.0' in pages["auth", "metrics"]
+    assert 'tinyport_auth_audit_events_total{event="proxy.join"} 1.0' in pages["auth", "metrics"]
+    assert 'route="/v1/status"' in pages["auth", "metrics"]
+    assert "tinyport_proxy_auth_up 1.0" in pages["proxy", "metrics"]
+    # Nothing that a stranger asks for becomes a figure of its own.
+    assert "127.0.0.1" not in pages["auth", "metrics"] + pages["proxy", "metrics"]
+    found = machine.tctl("top", "--count", "1")
+    assert found["proxies"] == [{"name": "proxy-shed", "online": True, "tunnels": 0}]
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_static_token_lets_a_device_in(machine: Machine, tmp_path: Path) -> None:

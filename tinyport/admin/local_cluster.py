@@ -38,6 +38,10 @@ def role_document(role: str, document: Document, config: Config) -> Document:
     if role == "auth":
         # A token is for joining, and auth joins nobody.
         general.pop("token", None)
+    if role == "proxy" and config.tinyport.diag_addr is not None and "auth" in document:
+        # Two processes cannot have one port: auth has it, the proxy the next.
+        host, port = config.tinyport.diag_addr
+        general["diag_addr"] = format_address(host, port + 1)
     if role == "proxy" and ("node" in document or config.tinyport.nodename is None):
         # Names are unique, and the machine's own is for its node, which may be a service of its own.
         general["nodename"] = f"proxy-{nodename(config)}"[:63].rstrip("-.")

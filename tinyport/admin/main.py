@@ -120,6 +120,11 @@ def _role_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="HOST:PORT", help="the cluster's proxy; for a proxy, auth")
     parser.add_argument("--token", metavar="VALUE|FILE", help="join token, or a file that holds it")
     parser.add_argument("--ca-pin", metavar="sha256:...", action="append", help="the cluster's CA pin")
+    parser.add_argument(
+        "--diag-addr",
+        metavar="HOST:PORT",
+        help="serve /metrics, /healthz and /readyz of auth there, the proxy's on the next port",
+    )
     parser.add_argument("--nodename", metavar="N", help="this machine's name in the cluster")
     parser.add_argument("--labels", metavar="k=v,...", help="labels that are shown; they never grant anything")
 

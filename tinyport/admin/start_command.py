@@ -73,7 +73,7 @@ def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[st
     """A parsed file with what the command line says put over it."""
     changed = {name: dict(section) if isinstance(section, Mapping) else section for name, section in document.items()}
     general = _section(changed, "tinyport")
-    for key in ("data_dir", "server", "nodename", "ca_pin"):
+    for key in ("data_dir", "server", "nodename", "ca_pin", "diag_addr"):
         value = getattr(args, key)
         if value:
             general[key] = os.path.abspath(value) if key == "data_dir" else value

@@ -13,6 +13,7 @@ from tinyport.admin import (
     tctl_nodes,
     tctl_resources,
     tctl_tokens,
+    tctl_top,
     tctl_users,
 )
 from tinyport.admin.answers import table_of, words
@@ -45,6 +46,7 @@ def build_parser() -> CommandLine:
     parser.command(
         "status", _status, help="the cluster at a glance", examples=["tctl status"], parents=[output_options()]
     )
+    tctl_top.add_commands(parser)
     tctl_users.add_commands(parser)
     tctl_tokens.add_commands(parser)
     tctl_nodes.add_commands(parser)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinyport.auth.explaining import explain_access
+from tinyport.auth.figures import memory_of_this_process, nodes_by_state
 from tinyport.auth.rotating import rotation_state
 from tinyport.auth.web import Answer, Call
 from tinyport.core.names import check_login, check_user
@@ -11,19 +12,12 @@ from tinyport.core.names import check_login, check_user
 async def status(call: Call) -> Answer:
     service = call.service
     rows = service.store.read
-    nodes = await rows.nodes.all("node")
-    online = sum(1 for node in nodes if node.state == "active" and service.presence.online(node.uuid))
     now = service.settings.monotonic()
     return {
         "cluster": service.cluster,
         "version": service.version,
         "ca_pins": list(service.authority.ca_pins),
-        "nodes": {
-            "online": online,
-            "offline": sum(1 for node in nodes if node.state == "active") - online,
-            "pending": sum(1 for node in nodes if node.state == "pending"),
-            "quarantined": sum(1 for node in nodes if node.state == "quarantined"),
-        },
+        "nodes": await nodes_by_state(service),
         "users": await rows.users.count(),
         "policy_serial": service.issuer.policy.serial,
         "proxies": [
@@ -37,6 +31,30 @@ async def status(call: Call) -> Answer:
         ],
         "rotation": await rotation_state(service),
         "time": service.now(),
+    }
+
+
+async def figures(call: Call) -> Answer:
+    """``GET /v1/figures``: what moves, for whoever watches it. Counts are since auth started."""
+    service = call.service
+    rows, now = service.store.read, service.settings.monotonic()
+    counts = service.counts
+    return {
+        "cluster": service.cluster,
+        "time": service.now(),
+        "requests": counts.requests.total(),
+        "events": dict(counts.events),
+        "nodes": await nodes_by_state(service),
+        "sessions": len(await rows.audit.live_sessions()),
+        "memory": memory_of_this_process(),
+        "proxies": [
+            {
+                "name": proxy.name,
+                "online": service.presence.proxy_online(proxy.uuid, now),
+                "tunnels": service.presence.nodes_through(proxy.uuid),
+            }
+            for proxy in await rows.nodes.all("proxy")
+        ],
     }
 
 

@@ -11,9 +11,17 @@ from tinyport.core.events import event
 
 
 class Audit:
-    def __init__(self, authority: Authority, clock: Callable[[], float]) -> None:
+    """``noted`` is told of each event that was written down."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        clock: Callable[[], float],
+        noted: Callable[[Mapping[str, object]], None] = lambda event: None,
+    ) -> None:
         self._authority = authority
         self._clock = clock
+        self._noted = noted
         self._grown = asyncio.Event()
 
     def event(self, name: str, **fields: object) -> dict[str, object]:
@@ -37,7 +45,12 @@ class Audit:
             "time": int(self._clock()),
         }
         await tables.audit.set_head(id, hash, self._authority.sign(head))
-        tables.after_commit(self.wake)
+        tables.after_commit(lambda: self._written(events))
+
+    def _written(self, events: Sequence[Mapping[str, object]]) -> None:
+        for one in events:
+            self._noted(one)
+        self.wake()
 
     def wake(self) -> None:
         """Have everybody look who waits for growth."""

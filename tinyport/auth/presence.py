@@ -94,6 +94,11 @@ class Presence:
     def online_count(self) -> int:
         return len(self._online)
 
+    def nodes_through(self, proxy: str) -> int:
+        """How many nodes are online through it."""
+        lease = self._leases.get(proxy)
+        return 0 if lease is None else len(lease.nodes)
+
     def proxies_of(self, uuid: str) -> list[str]:
         return sorted(self._online.get(uuid, ()))
 

@@ -78,6 +78,7 @@ ROUTES: tuple[Route, ...] = (
     # What of it users see is decided node by node.
     Route("GET", "/v1/nodes", api_nodes.list_nodes, _MACHINES | _PEOPLE),
     _people("GET", "/v1/status", api_cluster.status, "status", "read"),
+    _people("GET", "/v1/figures", api_cluster.figures, "status", "read"),
     _people("PATCH", "/v1/nodes/{id}", api_nodes.update_node, "nodes", "update"),
     _people("DELETE", "/v1/nodes/{id}", api_nodes.delete_node, "nodes", "delete"),
     _people("POST", "/v1/nodes/{id}/accept", api_nodes.accept_node, "nodes", "update"),

@@ -16,6 +16,7 @@ from tinyport.auth.api_proxy import expire_presence, flush_last_seen
 from tinyport.auth.api_web import SILENCE
 from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
+from tinyport.auth.figures import figures
 from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
 from tinyport.auth.live_sessions import sweep
@@ -28,6 +29,7 @@ from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import server_context
+from tinyport.link.diagnostics import Diagnostics
 
 ALPN = ("tinyport-auth", "http/1.1")
 #: leases are looked at so often; they last 30 s
@@ -112,6 +114,11 @@ async def serve_service(
     app[HEARD].append(listener.heard)
     service.cut = listener.cut
     unix = bind_unix(path)
+    diagnostics = None
+    if settings.diagnostics is not None:
+        diagnostics = Diagnostics("auth", settings.diagnostics, lambda: figures(service), lambda: None)
+        await diagnostics.start()
+        service.log.info("diagnostics", listen=format_address(*diagnostics.address))
     housekeeping = asyncio.ensure_future(_housekeeping(service))
     sinks = asyncio.ensure_future(feed_all(service))
     try:
@@ -131,6 +138,8 @@ async def serve_service(
                 work.result()
     finally:
         service.end_streams()
+        if diagnostics is not None:
+            await diagnostics.stop()
         await listener.close()
         unix.close()
         path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tinyport.auth.audit import Audit
 from tinyport.auth.authority import Authority, new_authorities, open_authority
 from tinyport.auth.challenge import Challenges
+from tinyport.auth.figures import Counts
 from tinyport.auth.limiter import FailureLimiter
 from tinyport.auth.passwords import Passwords
 from tinyport.auth.policy_issuer import PolicyIssuer
@@ -45,6 +46,7 @@ class Service:
     challenges: Challenges
     version: str = VERSION
     failures: FailureLimiter = field(default_factory=FailureLimiter)
+    counts: Counts = field(default_factory=Counts)
     #: set when auth stops: never-ending answers end
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     #: node UUID → what of it was last written to the store, so that repetitions are not
@@ -108,7 +110,8 @@ async def open_service(settings: AuthSettings) -> Service:
         raise
     if settings.key_passphrase is not None and await store.read.cluster.meta(SEAL) is None:
         log.warning("the cluster's keys are not encrypted", hint="stop auth, and run tctl auth encrypt-keys once")
-    audit = Audit(authority, settings.clock)
+    counts = Counts()
+    audit = Audit(authority, settings.clock, counts.noted)
     await _tell_of_restore(store, audit)
     return Service(
         settings=settings,
@@ -121,6 +124,7 @@ async def open_service(settings: AuthSettings) -> Service:
         presence=Presence(settings.monotonic()),
         passwords=Passwords(settings.password_cost),
         challenges=Challenges(secrets.token_bytes(32)),
+        counts=counts,
     )
 
 

@@ -58,6 +58,8 @@ class AuthSettings:
     cluster_name: str
     listen: tuple[str, int] = ("127.0.0.1", 3025)
     static_tokens: tuple[StaticToken, ...] = ()
+    #: where ``/metrics`` and the like are served, None: nowhere
+    diagnostics: tuple[str, int] | None = None
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     log_level: str = "info"

@@ -110,6 +110,17 @@ async def _errors(
     service = request.app[SERVICE]
     for heard in request.app[HEARD]:
         heard(request.protocol)
+    answer = await _answered(service, request, handler)
+    resource = request.match_info.route.resource
+    # By the route table's path, not by what was asked for: strangers must not make figures.
+    route = "none" if resource is None else resource.canonical
+    service.counts.answered(request.method if resource is not None else "none", route, answer.status)
+    return answer
+
+
+async def _answered(
+    service: Service, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
     try:
         return await handler(request)
     except TinyportError as error:

@@ -18,7 +18,7 @@ from tinyport.core.durations import parse_size
 from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.core.names import check_cluster, check_label, check_node, format_address
 
-AUTH_PORT, PROXY_PORT, NODE_PORT = 3025, 3080, 3022
+AUTH_PORT, PROXY_PORT, NODE_PORT, DIAG_PORT = 3025, 3080, 3022, 3000
 MAX_BANNER = 4096
 #: (bytes of an address: 4 or 16, the network as a number, length of its prefix)
 Network = tuple[int, int, int]
@@ -40,6 +40,8 @@ class General:
     ca_pins: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: str = "text"
+    #: where auth or proxy serve what monitoring asks
+    diag_addr: Address | None = None
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,9 @@ def _general(reader: SettingsReader, section: Mapping[str, object]) -> General:
     server = None
     if "server" in section:
         server = reader.address(section["server"], "tinyport.server", PROXY_PORT)
-    if "diag_addr" in section and reader.address(section["diag_addr"], "tinyport.diag_addr", None) is not None:
-        reader.problem("tinyport.diag_addr", None, f"{_NOT_HERE} serve diagnostics; remove the key")
+    diagnostics = None
+    if "diag_addr" in section:
+        diagnostics = reader.address(section["diag_addr"], "tinyport.diag_addr", DIAG_PORT)
     token, token_file = _token(reader, section.get("token"))
     return General(
         nodename=_nodename(reader, section),
@@ -200,6 +203,7 @@ def _general(reader: SettingsReader, section: Mapping[str, object]) -> General:
         ca_pins=_pins(reader, section),
         log_level=reader.choice(log, "tinyport.log", "level", "info", _LEVELS),
         log_format=reader.choice(log, "tinyport.log", "format", "text", _FORMATS),
+        diag_addr=diagnostics,
     )
 
 

@@ -15,6 +15,7 @@ import select
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from tinyport.core.errors import PeerError, TinyportError
@@ -79,6 +80,10 @@ def _in_life(peercert: object, now: float) -> bool:
     return ssl.cert_time_to_seconds(after) <= now < ssl.cert_time_to_seconds(before)
 
 
+#: protocol of ours → what its connections are called
+_KINDS = {ALPN_AUTH: "auth", ALPN_DIAL: "dial", ALPN_TUNNEL: "tunnel"}
+
+
 class Gateway:
     """Accepts, classifies, hands over. ``run`` lasts until cancelled and ends every connection with it."""
 
@@ -103,6 +108,8 @@ class Gateway:
         self._ssh = ssh
         self._web = web
         self.strangers = Strangers(settings.max_strangers, settings.max_strangers_per_source)
+        #: what connections turned out to be → how many so far
+        self.met: Counter[str] = Counter()
         self._connections: set[asyncio.Task[None]] = set()
         self._said_full = 0.0
 
@@ -195,11 +202,13 @@ class Gateway:
     async def _route(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         hello = await first_words(sock, self._dials.settled)
         if hello is None:
+            self.met["ssh"] += 1
             await stranger.place()
             if _left(sock):
                 raise PeerError("left before its turn came")
             await self._ssh(sock, peer, stranger)
         elif isinstance(hello, bytes):
+            self.met["other"] += 1
             stream = Stream(asyncio.get_running_loop(), sock, peer)
             stream.offer(hello)
             await stream.close()
@@ -211,6 +220,7 @@ class Gateway:
         # The client's order decides when it offers several of ours; the context negotiates exactly this one
         # again.
         alpn = next((name for name in hello.alpn if name == ALPN_AUTH or name in contexts), None)
+        self.met["web" if alpn is None else _KINDS.get(alpn, "tsh")] += 1
         if alpn is None:
             stranger.settle()
             await self._web(sock)

@@ -17,10 +17,12 @@ from tinyport.core.names import format_address, parse_address
 from tinyport.core.version import VERSION
 from tinyport.host.files import write_private
 from tinyport.host.logging_line import Log
+from tinyport.link.diagnostics import Diagnostics
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.authlink import AuthLink
 from tinyport.proxy.credentials import Credentials, keep_renewed, obtain
 from tinyport.proxy.dial import Dials
+from tinyport.proxy.figures import figures, missing
 from tinyport.proxy.gateway import Gateway
 from tinyport.proxy.knowledge import Knowledge
 from tinyport.proxy.settings import ProxySettings
@@ -151,6 +153,11 @@ class Proxy:
         address = listeners[0].getsockname()[:2]
         self.knowledge.load()
         await self.web.start()
+        diagnostics = None
+        if self.settings.diagnostics is not None:
+            diagnostics = Diagnostics("proxy", self.settings.diagnostics, lambda: figures(self), lambda: missing(self))
+            await diagnostics.start()
+            self._log.info("diagnostics", listen=format_address(*diagnostics.address))
         self._log.info("listening", address=format_address(*address), cluster=self.credentials.cluster)
         parts = [
             self._part(self.gateway.run(listeners)),
@@ -177,6 +184,8 @@ class Proxy:
                 part.cancel()
             await asyncio.gather(stopping, *parts, return_exceptions=True)
             await self.web.stop()
+            if diagnostics is not None:
+                await diagnostics.stop()
             self._write_nodes()
 
     @staticmethod

@@ -28,6 +28,8 @@ class ProxySettings:
     web_cert: Path | None = None
     web_key: Path | None = None
     nodename: str = "proxy"
+    #: where ``/metrics`` and the like are served, None: nowhere
+    diagnostics: Address | None = None
     log_level: str = "info"
     log_format: str = "text"
     #: seconds between a node's beats
