@@ -18,7 +18,7 @@ from tinyport.core.errors import OperatorError
 from tinyport.core.names import format_address
 from tinyport.host.files import erase
 from tinyport.host.logging_line import Log
-from tinyport.host.machine import labels, memory_size, nodename
+from tinyport.host.machine import labels, memory_size, nodename, serial
 from tinyport.host.sd_notify import keep_alive, notify
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def _node_settings(config: Config) -> NodeSettings:
         data_dir=Path(general.data_dir),
         nodename=nodename(config),
         server=general.server,
+        serial=serial(),
         token=general.token,
         token_file=None if general.token_file is None else Path(general.token_file),
         ca_pins=general.ca_pins,

@@ -55,6 +55,7 @@ def test_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_machine_without_what_the_template_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_SERIAL_FILES", ())
     monkeypatch.setattr(machine, "_INTERFACES", tmp_path)
+    assert machine.serial() == ""
     with pytest.raises(OperatorError, match="no serial number"):
         named("pi-{serial}")
     with pytest.raises(OperatorError, match="no network interface"):

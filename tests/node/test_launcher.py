@@ -97,6 +97,14 @@ def test_a_new_node_joins_first(auth: TinyAuth, tmp_path: Path) -> None:
         os.close(descriptor)
 
 
+def test_the_boards_serial_number_is_told_when_joining(auth: TinyAuth, tmp_path: Path) -> None:
+    told = {"token": TOKEN, "ca_pins": (auth.cluster.pin,)}
+    close(become(settings(tmp_path / "a", auth.address, serial="10000000abcdef01", **told)))
+    assert auth.requests[-1][1]["serial"] == "10000000abcdef01"
+    close(become(settings(tmp_path / "b", auth.address, **told)))
+    assert "serial" not in auth.requests[-1][1]
+
+
 def test_the_token_is_erased_once_it_has_done_its_work(auth: TinyAuth, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN)

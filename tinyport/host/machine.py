@@ -53,6 +53,14 @@ def labels(config: Config) -> dict[str, str]:
     return found
 
 
+def serial() -> str:
+    """The board's serial number, "" when it has none."""
+    try:
+        return _serial()
+    except OperatorError:
+        return ""
+
+
 def _from_hostname(host: str) -> str:
     """A hostname may have capitals and underscores, a node's name may not."""
     name = "".join(char if char in _NAME_LETTERS else "-" for char in host.lower())[:63]

@@ -109,13 +109,15 @@ def join(
     addresses: Sequence[str],
     identity_path: Path,
     *,
+    serial: str = "",
     log: Log | None = None,
 ) -> dict[str, object]:
     """Join a cluster: prove a token, get certificates, write ``identity.json`` and the signed documents.
 
     ``server``: a proxy, or auth. ``insecure``: without a pin, believe whoever answers. ``kind``: "node" or "proxy".
-    ``addresses``: a proxy's public ones. Returns the identity as written. Raises OperatorError (pin, files, name),
-    AccessDenied (token), Unavailable (nobody answers: try again), PeerError.
+    ``addresses``: a proxy's public ones. ``serial``: the board's, for a token's name template. Returns the identity as
+    written. Raises OperatorError (pin, files, name), AccessDenied (token), Unavailable (nobody answers: try again),
+    PeerError.
     """
     if not ca_pins and not insecure:
         raise OperatorError(
@@ -148,6 +150,7 @@ def join(
                 "proof": _proof(JOIN_PREFIX, challenge, request, ssh_key),
                 "version": VERSION,
                 "addresses": list(addresses),
+                **({"serial": serial} if serial else {}),
             },
             limit=MAX_ANSWER,
         )

@@ -2,8 +2,8 @@
 
 Started with its task (JSON) on fd 4, a pipe or memory file for its answer on fd 3, and the two memory files of
 ``identity_view`` on fds 5 and 6. The task: ``{"mode": "join"|"renew", "identity": path, "log": {...}, and for join
-"server": [host, port], "token", "ca_pins", "insecure", "nodename"}``. The answer: ``{"ok": true}`` or ``{"error":
-{"kind", "message", "detail", "hint", "code"}}``.
+"server": [host, port], "token", "ca_pins", "insecure", "nodename", "serial"}``. The answer: ``{"ok": true}`` or
+``{"error": {"kind", "message", "detail", "hint", "code"}}``.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
             str(task["nodename"]),
             (),
             path,
+            serial=str(task["serial"]),
             log=log,
         )
         log.info("joined", cluster=identity["cluster"], name=identity["name"], uuid=identity["uuid"])

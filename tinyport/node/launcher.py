@@ -81,6 +81,7 @@ def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -
         "ca_pins": list(settings.ca_pins),
         "insecure": settings.insecure_no_ca_pin,
         "nodename": settings.nodename,
+        "serial": settings.serial,
         "log": {"level": settings.log_level, "format": settings.log_format},
     }
     wait = FIRST_WAIT

@@ -41,11 +41,13 @@ class NodeSettings:
     alone. ``penalty_exempt``: networks as (4 or 16 bytes, number, prefix). ``memory_limit`` is an absolute number of
     bytes, None for no limit of our own. ``listen`` may be empty: then the node serves through its tunnel alone.
     ``pam``: None for "where libpam and the service's file are". ``token_file``: to be erased once the node has joined.
+    ``serial``: the board's, "" when it has none.
     """
 
     data_dir: Path
     nodename: str
     server: tuple[str, int]
+    serial: str = ""
     token: str | None = None
     token_file: Path | None = None
     ca_pins: tuple[str, ...] = ()
