@@ -27,6 +27,7 @@ DEPENDENCIES = [
     "python3-aiohttp",
     "python3-aiosqlite",
     "python3-argon2",
+    "python3-prometheus-client",
     "python3-segno",
     "libpam0g",
     "libpam-runtime",
