@@ -194,6 +194,40 @@ def ssh(build: Build) -> None:
     add("command", nargs="*", metavar="COMMAND", help="default: a login shell")
 
 
+class RunCommandLine(CommandLine):
+    """Everything after the first ``--`` is the command, whatever it looks like."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(args or ())
+        command: list[str] = []
+        if "--" in words:
+            at = words.index("--")
+            words, command = words[:at], words[at + 1 :]
+        found, rest = super().parse_known_args(words, namespace)
+        found.command = command
+        return found, rest
+
+
+def run(build: Build) -> None:
+    parser = build.add(
+        "run",
+        "run a command on many nodes at once",
+        "tsh run site=berlin -- uptime",
+        "tsh run --login root --parallel 50 --output-dir out model=pi4 -- apt-get -y upgrade",
+        "tsh run --format json greenhouse shed -- df -h",
+        parents=[output_options()],
+        parser_class=RunCommandLine,
+        description="Run a command on all nodes with these labels, or of these names, at once. Nodes that are away are "
+        "reported. Exit status 0: it ended with 0 everywhere; 1: not everywhere; 255: it ran nowhere.",
+    )
+    add = parser.add_argument
+    add("-l", "--login", metavar="LOGIN", help="who to be on the nodes (TINYPORT_LOGIN)")
+    add("--parallel", type=int, default=20, metavar="N", help="on how many at a time (default 20)")
+    add("--output-dir", metavar="DIR", help="NODE.out and NODE.err there, in place of lines here")
+    add("--timeout", metavar="T", help='how long it may take on each node ("30s", "10m")')
+    add("words", nargs="*", metavar="k=v|NODE", help="labels that nodes must have, or names; then -- COMMAND")
+
+
 def scp(build: Build) -> None:
     parser = build.add(
         "scp",
@@ -282,6 +316,7 @@ COMMANDS: Commands = {
     "ls": ls,
     "ssh": ssh,
     "scp": scp,
+    "run": run,
     "config": config,
     "proxy": proxy,
     "sessions": sessions,

@@ -54,6 +54,12 @@ def _scp(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _run(args: argparse.Namespace) -> int:
+    from tinyport.client.fleet_run import run
+
+    return run(args)
+
+
 def _config(args: argparse.Namespace) -> int:
     from tinyport.client.ssh_config import run
 
@@ -127,6 +133,7 @@ RUNS: dict[str, Run] = {
     "ls": _ls,
     "ssh": _ssh,
     "scp": _scp,
+    "run": _run,
     "config": _config,
     "proxy ssh": _proxy_ssh,
     "sessions": _sessions,

@@ -1,0 +1,130 @@
+"""``tsh run``: one command on several real nodes, one of which is away."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.cluster import BIN, LIMIT, Cluster, text, wait_for
+
+
+class Fleet:
+    """A quickstart cluster and two further nodes, ``shed`` and ``barn``; ``shed`` and the first have site=berlin."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cluster = Cluster(folder)
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> Fleet:
+        self.cluster.start()
+        self.user = self.cluster.add_user("alice", self.cluster.login_name)
+        for name, site in (("shed", "berlin"), ("barn", "paris")):
+            made = self.cluster.tctl_json("tokens", "add", "--type", "node", "--labels", f"site={site}")
+            words = ["start", "--roles=node", "--server", self.cluster.ready["proxy"], "--nodename", name]
+            words += ["--token", made["token"], "--ca-pin", self.cluster.ready["ca_pin"]]
+            words += ["--data-dir", str(self.folder / name), "-c", str(self._config(name))]
+            with (self.folder / f"{name}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    [str(BIN / "tinyport"), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            self.nodes[name] = process
+        for name in self.nodes:
+            self.wait_for_status(name, "online")
+        done = self.cluster.tctl("nodes", "label", self.cluster.node, "site=berlin")
+        assert done.returncode == 0, text(done)
+        return self
+
+    def wait_for_status(self, name: str, status: str) -> None:
+        wait_for(f"{name} to be {status}", lambda: self.cluster.node_status(name) == status)
+
+    def _config(self, name: str) -> Path:
+        path = self.folder / f"{name}.toml"
+        path.write_text("[node]\nlisten = []\n")
+        return path
+
+    def run(self, *words: str, limit: float = LIMIT) -> subprocess.CompletedProcess[bytes]:
+        return self.cluster.tsh("run", *words, home=self.user, limit=limit)
+
+    def stop(self) -> None:
+        for process in self.nodes.values():
+            process.terminate()
+        for process in self.nodes.values():
+            process.wait(LIMIT)
+        self.cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = Fleet(tmp_path_factory.mktemp("fleet"))
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+def test_by_label_and_by_name(fleet: Fleet) -> None:
+    done = fleet.run("site=berlin", "--", "echo", "$TINYPORT_NODE;", "echo", "oops", ">&2")
+    assert done.returncode == 0, text(done)
+    here = fleet.cluster.node
+    assert sorted(done.stdout.decode().splitlines()) == sorted([f"{here}: {here}", "shed: shed"])
+    assert b"shed: oops\n" in done.stderr
+    assert b"2 ok, 0 failed, 0 away" in done.stderr
+    done = fleet.run("barn", "shed", "--parallel", "1", "--", "hostname > /dev/null; test $TINYPORT_NODE = shed")
+    assert done.returncode == 1
+    assert b"failed: status 1" in done.stderr
+    assert b"1 ok, 1 failed, 0 away" in done.stderr
+
+
+def test_json_says_what_came_of_each(fleet: Fleet) -> None:
+    done = fleet.run("--format", "json", "barn", "shed", "--", "echo out; echo err >&2; kill -TERM $$")
+    assert done.returncode == 1, text(done)
+    found = json.loads(done.stdout)
+    assert (found["ok"], found["failed"], found["away"]) == (0, 2, 0)
+    first = found["nodes"][0]
+    assert (first["node"], first["result"], first["signal"], first["status"]) == ("barn", "failed", "TERM", None)
+    assert (first["stdout"], first["stderr"], first["truncated"]) == ("out\n", "err\n", False)
+
+
+def test_files_of_each_node(fleet: Fleet, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    done = fleet.run("--output-dir", str(folder), "barn", "shed", "--", "head -c 3000000 /dev/zero; exit 0")
+    assert done.returncode == 0, text(done)
+    assert sorted(path.name for path in folder.iterdir()) == ["barn.out", "shed.out"]
+    assert (folder / "shed.out").stat().st_size == 3_000_000
+    assert done.stdout == b""
+
+
+def test_limits_and_mistakes(fleet: Fleet) -> None:
+    done = fleet.run("--timeout", "1s", "barn", "--", "sleep 600")
+    assert done.returncode == 255
+    assert b"not done after 1s" in done.stderr
+    for words, said in (
+        (("barn",), b"which nodes, and what to run there?"),
+        (("nowhere", "--", "true"), b"there is no node nowhere"),
+        (("site=oslo", "--", "true"), b"no node matches"),
+        (("--parallel", "0", "barn", "--", "true"), b"--parallel is from 1 to"),
+        (("--timeout", "soon", "barn", "--", "true"), b"--timeout soon"),
+        (("--login", "nobody-here", "barn", "--", "true"), b"is not one of yours"),
+    ):
+        done = fleet.run(*words)
+        assert done.returncode != 0
+        assert said in done.stderr, text(done)
+
+
+def test_who_is_away_is_reported(fleet: Fleet) -> None:
+    process = fleet.nodes.pop("barn")
+    process.send_signal(signal.SIGTERM)
+    process.wait(LIMIT)
+    fleet.wait_for_status("barn", "offline")
+    done = fleet.run("barn", "shed", "--", "echo here")
+    assert done.returncode == 1
+    assert done.stdout == b"shed: here\n"
+    assert b"away: offline, last seen " in done.stderr
+    done = fleet.run("barn", "--", "echo here")
+    assert (done.returncode, done.stdout) == (255, b"")
