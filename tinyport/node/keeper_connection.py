@@ -15,9 +15,8 @@ from functools import partial
 from typing import Protocol
 
 from tinyport.core import certificate as c
-from tinyport.core.access import Grant, decide, judge_certificate
+from tinyport.core.access import Grant
 from tinyport.core.break_glass import is_break_glass
-from tinyport.core.break_glass import judge as judge_break_glass
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.names import printable
@@ -30,6 +29,7 @@ from tinyport.host.accounts import Account
 from tinyport.node import keeper_fields as fields
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_documents import Documents, HostIdentity
+from tinyport.node.keeper_judgement import judge
 from tinyport.node.keeper_linger import let_go
 from tinyport.node.session_plan import Asked
 
@@ -336,22 +336,7 @@ class Connection:
             raise AccessDenied("too many authentication failures", code="tries")
 
     def _judge(self, cert: Certificate, login: str, *, again: bool = False) -> Grant:
-        policy, node = self._documents.policy, self._documents.node
-        if policy is None or node is None:
-            message = "this node has not heard from its cluster yet"
-            raise AccessDenied(message, detail="no policy or no node document", code="unavailable")
-        if again:
-            policy = policy.for_who_is_here()
-        now = self._documents.now()
-        source, verified = self.endpoint.peer[0], self._documents.verified
-        if is_break_glass(cert):
-            past = self._documents.known_past()
-            grant = judge_break_glass(
-                cert, login=login, policy=policy, node=node, past=past, now=now, verified=verified
-            )
-        else:
-            subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
-            grant = decide(subject, login=login, node=node, policy=policy, now=now)
+        grant = judge(self._documents, cert, login, self.endpoint.peer[0], again=again)
         self._starter.account(grant)
         return grant
 
