@@ -159,7 +159,7 @@ def test_what_is_typed_stays_one_piece_of_the_path(fake_auth: FakeAuth, tctl: At
 def test_labels_are_set_and_taken_away(fake_auth: FakeAuth, tctl: At) -> None:
     fake_auth.says("PATCH", "/v1/nodes/pi", {"node": {**NODE, "labels": {"a": "b"}}})
     ran = tctl(fake_auth.data_dir)("nodes", "label", "pi", "a=b", "old=")
-    assert ran.out == "labels of pi: a=b\n"
+    assert ran.out == "labels of greenhouse: a=b\n"
     assert fake_auth.asked == [("PATCH", "/v1/nodes/pi", {"labels": {"a": "b", "old": None}})]
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
+from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.labels import has_all
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, emit, output_options, paint, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options, paint, print_error, table
+from tinyport.link.api import AuthClient
 
 _COLOURS = {"online": "green", "offline": "dim", "pending": "yellow", "quarantined": "red"}
 
@@ -35,27 +40,51 @@ def add_commands(parser: CommandLine) -> None:
         parents=[output_options()],
     )
     add.add_argument("--labels", metavar="k=v,...", help="labels of the node; they decide access")
-    for name, help in (("accept", "let a pending node in"), ("reject", "turn a pending node away")):
-        verb = nodes.command(name, _decide, help=help, parents=[output_options()], examples=[f"tctl nodes {name} ID"])
-        verb.add_argument("id", metavar="ID", help="name or UUID")
+    several = _several()
+    for name, help in (("accept", "let pending nodes in"), ("reject", "turn pending nodes away")):
+        verb = nodes.command(
+            name,
+            _decide,
+            help=help,
+            parents=[output_options(), several],
+            examples=[f"tctl nodes {name} ID", f"tctl nodes {name} --status pending --selector batch=7 --yes"],
+        )
+        verb.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
         verb.set_defaults(verb=name)
     label = nodes.command(
         "label",
         _label,
         help="set the labels that decide access",
-        examples=["tctl nodes label greenhouse site=berlin rack="],
-        parents=[output_options()],
+        examples=[
+            "tctl nodes label greenhouse site=berlin rack=",
+            "tctl nodes label --selector site=berlin room=7 --yes",
+        ],
+        parents=[output_options(), several],
     )
-    label.add_argument("id", metavar="ID", help="name or UUID")
-    label.add_argument("labels", nargs="+", metavar="k=v", help="an empty value removes the label")
+    label.add_argument("words", nargs="+", metavar="ID|k=v", help="names or UUIDs, and labels; k= takes one away")
     remove = nodes.command(
         "rm",
         _remove,
-        help="remove a node; it cannot come back with what it has",
-        examples=["tctl nodes rm greenhouse"],
-        parents=[output_options()],
+        help="remove nodes; they cannot come back with what they have",
+        examples=["tctl nodes rm greenhouse", "tctl nodes rm --selector site=old --status offline --yes"],
+        parents=[output_options(), several],
     )
-    remove.add_argument("id", metavar="ID", help="name or UUID")
+    remove.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
+
+
+def _several() -> argparse.ArgumentParser:
+    """Options that mean many nodes at once."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--selector",
+        action="append",
+        default=[],
+        metavar="k=v",
+        help="all nodes to which auth gave this label (a glob)",
+    )
+    parent.add_argument("--status", choices=tuple(_COLOURS), help="of these, or of all, those in this state")
+    parent.add_argument("--yes", action="store_true", help="do it to all of them; without it they are only listed")
+    return parent
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -96,25 +125,92 @@ def _add(args: argparse.Namespace) -> int:
     return 0
 
 
-def _decide(args: argparse.Namespace) -> int:
+def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) -> list[str]:
+    """The nodes that are meant: those that are named, or all that the options select; none when the person has only
+    been shown them.
+    """
+    if ids and (args.selector or args.status):
+        raise UsageError("name nodes, or select them by --selector and --status; not both")
+    if ids:
+        return list(ids)
+    if not args.selector and not args.status:
+        raise UsageError("which nodes?", hint="name them, or give --selector k=v")
+    wanted = pairs(args.selector)
+    found = [
+        node
+        for node in rows(client.request("GET", "/v1/nodes"), "nodes")
+        # What a node says of itself must not put it among those that something is done to, or keep it out.
+        if has_all(wanted, table_of(node.get("labels"))) and args.status in (None, node.get("status"))
+    ]
+    if not found:
+        raise OperatorError("no node is selected", hint='"tctl nodes ls" lists them')
+    if not args.yes:
+        for line in _table(found):
+            print(line, file=sys.stderr)
+        raise UsageError(f"{len(found)} nodes are selected, and nothing was done", hint="do it with --yes")
+    return [str(node["uuid"]) for node in found]
+
+
+def _each(
+    args: argparse.Namespace, ids: Sequence[str], act: Callable[[AuthClient, str], tuple[dict[str, Any], str]]
+) -> int:
+    """``act(client, id)`` gives auth's answer and a line for people. One that fails does not keep it from the others.
+
+    0 when all went well, 1 when not; a single one's error is the command's.
+    """
+    done: list[dict[str, Any]] = []
+    failed = 0
     with connect(args) as client:
-        answer = client.request("POST", path("/v1/nodes", args.id, args.verb), {})
-    emit(args, answer, lambda: [f"node {printable(args.id)} was {args.verb}ed"])
-    return 0
+        chosen = _chosen(args, client, ids)
+        for id in chosen:
+            try:
+                answer, line = act(client, id)
+            except TinyportError as error:
+                if len(chosen) == 1:
+                    raise
+                failed += 1
+                done.append({"id": id, "error": error.message})
+                print_error(f"tctl: error: {printable(id, 80)}: {printable(error.message, 300)}")
+                continue
+            done.append(answer)
+            if args.format == "text":
+                print(line)
+    if args.format == "json":
+        emit(args, done[0] if len(chosen) == 1 else {"nodes": done}, list)
+    return 1 if failed else 0
+
+
+def _decide(args: argparse.Namespace) -> int:
+    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+        answer = client.request("POST", path("/v1/nodes", id, args.verb), {})
+        return answer, f"node {_name(answer, id)} was {args.verb}ed"
+
+    return _each(args, args.ids, act)
 
 
 def _label(args: argparse.Namespace) -> int:
     # The API takes a label away by null; nobody types that.
-    changes = {key: value or None for key, value in pairs(args.labels).items()}
-    with connect(args) as client:
-        answer = client.request("PATCH", path("/v1/nodes", args.id), {"labels": changes})
-    labels = labels_text(table_of(answer.get("node")).get("labels")) or "none"
-    emit(args, answer, lambda: [f"labels of {printable(args.id)}: {printable(labels, 2000)}"])
-    return 0
+    changes = {key: value or None for key, value in pairs([word for word in args.words if "=" in word]).items()}
+    if not changes:
+        raise UsageError("which labels?", hint="tctl nodes label greenhouse site=berlin")
+
+    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+        answer = client.request("PATCH", path("/v1/nodes", id), {"labels": changes})
+        labels = labels_text(table_of(answer.get("node")).get("labels")) or "none"
+        return answer, f"labels of {_name(answer, id)}: {printable(labels, 2000)}"
+
+    return _each(args, [word for word in args.words if "=" not in word], act)
 
 
 def _remove(args: argparse.Namespace) -> int:
-    with connect(args) as client:
-        answer = client.request("DELETE", path("/v1/nodes", args.id))
-    emit(args, answer, lambda: [f"node {printable(args.id)} was removed"])
-    return 0
+    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+        answer = client.request("DELETE", path("/v1/nodes", id))
+        return answer, f"node {_name(answer, id)} was removed"
+
+    return _each(args, args.ids, act)
+
+
+def _name(answer: Mapping[str, object], id: str) -> str:
+    """As auth calls it, where it says so."""
+    node = table_of(answer.get("node")) or answer
+    return printable(str(node.get("name") or id), 80)

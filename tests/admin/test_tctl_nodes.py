@@ -1,0 +1,79 @@
+"""``tctl nodes`` on many at once: by auth's labels alone, listed before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.admin.conftest import FakeAuth, Run
+
+At = Callable[[Path], Run]
+
+
+def node(number: int, status: str, labels: dict[str, str], **more: object) -> dict[str, object]:
+    uuid = f"0c9a7f4e-0000-4000-8000-00000000000{number}"
+    return {"name": f"pi-{number}", "uuid": uuid, "status": status, "labels": labels, **more}
+
+
+NODES = [
+    node(1, "offline", {"site": "old"}),
+    node(2, "online", {"site": "old"}),
+    node(3, "offline", {"site": "new"}),
+    # What it says of itself puts it nowhere.
+    node(4, "offline", {}, declared_labels={"site": "old"}),
+]
+
+
+def test_what_is_selected_is_listed_first(fake_auth: FakeAuth, tctl: At) -> None:
+    fake_auth.says("GET", "/v1/nodes", {"nodes": NODES})
+    ran = tctl(fake_auth.data_dir)("nodes", "rm", "--selector", "site=old")
+    assert ran.status == 2
+    assert "2 nodes are selected, and nothing was done" in ran.err
+    assert "pi-1" in ran.err
+    assert "pi-4" not in ran.err
+    assert [method for method, _, _ in fake_auth.asked] == ["GET"]
+
+
+def test_then_it_is_done_to_each(fake_auth: FakeAuth, tctl: At) -> None:
+    fake_auth.says("GET", "/v1/nodes", {"nodes": NODES})
+    for one in NODES[:2]:
+        fake_auth.says("PATCH", f"/v1/nodes/{one['uuid']}", {"node": one})
+    ran = tctl(fake_auth.data_dir)("nodes", "label", "--selector", "site=o*", "room=7", "--yes")
+    assert (ran.status, ran.out) == (0, "labels of pi-1: site=old\nlabels of pi-2: site=old\n")
+    assert [body for method, _, body in fake_auth.asked if method == "PATCH"] == [{"labels": {"room": "7"}}] * 2
+
+
+def test_one_that_fails_does_not_stop_the_others(fake_auth: FakeAuth, tctl: At) -> None:
+    fake_auth.says("GET", "/v1/nodes", {"nodes": NODES})
+    fake_auth.says("DELETE", f"/v1/nodes/{NODES[2]['uuid']}", {"name": "pi-3", "uuid": NODES[2]["uuid"]})
+    run = tctl(fake_auth.data_dir)
+    ran = run("nodes", "rm", "--status", "offline", "--yes")
+    assert (ran.status, ran.out) == (1, "node pi-3 was removed\n")
+    assert ran.err.count("tctl: error:") == 2
+    ran = run("nodes", "rm", "--status", "offline", "--yes", "--format", "json")
+    assert [("error" in one, one.get("name")) for one in ran.json["nodes"]] == [
+        (True, None),
+        (False, "pi-3"),
+        (True, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("rm",), "which nodes?"),
+        (("rm", "pi-1", "--selector", "site=old"), "not both"),
+        (("rm", "--selector", "site=nowhere", "--yes"), "no node is selected"),
+        (("rm", "--selector", "site", "--yes"), "site"),
+        (("label", "pi-1"), "which labels?"),
+        (("accept", "--yes"), "which nodes?"),
+    ],
+)
+def test_mistakes_do_nothing(fake_auth: FakeAuth, tctl: At, words: tuple[str, ...], said: str) -> None:
+    fake_auth.says("GET", "/v1/nodes", {"nodes": NODES})
+    ran = tctl(fake_auth.data_dir)("nodes", *words)
+    assert ran.status != 0
+    assert said in ran.err
+    assert all(method == "GET" for method, _, _ in fake_auth.asked)
