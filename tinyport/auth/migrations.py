@@ -84,7 +84,7 @@ CREATE TABLE rotations (
 CREATE TABLE retired_authorities (
     id INTEGER PRIMARY KEY, type TEXT NOT NULL, public TEXT NOT NULL, retired REAL NOT NULL);
 CREATE TABLE successions (id INTEGER PRIMARY KEY, statement TEXT NOT NULL, made REAL NOT NULL);
-CREATE INDEX certificates_subject ON certificates (subject, issued);
+CREATE INDEX certificates_machines ON certificates (kind, subject, issued);
 """
 
 _WEB_SESSIONS = """
