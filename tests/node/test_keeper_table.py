@@ -67,6 +67,9 @@ class Starter:
         self.started.append((grant, asked, running))
         return running, ()
 
+    def party_dropped(self, connection: Connection, message: Mapping[str, object]) -> None:
+        raise AssertionError("nobody has joined anything")
+
 
 class Desk:
     """A keeper's desk: documents, a clock that the test sets, and connections in it."""

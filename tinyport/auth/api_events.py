@@ -39,6 +39,7 @@ _STAMPED = (
     "sender",
     "ended_by",
     "ended_at",
+    "parties",
 )
 
 

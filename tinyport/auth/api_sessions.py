@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyport.auth.callers import USER
+from tinyport.auth.callers import USER, Caller
 from tinyport.auth.live_sessions import is_lost
 from tinyport.auth.refusals import not_found
 from tinyport.auth.service import Service
@@ -10,6 +10,7 @@ from tinyport.auth.store_audit import LiveSession
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import PeerError
 from tinyport.core.names import printable
+from tinyport.core.session_joining import MODES
 
 # An id is 32 hexadecimal digits; so many are typed, or copied, without a mistake.
 LEAST_PREFIX = 4
@@ -25,9 +26,19 @@ def session_document(service: Service, session: LiveSession) -> dict[str, object
 
 
 async def list_sessions(call: Call) -> Answer:
-    """Sessions that began and did not end."""
+    """Sessions that began and did not end: all with the rule to read them; else one's own, and those to join."""
     found = await call.service.store.read.audit.live_sessions()
+    if not call.caller.may("sessions", "read"):
+        found = [session for session in found if _concerns(call.caller, session)]
     return {"sessions": [session_document(call.service, session) for session in found]}
+
+
+def _concerns(caller: Caller, session: LiveSession) -> bool:
+    if session.body.get("user") == caller.name:
+        return True
+    said = session.body.get("roles")
+    roles = [role for role in said if isinstance(role, str)] if isinstance(said, list) else []
+    return any(caller.rights.joins.may_join(mode, owner_roles=roles, own=False) for mode in MODES)
 
 
 def one_of(found: list[LiveSession], text: str) -> LiveSession:

@@ -13,6 +13,7 @@ from tinyport.auth.store_audit import LiveSession
 
 # A machine that was away for longer has hardly kept a session.
 FORGOTTEN_AFTER = 24 * 3600.0
+MOST_PARTIES = 64
 # A node that is here ends a session within seconds. One that does not say so has none by that id.
 ENDED_BY_NOW = 60.0
 
@@ -33,10 +34,25 @@ async def follow(service: Service, tables: WriteTables, node_uuid: str, events: 
             continue
         if event["event"] == "session.start":
             await tables.audit.session_started(node_uuid, sid, float(str(event["time"])), event)
+        elif event["event"] in ("session.join", "session.leave"):
+            await _party(tables, node_uuid, sid, event)
         elif event["event"] == "session.end":
             shrunk |= await tables.audit.session_ended(node_uuid, sid)
     if shrunk:
         await service.issuer.refresh_node(tables, node_uuid)
+
+
+async def _party(tables: WriteTables, node_uuid: str, sid: str, event: Mapping[str, object]) -> None:
+    """Who looks on in a session is part of what is known of it."""
+    found = [one for one in await tables.audit.live_sessions(node_uuid) if one.sid == sid]
+    if not found:
+        return
+    there = found[0].body.get("parties")
+    number = event.get("party")
+    parties = [one for one in there if one.get("party") != number] if isinstance(there, list) else []
+    if event["event"] == "session.join" and len(parties) < MOST_PARTIES:
+        parties.append({key: event.get(key) for key in ("user", "mode", "party")})
+    await tables.audit.set_parties(found[0], parties)
 
 
 async def _restarted(service: Service, tables: WriteTables, node_uuid: str, event: Mapping[str, object]) -> bool:

@@ -107,7 +107,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/rotation/compromised", api_rotation.compromised_route, frozenset((LOCAL,))),
     _people("POST", "/v1/sign", api_sign.sign, "certificates", "sign"),
     _people("POST", "/v1/explain", api_cluster.explain, "users", "read"),
-    _people("GET", "/v1/sessions", api_sessions.list_sessions, "sessions", "read"),
+    # Whoever has no rule sees what they began, or may join.
+    Route("GET", "/v1/sessions", api_sessions.list_sessions, _PEOPLE),
     _people("DELETE", "/v1/sessions/{id}", api_sessions.end_session, "sessions", "delete"),
     # One's own: no rule is needed.
     Route("GET", "/v1/mfa", api_factors.list_factors, _ONESELF),

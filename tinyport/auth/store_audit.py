@@ -145,9 +145,17 @@ class AuditRows:
 
     async def end_session(self, session: LiveSession, by: str, now: float) -> None:
         """Note that somebody ended it; it lives until its node says that it ended."""
-        body = {**session.body, "ended_by": by, "ended_at": now}
+        await self._change(session, {"ended_by": by, "ended_at": now})
+
+    async def set_parties(self, session: LiveSession, parties: Sequence[Mapping[str, object]]) -> None:
+        await self._change(session, {"parties": [dict(party) for party in parties]})
+
+    async def _change(self, session: LiveSession, news: Mapping[str, object]) -> None:
         await self._rows.run(
-            "UPDATE sessions SET body = ? WHERE node_uuid = ? AND sid = ?", pack(body), session.node_uuid, session.sid
+            "UPDATE sessions SET body = ? WHERE node_uuid = ? AND sid = ?",
+            pack({**session.body, **news}),
+            session.node_uuid,
+            session.sid,
         )
 
     async def forget_sessions(self, node_uuid: str) -> None:

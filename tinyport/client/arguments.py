@@ -9,6 +9,7 @@ import getopt
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinyport.core.session_joining import MODES, OBSERVER
 from tinyport.host.console import CommandLine, Run, UsageError, output_options
 
 Commands = dict[str, Callable[["Build"], None]]
@@ -279,6 +280,18 @@ def sessions(build: Build) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help="of kill: the session's id, or how it begins")
 
 
+def join(build: Build) -> None:
+    parser = build.add(
+        "join",
+        "join a live session, to look on or to type, too",
+        "tsh join 3fa9",
+        "tsh join --mode peer 3fa9",
+    )
+    parser.add_argument("session", metavar="SESSION", help='its id, or how it begins ("tsh sessions" lists them)')
+    parser.add_argument("--mode", choices=MODES, default=OBSERVER, help=f"how to be there (default: {OBSERVER})")
+    parser.add_argument("-l", "--login", metavar="LOGIN", help="the login of your own connection to the node")
+
+
 def mfa(build: Build) -> None:
     group = build.parser.command("mfa", help="your second factors: one-time codes", examples=["tsh mfa add phone"])
 
@@ -320,6 +333,7 @@ COMMANDS: Commands = {
     "config": config,
     "proxy": proxy,
     "sessions": sessions,
+    "join": join,
     "clusters": clusters,
     "mfa": mfa,
     "completion": completion,

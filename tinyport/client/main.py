@@ -78,6 +78,12 @@ def _sessions(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _join(args: argparse.Namespace) -> int:
+    from tinyport.client.join import run
+
+    return run(args)
+
+
 def _mfa_add(args: argparse.Namespace) -> int:
     from tinyport.client.factors import add
 
@@ -137,6 +143,7 @@ RUNS: dict[str, Run] = {
     "config": _config,
     "proxy ssh": _proxy_ssh,
     "sessions": _sessions,
+    "join": _join,
     "mfa add": _mfa_add,
     "mfa ls": _mfa_ls,
     "mfa rm": _mfa_rm,

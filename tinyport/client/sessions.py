@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
         args,
         {"sessions": sessions},
         lambda: table(
-            [_row(one, now) for one in sessions], ("SESSION", "USER", "LOGIN", "NODE", "KIND", "SINCE", "STATE")
+            [_row(one, now) for one in sessions],
+            ("SESSION", "USER", "LOGIN", "NODE", "KIND", "SINCE", "STATE", "PARTIES"),
         ),
     )
     return 0
@@ -37,7 +38,9 @@ def _row(session: Mapping[str, object], now: float) -> tuple[object, ...]:
     ago = f"{format_duration(now - since)} ago" if isinstance(since, (int, float)) else ""
     node = session.get("node_name") or session.get("node")
     who = session.get("id"), session.get("user"), session.get("login"), node
-    return *who, session.get("kind"), ago, session.get("state")
+    said = session.get("parties")
+    parties = [f"{one.get('user')} ({one.get('mode')})" for one in said] if isinstance(said, list) else []
+    return *who, session.get("kind"), ago, session.get("state"), ", ".join(parties)
 
 
 def _kill(args: argparse.Namespace) -> int:

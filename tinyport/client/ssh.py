@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         except AccessDenied as error:
             identity = stepped_up(identity, error, [target])
             dialled = Dialling(identity, wish).result()
-        return asyncio.run(_talk(identity, wish, dialled, session, forwards, options))
+        return asyncio.run(talk(identity, wish, dialled, session, forwards, options))
     except UsageError:
         raise
     except (TinyportError, OSError) as error:
@@ -93,7 +93,7 @@ def _environment(options: Options, environment: Mapping[str, str]) -> dict[str, 
     return {**sent, **options.set_env}
 
 
-async def _talk(
+async def talk(
     identity: UserIdentity,
     wish: Wish,
     dialled: Dialled,

@@ -24,6 +24,7 @@ from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
 from tinyport.core.rights import Rights
 from tinyport.core.roles import Role
+from tinyport.core.session_joining import NO_JOINS, JoinRights
 from tinyport.core.session_terms import NO_TERMS, SessionTerms
 from tinyport.core.sftp_terms import UNBOUND, SftpTerms
 from tinyport.core.signatures import verify
@@ -71,6 +72,8 @@ class Grant:
     sftp: SftpTerms = UNBOUND
     #: how long and how many
     terms: SessionTerms = NO_TERMS
+    #: whose sessions may be joined
+    joins: JoinRights = NO_JOINS
 
 
 def judge_certificate(
@@ -170,6 +173,7 @@ def _grant(subject: Subject, login: str, node: NodeDocument, terms: SessionTerms
         forwarding=NOTHING if "port_forwarding" in claims.withheld else rights.forwarding,
         sftp=rights.sftp,
         terms=terms,
+        joins=rights.joins,
     )
 
 

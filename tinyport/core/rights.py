@@ -20,6 +20,7 @@ from tinyport.core.forwarding import ForwardRule, merge, parse_forwarding
 from tinyport.core.names import check_login
 from tinyport.core.role_templates import values_of
 from tinyport.core.roles import PERMIT_OPTIONS, Conditions, Role, Rule
+from tinyport.core.session_joining import JoinRights, join_rights
 from tinyport.core.session_terms import SessionTerms
 from tinyport.core.sftp_terms import READ_ONLY, SftpTerms
 from tinyport.core.sftp_terms import merge as merge_sftp
@@ -121,6 +122,12 @@ class Rights:
     @cached_property
     def session_terms(self) -> SessionTerms:
         return session_terms.of_roles((role.name, role.options) for role in self.roles)
+
+    @cached_property
+    def joins(self) -> JoinRights:
+        denied = any(_rule_hits(role.deny.rules, "sessions", "join") for role in self.roles)
+        everything = may(self.roles, "sessions", "join")
+        return join_rights([role.options for role in self.roles], everything=everything, denied=denied)
 
     @cached_property
     def requires_mfa(self) -> bool:

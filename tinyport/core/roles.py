@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tinyport.core import labels as label_rules
-from tinyport.core import session_terms
+from tinyport.core import session_joining, session_terms
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.forwarding import parse_forwarding
@@ -48,6 +48,7 @@ _CHECKS: Mapping[str, Callable[[object], object]] = {
     "sftp": check_sftp,
     "sftp_root": check_root,
     **session_terms.CHECKS,
+    session_joining.OPTION: session_joining.check_joins,
 }
 _OPTIONS = frozenset(PERMIT_OPTIONS) | frozenset(_DURATIONS) | frozenset(_CHECKS) | {"require_mfa"}
 _MAX_ITEMS = 256

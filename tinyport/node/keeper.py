@@ -77,7 +77,7 @@ class Keeper:
         identity = self._documents.identity
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name, "boot": boot_id()}
         self._audit = Audit(self._upstream.outbox.add, self._documents.now, node, self._log)
-        self._live = Live(self._loop, self.tell, self._log)
+        self._live = Live(self._loop, self.tell, self._log, self._audit, self._session_ended)
         self._sessions = Sessions(
             self._loop,
             self._audit,
@@ -177,6 +177,7 @@ class Keeper:
                 self._limits_of_people.watch(connection)
         if self._documents.node is not None:
             self._live.end(self._documents.node.ended)
+        self._live.parties.judge_again()
 
     def _dismiss(self, connection: Connection, text: str, reason: object = None) -> None:
         """End somebody's connection and all that runs in it."""

@@ -65,6 +65,7 @@ TABLE: Mapping[tuple[str, str], str] = {
     (PROVED, "hangup"): PROVED,
     (PROVED, "hostkey"): PROVED,
     (PROVED, "quiet"): PROVED,
+    (PROVED, "dropped"): PROVED,
     (SERVED, "gone"): GONE,
     (KEYED, "gone"): GONE,
     (PROVED, "gone"): GONE,
@@ -97,6 +98,8 @@ class SessionStarter(Protocol):
     def start(
         self, connection: Connection, number: int, grant: Grant, asked: Asked
     ) -> tuple[RunningSession, Sequence[int]]: ...
+
+    def party_dropped(self, connection: Connection, message: Mapping[str, object]) -> None: ...
 
 
 class TimeAndNumber(Protocol):
@@ -193,6 +196,7 @@ class Connection:
             "hangup": self._hangup,
             "hostkey": self._hostkey,
             "quiet": self._quiet,
+            "dropped": self._dropped,
             "gone": self._gone,
             **{request: partial(self._forward, request) for request in FORWARDS},
         }
@@ -423,6 +427,10 @@ class Connection:
     def _quiet(self, message: Mapping[str, object]) -> Answer:
         if self._limits is not None:
             self._limits.quiet(self, message)
+        return {}, ()
+
+    def _dropped(self, message: Mapping[str, object]) -> Answer:
+        self._starter.party_dropped(self, message)
         return {}, ()
 
     def _forward(self, request: str, message: Mapping[str, object]) -> Answer:

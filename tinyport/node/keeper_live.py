@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from tinyport.core.access import Grant
+from tinyport.core.errors import AccessDenied, Unavailable
 from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
+from tinyport.node.keeper_audit import Audit
+from tinyport.node.keeper_connection import Connection, RunningSession
+from tinyport.node.keeper_parties import Parties, Tell
 from tinyport.node.loop import Loop
 
 # What ignores SIGHUP has this many seconds: whoever ended it was told five.
@@ -19,6 +24,8 @@ class Ending(Protocol):
     sid: str
     connection: int
     number: int
+    owner: Grant
+    has_terminal: bool
     ended_because: str | None
 
     def hang_up(self) -> None: ...
@@ -27,12 +34,15 @@ class Ending(Protocol):
 
 
 class Live:
-    """``tell(connection number, message)`` reaches a connection's worker."""
+    """``parties`` are those who have joined one."""
 
-    def __init__(self, loop: Loop, tell: Callable[[int, Mapping[str, object]], None], log: Log) -> None:
+    def __init__(
+        self, loop: Loop, tell: Tell, log: Log, audit: Audit, exited: Callable[[Connection, int, int], None]
+    ) -> None:
         self._loop = loop
         self._tell = tell
         self._log = log
+        self.parties = Parties(audit, tell, exited)
         self._sessions: dict[str, Ending] = {}
 
     def add(self, session: Ending) -> None:
@@ -40,6 +50,19 @@ class Live:
 
     def discard(self, session: Ending) -> None:
         self._sessions.pop(session.sid, None)
+        self.parties.session_over(session)
+
+    def join(
+        self, mode: str, sid: str, connection: Connection, channel: int, grant: Grant
+    ) -> tuple[RunningSession, Sequence[int]]:
+        """Join the session with this name. AccessDenied when there is none here, or roles do not allow it."""
+        session = self._sessions.get(sid)
+        if session is None:
+            raise AccessDenied(f"there is no live session {printable(sid, 40)} on this node", code="no_session")
+        try:
+            return self.parties.join(session, mode, connection, channel, grant)
+        except OSError as error:
+            raise Unavailable("this node is too busy to join a session; try again later", detail=str(error)) from None
 
     def end(self, ended: Mapping[str, str]) -> None:
         """``ended``: session → who ended it, as the node document has it."""

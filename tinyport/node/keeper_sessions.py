@@ -10,13 +10,14 @@ from typing import Protocol
 
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, Unavailable
+from tinyport.core.session_joining import parse_join
 from tinyport.host import accounts, system_environment
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.host.login_records import Login, LoginRecords
 from tinyport.node import session_plan, session_start, sftp_confine
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import Connection
+from tinyport.node.keeper_connection import Connection, RunningSession
 from tinyport.node.keeper_held import Held
 from tinyport.node.keeper_live import Live
 from tinyport.node.loop import Loop
@@ -41,12 +42,15 @@ class Session:
     """One running process with its own session and process group. ``send(signal number)`` reaches the group."""
 
     def __init__(
-        self, pid: int, send: Callable[[int], None], user: str = "", sid: str = "", connection: int = 0, number: int = 0
+        self, pid: int, send: Callable[[int], None], owner: Grant, sid: str, at: tuple[int, int], *, has_terminal: bool
     ) -> None:
+        """``at``: the numbers of its connection and in it."""
         self.pid = pid
-        self.user = user
+        self.owner = owner
+        self.has_terminal = has_terminal
         #: its name in the audit log, and where it is
-        self.sid, self.connection, self.number = sid, connection, number
+        self.sid = sid
+        self.connection, self.number = at
         #: why somebody ended it, and nothing else that runs in its connection
         self.ended_because: str | None = None
         self.running = True
@@ -102,8 +106,11 @@ class Sessions:
     def running(self) -> int:
         return len(self._all)
 
+    def party_dropped(self, connection: Connection, message: Mapping[str, object]) -> None:
+        self._live.parties.dropped(connection, message)
+
     def running_of(self, user: str) -> int:
-        return sum(session.user == user for session in self._all)
+        return sum(session.owner.user == user for session in self._all)
 
     def account(self, grant: Grant) -> Account:
         """The grant's account, if this node can become it. AccessDenied with the truth."""
@@ -113,7 +120,12 @@ class Sessions:
         accounts.check_usable(account, self._now())
         return account
 
-    def start(self, connection: Connection, number: int, grant: Grant, asked: Asked) -> tuple[Session, Sequence[int]]:
+    def start(
+        self, connection: Connection, number: int, grant: Grant, asked: Asked
+    ) -> tuple[RunningSession, Sequence[int]]:
+        join = parse_join(asked.subsystem)
+        if join is not None:
+            return self._live.join(*join, connection, number, grant)
         account = self.account(grant)
         sid = secrets.token_hex(16)
         plan = self._plan(connection, grant, account, asked, sid)
@@ -128,7 +140,12 @@ class Sessions:
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
         session = Session(
-            started.pid, lambda sign: self._loop.kill(-started.pid, sign), grant.user, sid, connection.number, number
+            started.pid,
+            lambda sign: self._loop.kill(-started.pid, sign),
+            grant,
+            sid,
+            (connection.number, number),
+            has_terminal=started.tty is not None,
         )
         self._all.add(session)
         self._live.add(session)

@@ -21,6 +21,7 @@ from typing import Any
 import asyncssh
 
 from tinyport.host import pty
+from tinyport.node.pump_parties import PartyPipes
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 READ_SIZE = 64 * 1024
@@ -54,6 +55,9 @@ class Pump:
         self._attached = False
         self._exit: tuple[int | None, str | None, bool] | None = None
         self._done = False
+        #: who looks on; None of a session without a terminal
+        self._parties: PartyPipes | None = None
+        self._party_dropped: Callable[[int], None] | None = None
 
     def attach(self, descriptors: Sequence[int]) -> None:
         """The process runs: the pty's master, or its standard input, output and error."""
@@ -63,6 +67,7 @@ class Pump:
         self._stdin = descriptors[0]
         if len(descriptors) == 1:
             self._terminal = descriptors[0]
+            self._parties = PartyPipes(self._loop, self._typed_by_party, self._drop_party)
             self._outputs = {descriptors[0]: None}
         else:
             self._outputs = {descriptors[1]: None, descriptors[2]: STDERR}
@@ -173,6 +178,8 @@ class Pump:
         if not data:
             self._output_ended(descriptor)
             return False
+        if self._parties is not None:
+            self._parties.show(data)
         self._read_size = WIDE_READ if len(data) >= READ_SIZE else READ_SIZE
         try:
             self._channel.write(data, self._outputs[descriptor])
@@ -238,6 +245,43 @@ class Pump:
         self._outputs = {}
         self._terminal = None
         self._input.clear()
+        if self._parties is not None:
+            self._parties.close()
+
+    # ------------------------------------------------------------------ parties
+
+    def join(self, party: int, descriptors: Sequence[int], dropped: Callable[[int], None]) -> None:
+        """Somebody sees what the terminal says, by the first descriptor; and types into it, by the second if any."""
+        self._party_dropped = dropped
+        if self._parties is None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        self._parties.add(party, descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
+
+    def part(self, party: int) -> None:
+        if self._parties is not None:
+            self._parties.remove(party)
+
+    def say(self, text: bytes) -> None:
+        """A line of ours to everybody who looks at the terminal."""
+        if self._parties is not None:
+            self._parties.show(text)
+        try:
+            self._channel.write(text)
+        except OSError:
+            # The client has closed the channel; connection_lost follows.
+            return
+
+    def _drop_party(self, party: int) -> None:
+        if self._party_dropped is not None:
+            self._party_dropped(party)
+
+    def _typed_by_party(self, data: bytes) -> bool:
+        if data and self._stdin is not None and not self._done:
+            self._input += data
+            self._write()
+        return 2 * len(self._input) < int(self._input_high)
 
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
         if self._terminal is not None:

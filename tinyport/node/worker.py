@@ -67,6 +67,12 @@ class Worker:
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:
                 connection.session_exited(message)
+        elif operation in ("party", "part"):
+            connection = self._connections.get(cast(int, message["conn"]))
+            if connection is not None:
+                joined, descriptors = descriptors, []
+                # After whoever waits for the answer that began the session, which came before this.
+                self._loop.call_soon(connection.party_changed, message, joined)
         elif operation == "close":
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:

@@ -39,6 +39,8 @@ class Sessions(Protocol):
 
     def session_over(self, session: NodeSession) -> None: ...
 
+    def party_dropped(self, session: NodeSession, party: int) -> None: ...
+
     async def forward_agent(self) -> int | None: ...
 
     async def forward_x11(self, protocol: bytes, cookie: bytes, screen: int, once: bool) -> int | None: ...
@@ -195,6 +197,18 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         except OSError:
             # The client has closed the channel.
             return
+
+    def party_changed(self, message: dict[str, object], descriptors: list[int]) -> bool:
+        """Somebody has joined, whose pipes these are, or left. False: there is nothing to join."""
+        party, text = int(str(message["party"])), f"\r\n[{message['text']}]\r\n".encode()
+        if self._pump is None or not self._open:
+            return False
+        if message["op"] == "part":
+            self._pump.part(party)
+        self._pump.say(text)
+        if descriptors:
+            self._pump.join(party, descriptors, lambda party: self._sessions.party_dropped(self, party))
+        return True
 
     def close_because(self, text: str) -> None:
         """It is ended, whatever its process makes of it: say why, and let the client go (RFC 4254 section 6.10)."""

@@ -18,7 +18,7 @@ from tinyport.node.worker_extensions import ExtendedConnection
 from tinyport.node.worker_forward import ForwardingConnection
 from tinyport.node.worker_hostkey import MAX_VERSION, KeeperKey, RecordingHash, TranscriptTooLarge
 from tinyport.node.worker_idle import WatchedConnection
-from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text
+from tinyport.node.worker_keeper import Answer, KeeperLine, base64_text, close_all
 from tinyport.node.worker_packets import LeanPackets
 
 CERTIFICATE_ALGORITHM = b"ssh-ed25519-cert-v01@openssh.com"
@@ -243,6 +243,16 @@ class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, Exten
                 signal if isinstance(signal, str) else None,
                 bool(message.get("core")),
             )
+
+    def party_changed(self, message: dict[str, object], descriptors: list[int]) -> None:
+        """The keeper's ``party`` and ``part``: somebody joins a session, or leaves it."""
+        session = self._started.get(cast(int, message["session"]))
+        if session is None or not session.party_changed(message, descriptors):
+            close_all(descriptors)
+
+    def party_dropped(self, session: NodeSession, party: int) -> None:
+        if not self._is_over:
+            self._keeper.tell("dropped", conn=self.number, session=session.number, party=party)
 
     def close_session(self, message: dict[str, object]) -> None:
         """The keeper's ``close``: somebody has ended this one session."""
