@@ -14,6 +14,7 @@ import pytest
 from tests.admin.conftest import PIN, TOKEN, Ran
 from tinyport.admin import config_file
 from tinyport.admin.main import build_parser, main
+from tinyport.admin.reread import again
 from tinyport.admin.start_command import overridden, with_credential
 from tinyport.admin.status_command import ask_monitor, node_lines
 from tinyport.core.errors import ConfigError, TinyportError
@@ -239,6 +240,15 @@ def test_the_status_of_a_session(tinyport: Any, monkeypatch: pytest.MonkeyPatch)
     assert "\x1b" not in out
     assert "node:" in out
     assert "greenhouse" in out
+
+
+def test_what_the_command_line_says_can_be_said_again(tmp_path: Path) -> None:
+    """A reload repeats it: every option that ``overridden`` asks for is one that is kept."""
+    _, task = again(tmp_path / "t.toml", parsed("--nodename", "b", "--data-dir", str(tmp_path)))
+    words = task["words"]
+    assert isinstance(words, dict)
+    found = overridden({"node": {}}, argparse.Namespace(**words))
+    assert found["tinyport"] == {"nodename": "b", "data_dir": str(tmp_path)}
 
 
 def test_a_token_may_be_a_credential_of_systemds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

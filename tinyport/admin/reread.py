@@ -17,7 +17,7 @@ from tinyport.core.errors import ConfigError, TinyportError
 ANSWER, TASK = 3, 4
 _MAX_TASK = 4 * 1024 * 1024
 #: what the command line may say on top of the file; the token is for joining, and stays out of memory
-WORDS = ("data_dir", "server", "nodename", "ca_pin", "debug", "roles", "labels")
+WORDS = ("data_dir", "server", "nodename", "ca_pin", "diag_addr", "debug", "roles", "labels")
 
 
 def again(path: Path | None, args: argparse.Namespace) -> tuple[list[str], dict[str, object]]:
