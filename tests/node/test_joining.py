@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,25 @@ def test_a_session_without_a_terminal(rig: Rig) -> None:
     refused = rig.ssh(f"join:observer:{sid}", options=("-s",))
     assert (refused.returncode, b"has no terminal" in refused.stderr) == (255, True)
     over(running)
+
+
+@pytest.fixture
+def usual_certificate(rig: Rig) -> Iterator[None]:
+    yield
+    rig.give_certificate()
+
+
+@pytest.mark.usefixtures("usual_certificate")
+@pytest.mark.parametrize(
+    "changes", [{"critical_options": {"force-command": "true"}}, {"permits": []}, {"roles": ["narrow"]}]
+)
+def test_who_may_have_no_terminal_finds_none_in_a_session(rig: Rig, changes: dict[str, Any]) -> None:
+    owner, sid = begin(rig, "echo here; sleep 1000")
+    rig.give_certificate(**changes)
+    refused = rig.ssh(f"join:peer:{sid}", options=("-s",))
+    assert refused.returncode == 255
+    assert b"you may have no terminal on this node" in refused.stderr
+    over(owner)
 
 
 def test_what_is_not_there(rig: Rig) -> None:

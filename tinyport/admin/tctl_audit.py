@@ -50,6 +50,14 @@ def add_commands(parser: CommandLine) -> None:
     sessions.command(
         "ls", _sessions, help="list live sessions", parents=[output_options()], examples=["tctl sessions ls"]
     )
+    join = sessions.command(
+        "join",
+        _join,
+        help="how to join a live session",
+        description="Say how to join a live session: by tsh, with a login of your own.",
+        examples=["tctl sessions join 3fa9"],
+    )
+    join.add_argument("id", metavar="ID", help="the session's id, or how it begins")
     kill = sessions.command(
         "kill",
         _kill,
@@ -158,11 +166,19 @@ def _sessions(args: argparse.Namespace) -> int:
             item.get("kind"),
             ago(item.get("started")),
             item.get("state"),
+            ", ".join(f"{one.get('user')} ({one.get('mode')})" for one in rows({"parties": [], **item}, "parties")),
         )
         for item in rows(answer, "sessions")
     ]
-    emit(args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "KIND", "STARTED", "STATE")))
+    emit(
+        args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "KIND", "STARTED", "STATE", "PARTIES"))
+    )
     return 0
+
+
+def _join(args: argparse.Namespace) -> int:
+    """Joining is an SSH connection to the node with a person's certificate, which tctl has none of."""
+    raise UsageError("tctl has no connection to nodes", hint=f'run "tsh join {printable(args.id, 40)}" as yourself')
 
 
 def _kill(args: argparse.Namespace) -> int:

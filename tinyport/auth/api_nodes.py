@@ -141,6 +141,7 @@ async def remove_node(call: Call, tables: WriteTables, node: NodeRow, why: str) 
     def forget() -> None:
         service.presence.forget(node.uuid)
         service.written.pop(node.uuid, None)
+        service.boots.pop(node.uuid, None)
         service.proxy_sources.pop(node.uuid, None)
 
     tables.after_commit(forget)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from tinyport.auth.service import Service
 from tinyport.auth.store import WriteTables
 from tinyport.auth.store_audit import LiveSession
+from tinyport.core.session_joining import MODES
 
 # A machine that was away for longer has hardly kept a session.
 FORGOTTEN_AFTER = 24 * 3600.0
@@ -51,15 +52,17 @@ async def _party(tables: WriteTables, node_uuid: str, sid: str, event: Mapping[s
     number = event.get("party")
     parties = [one for one in there if one.get("party") != number] if isinstance(there, list) else []
     if event["event"] == "session.join" and len(parties) < MOST_PARTIES:
-        parties.append({key: event.get(key) for key in ("user", "mode", "party")})
+        mode = event.get("mode") if event.get("mode") in MODES else None
+        parties.append({"user": event.get("user"), "mode": mode, "party": number if isinstance(number, int) else 0})
     await tables.audit.set_parties(found[0], parties)
 
 
 async def _restarted(service: Service, tables: WriteTables, node_uuid: str, event: Mapping[str, object]) -> bool:
     """A machine that has booted since has none of its earlier sessions. Was one closed?"""
     boot = event.get("boot")
-    if not isinstance(boot, str) or not boot:
+    if not isinstance(boot, str) or not 1 <= len(boot) <= 64 or service.boots.get(node_uuid) == boot:
         return False
+    tables.after_commit(lambda: service.boots.update({node_uuid: boot}))
     stated = float(str(event["time"]))
     gone = [
         session

@@ -51,6 +51,8 @@ class Service:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     #: node UUID → what of it was last written to the store, so that repetitions are not
     written: dict[str, object] = field(default_factory=dict)
+    #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
+    boots: dict[str, str] = field(default_factory=dict)
 
     #: proxy UUID → the address it calls from: strangers who come through it come from there, too
     proxy_sources: dict[str, str] = field(default_factory=dict)

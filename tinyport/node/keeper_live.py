@@ -58,7 +58,9 @@ class Live:
         """Join the session with this name. AccessDenied when there is none here, or roles do not allow it."""
         session = self._sessions.get(sid)
         if session is None:
-            raise AccessDenied(f"there is no live session {printable(sid, 40)} on this node", code="no_session")
+            # One that an earlier daemon's keeper has lives on, and is out of reach for what is new.
+            message = f"there is no live session {printable(sid, 40)} on this node that can be joined"
+            raise AccessDenied(message, code="no_session")
         try:
             return self.parties.join(session, mode, connection, channel, grant)
         except OSError as error:

@@ -101,6 +101,9 @@ class Parties:
         own = grant.user == session.owner.user
         if not grant.joins.may_join(mode, owner_roles=session.owner.role_names, own=own):
             raise AccessDenied(f"your roles do not let you join this session as {mode}", code="denied")
+        if grant.force_command is not None or "pty" not in grant.permits:
+            # Whoever may run one command alone must not find a shell in somebody else's session.
+            raise AccessDenied("you may have no terminal on this node, and so join none", code="denied")
         if not session.has_terminal:
             raise AccessDenied("this session has no terminal; there is nothing to join", code="denied")
 
