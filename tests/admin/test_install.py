@@ -194,11 +194,14 @@ class Machine:
         self.asked: list[str] = []
 
     def ask(self, words: Sequence[str]) -> bool:
-        return words[-1] in {"is-active": self.running, "is-enabled": self.enabled}[words[1]]
+        # Debian's alias.
+        return words[-1].replace("sshd", "ssh") in {"is-active": self.running, "is-enabled": self.enabled}[words[1]]
 
     def execute(self, words: Sequence[str]) -> None:
         self.asked.append(" ".join(words))
         _, verb, *names = words
+        if "sshd.service" in names:
+            raise OperatorError("Refusing to operate on alias name or linked unit file: sshd.service")
         now = "--now" in names
         names = [name for name in names if name != "--now"]
         if self.broken and f"{verb} {names[0] if names else ''}" == self.broken:

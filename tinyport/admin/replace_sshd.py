@@ -17,8 +17,9 @@ from tinyport.admin import units
 from tinyport.core.errors import OperatorError
 from tinyport.host.files import write_public
 
-#: what sshd is called by distributions; the socket first, or it would start its service again
-SSHD = ("ssh.socket", "sshd.socket", "ssh.service", "sshd.service")
+#: what sshd is called by distributions; the socket first, or it would start its service again. Of each kind one name
+#: is the unit's: on Debian sshd.service is an alias of ssh.service, and systemd will not disable an alias
+SSHD = (("ssh.socket", "sshd.socket"), ("ssh.service", "sshd.service"))
 KEEPER = "tinyport-keeper"
 BANNER = b"SSH-2.0-tinyport"
 #: A node that starts on a slow board under load.
@@ -77,8 +78,8 @@ def take_over(
     ``execute`` runs a command and raises OperatorError when it fails. ``folder``: where units are. OperatorError when
     the node does not answer on the ports; sshd is back then.
     """
-    stopped = [unit for unit in SSHD if ask(["systemctl", "is-active", "--quiet", unit])]
-    enabled = [unit for unit in SSHD if ask(["systemctl", "is-enabled", "--quiet", unit])]
+    stopped = _units("is-active", ask)
+    enabled = _units("is-enabled", ask)
     path = folder / units.SOCKET
     before = path.read_bytes() if path.exists() else None
     write_public(path, units.socket_unit(ports).encode())
@@ -96,6 +97,12 @@ def take_over(
         _back(path, before, stopped, enabled, execute)
         raise OperatorError(f"{error.message}; sshd is back", hint=error.hint) from None
     return stopped
+
+
+def _units(verb: str, ask: Ask) -> list[str]:
+    """Sshd's units of which systemd says so."""
+    found = (next((name for name in names if ask(["systemctl", verb, "--quiet", name])), None) for names in SSHD)
+    return [name for name in found if name is not None]
 
 
 def _restart_with_socket(execute: Execute) -> None:
