@@ -30,7 +30,7 @@ def test_the_window_has_its_size_and_changes_it(terminal: Terminal) -> None:
 
 
 def test_control_c_ends_the_program_and_not_the_session(terminal: Terminal) -> None:
-    terminal.ask(b"echo $((40+2)); sleep 600", b"42\r\n")
+    terminal.ask(b"sh -c 'echo $((40+2)); exec sleep 600'", b"42\r\n")
     terminal.type(b"\x03")
     terminal.ask(b"echo status $?", b"status 130\r\n")
 

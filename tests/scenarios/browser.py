@@ -42,9 +42,14 @@ class Browser:
     async def ask(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
+        """As a person does it: when too many have failed from here, again after a moment."""
         own = {"Origin": self.base, "Tinyport-Csrf": self.csrf, **(headers or {})}
-        async with self.client.request(method, self.base + path, json=body, headers=own) as answer:
-            return answer.status, json.loads(await answer.read() or b"{}")
+        while True:
+            async with self.client.request(method, self.base + path, json=body, headers=own) as answer:
+                found = json.loads(await answer.read() or b"{}")
+            if answer.status != 429:
+                return answer.status, found
+            await asyncio.sleep(float(found["error"]["retry_after"]))
 
     async def log_in(self, user: str, password: str = "correct horse battery", **more: str) -> dict[str, Any]:
         status, answer = await self.ask("POST", "/web/api/login", {"user": user, "password": password, **more})

@@ -177,8 +177,10 @@ class Cluster:
         return str(self.ready["login"])
 
     def node_status(self, name: str | None = None) -> str:
-        listed = self.tctl_json("nodes", "ls")
-        nodes = listed["nodes"] if isinstance(listed, dict) else listed
+        done = self.tctl("nodes", "ls", "--format", "json")
+        if done.returncode:
+            return "auth is away"
+        nodes = json.loads(done.stdout)["nodes"]
         found = [node["status"] for node in nodes if node["name"] == (name or self.node)]
         return found[0] if found else "absent"
 

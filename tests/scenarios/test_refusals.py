@@ -42,7 +42,7 @@ def test_a_role_that_denies_is_named(cluster: Cluster) -> None:
     path.write_text(json.dumps({"kind": "role", **document}))
     created = cluster.tctl("create", "-f", path)
     assert created.returncode == 0, text(created)
-    user = cluster.add_user("carol", f"{cluster.login_name},other", roles="access,hands-off")
+    user = cluster.add_user("cora", f"{cluster.login_name},other", roles="access,hands-off")
     said = refusal(cluster, user, f"{cluster.login_name}@{cluster.node}")
     assert "hands-off" in said or "not one of yours" in said
 

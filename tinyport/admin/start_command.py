@@ -74,7 +74,8 @@ def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[st
     changed = {name: dict(section) if isinstance(section, Mapping) else section for name, section in document.items()}
     general = _section(changed, "tinyport")
     for key in ("data_dir", "server", "nodename", "ca_pin", "diag_addr"):
-        value = getattr(args, key)
+        # A daemon of an earlier version has handed on fewer words (reread.py).
+        value = getattr(args, key, None)
         if value:
             general[key] = os.path.abspath(value) if key == "data_dir" else value
     if args.token:

@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tinyport.admin import tctl_registrations
 from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
@@ -70,6 +71,8 @@ def add_commands(parser: CommandLine) -> None:
         parents=[output_options(), several],
     )
     remove.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
+
+    tctl_registrations.add_commands(nodes)
 
 
 def _several() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tinyport.auth.authority import IssuedPair
 from tinyport.auth.callers import Caller
 from tinyport.auth.refusals import exists, refuse_locked
+from tinyport.auth.registering import recognised
 from tinyport.auth.service import Service
 from tinyport.auth.settings import StaticToken
 from tinyport.auth.store import WriteTables
@@ -219,22 +220,31 @@ async def _use(service: Service, tables: WriteTables, token: TokenRow) -> None:
 async def _register(service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow) -> NodeRow:
     uuid_text = str(uuid.uuid4())
     name = wanted.nodename
-    if token.name_template:
+    registered = await recognised(tables, wanted.ssh_key, wanted.board) if wanted.kind == "node" else None
+    if registered is not None and registered.name:
+        name = registered.name
+    elif token.name_template:
         name = fill_template(token.name_template, name, uuid_text, wanted.board)
     await check_free(service, tables, name)
+    kept_for = await tables.registrations.named(name)
+    if kept_for is not None and (registered is None or kept_for.id != registered.id):
+        raise exists("device registered as", name, "choose another nodename")
     node = NodeRow(
         uuid=uuid_text,
         kind=wanted.kind,
         name=name,
         ssh_key=wanted.ssh_key,
-        state="pending" if token.pending else "active",
-        labels=token.labels,
+        # Somebody has looked at a registered device before.
+        state="pending" if token.pending and registered is None else "active",
+        labels=token.labels if registered is None else {**token.labels, **registered.labels},
         token=token.id,
         created=service.now(),
         addresses=wanted.addresses,
         version=wanted.version,
     )
     await tables.nodes.add(node)
+    if registered is not None and not await tables.registrations.use(registered.id, uuid_text):
+        raise AccessDenied("another device has come for this registration", code="used")
     return node
 
 

@@ -95,11 +95,19 @@ CREATE TABLE web_sessions (
 CREATE INDEX web_sessions_user ON web_sessions (user);
 """
 
+_REGISTRATIONS = """
+CREATE TABLE registrations (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('key', 'serial')), value TEXT NOT NULL, name TEXT NOT NULL,
+    labels TEXT NOT NULL, created REAL NOT NULL, node TEXT, UNIQUE (kind, value)) WITHOUT ROWID;
+CREATE INDEX registrations_name ON registrations (name) WHERE node IS NULL;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
     ("0003-rotations", _ROTATIONS),
     ("0004-web-sessions", _WEB_SESSIONS),
+    ("0005-registrations", _REGISTRATIONS),
 )
 
 

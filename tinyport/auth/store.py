@@ -24,6 +24,7 @@ from tinyport.auth.store_authorities import AuthorityRows
 from tinyport.auth.store_cluster import ClusterRows
 from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
+from tinyport.auth.store_registrations import RegistrationRows
 from tinyport.auth.store_tokens import TokenRows
 from tinyport.auth.store_users import UserRows
 from tinyport.auth.store_web import WebSessionRows
@@ -110,6 +111,7 @@ class Tables:
         self.web = WebSessionRows(database)
         self.tokens = TokenRows(database)
         self.nodes = NodeRows(database)
+        self.registrations = RegistrationRows(database)
         self.audit = AuditRows(database)
 
 

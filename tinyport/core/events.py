@@ -53,6 +53,8 @@ CODES: dict[str, str] = {
     "node.quarantined": "TJ008W",
     "node.online": "TJ009I",
     "node.offline": "TJ010I",
+    "node.register": "TJ010I",
+    "node.unregister": "TJ011I",
     "token.create": "TT001I",
     "token.delete": "TT002I",
     "role.create": "T9000I",

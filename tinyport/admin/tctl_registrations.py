@@ -1,0 +1,160 @@
+"""``tctl nodes import``, ``registered``, ``unregister``: devices that an administrator knows before they join."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tinyport.admin.answers import labels_text, path, rows
+from tinyport.admin.connection import connect
+from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.names import printable
+from tinyport.host.console import CommandLine, emit, output_options, table
+
+#: devices in a request, which is all or nothing
+BATCH = 500
+MOST_LINES = 100_000
+MAX_LINE = 16 * 1024
+_OWN = ("serial", "ssh_key", "name")
+
+
+def add_commands(nodes: CommandLine) -> None:
+    imported = nodes.command(
+        "import",
+        _import,
+        help="register devices before they join",
+        description='Register devices before they join, one a line: serial=NUMBER (or ssh_key="ssh-ed25519 ..."), '
+        "name=NAME if it shall have one, and its labels as k=v; or a JSON object. A token lets them in "
+        "(with --pending, only them without a look by an administrator); the registration says who they are.",
+        examples=[
+            "tctl nodes import fleet.txt",
+            "echo serial=1000abcd name=pi-7 site=berlin | tctl nodes import -",
+        ],
+        parents=[output_options()],
+    )
+    imported.add_argument("file", metavar="FILE", help="- for standard input")
+    nodes.command(
+        "registered",
+        _registered,
+        help="list the devices that are registered",
+        examples=["tctl nodes registered"],
+        parents=[output_options()],
+    )
+    gone = nodes.command(
+        "unregister",
+        _unregister,
+        help="forget a registration; a node that came by it stays",
+        examples=["tctl nodes unregister 3fa94c01d2e5b677"],
+        parents=[output_options()],
+    )
+    gone.add_argument("id", metavar="ID", help='of "tctl nodes registered"')
+
+
+def parse_lines(lines: Iterable[str]) -> list[tuple[int, dict[str, object]]]:
+    """(line number, device) of each line that is neither empty nor a comment. OperatorError with the line's number."""
+    found: list[tuple[int, dict[str, object]]] = []
+    seen: dict[tuple[str, object], int] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if number > MOST_LINES or len(line) > MAX_LINE:
+            raise OperatorError(f"line {number}: at most {MOST_LINES} lines of {MAX_LINE} characters")
+        if not text or text.startswith("#"):
+            continue
+        try:
+            device = json.loads(text) if text.startswith("{") else _words(text)
+        except ValueError as error:
+            raise OperatorError(f"line {number}: {printable(str(error), 200)}") from None
+        if not isinstance(device, dict) or ("serial" in device) == ("ssh_key" in device):
+            raise OperatorError(
+                f"line {number}: a device has either a serial or an ssh_key", hint="serial=10000000abcd"
+            )
+        by = "serial" if "serial" in device else "ssh_key"
+        first = seen.setdefault((by, str(device[by]).lower()), number)
+        if first != number:
+            raise OperatorError(f"line {number}: the same device as line {first}")
+        found.append((number, device))
+    return found
+
+
+def _words(text: str) -> dict[str, object]:
+    """ValueError when a word is not ``k=v``."""
+    device: dict[str, object] = {}
+    labels: dict[str, str] = {}
+    for word in shlex.split(text, comments=True):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{word!r} is not key=value")
+        target: dict[str, object] | dict[str, str] = device if key in _OWN else labels
+        if key in target:
+            raise ValueError(f"{key} is given twice")
+        target[key] = value
+    return {**device, "labels": labels} if labels else device
+
+
+def _import(args: argparse.Namespace) -> int:
+    try:
+        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"{printable(args.file, 200)}: {printable(str(error), 200)}") from None
+    devices = parse_lines(text.splitlines())
+    if not devices:
+        raise OperatorError("there is no device in it")
+    added = joined = 0
+    with connect(args) as client:
+        for at in range(0, len(devices), BATCH):
+            batch = devices[at : at + BATCH]
+            try:
+                answer = client.request("POST", "/v1/registrations", {"devices": [device for _, device in batch]})
+            except TinyportError as error:
+                raise _at_its_line(error, batch, added) from None
+            added += _count(answer, "added")
+            joined += _count(answer, "joined")
+            if sys.stderr.isatty():
+                print(f"\r{at + len(batch)} of {len(devices)}", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    said = f"{added} devices are registered"
+    lines = [said if not joined else f"{said}; {joined} have joined before, and are left as they are"]
+    emit(args, {"added": added, "joined": joined}, lambda: lines)
+    return 0
+
+
+def _count(answer: Mapping[str, object], name: str) -> int:
+    value = answer.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _at_its_line(error: TinyportError, batch: list[tuple[int, dict[str, object]]], added: int) -> TinyportError:
+    place = error.extra.get("device")
+    if isinstance(place, int) and 0 <= place < len(batch):
+        hint = f"the {added} devices before are registered; mend the line and import the file again" if added else ""
+        return OperatorError(f"line {batch[place][0]}: {error.message}", hint=hint or error.hint)
+    return error
+
+
+def _registered(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("GET", "/v1/registrations")
+    lines = [
+        (
+            one.get("id"),
+            f"{one.get('by')} {one.get('value')}",
+            one.get("name") or "-",
+            "joined" if one.get("node_uuid") else "waiting",
+            labels_text(one.get("labels")),
+        )
+        for one in rows(answer, "registrations")
+    ]
+    emit(args, answer, lambda: table(lines, ("ID", "DEVICE", "NAME", "STATE", "LABELS")))
+    return 0
+
+
+def _unregister(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("DELETE", path("/v1/registrations", args.id))
+    emit(args, answer, lambda: [f"registration {printable(args.id, 40)} is gone"])
+    return 0
