@@ -106,6 +106,7 @@ def _run_auth(config: Config, say: Say) -> int:
         ),
         key_passphrase=config.auth.key_passphrase,
         diagnostics=config.tinyport.diag_addr,
+        trusted_clusters=config.trusted_clusters,
     )
     return run(settings, ready)
 

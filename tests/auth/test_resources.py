@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tinyport.auth.api_resources import KINDS
+from tinyport.core.certificate import public_line
+from tinyport.core.signatures import Ed25519Key
 
 from .conftest import START, AuthServer
 
@@ -49,6 +51,8 @@ def test_each_kind_lists(auth: AuthServer, kind: str) -> None:
     auth.join("greenhouse")
     auth.add_user("alice", ["access"], ["pi"])
     auth.local().post("/v1/locks", {"target": {"login": "root"}, "ttl": 60})
+    partner = {"user_ca": public_line(Ed25519Key.generate().public_blob)}
+    auth.local().call("PUT", "/v1/resources/trusted_cluster/partner.example", partner)
     found = auth.local().get(f"/v1/resources/{kind}")
     assert found.status == 200
     for document in found.body["resources"]:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyport.core.certificate import public_line
 from tinyport.core.config import Config, StaticTokenConfig, parse_config
 from tinyport.core.errors import ConfigError, OperatorError
+from tinyport.core.signatures import Ed25519Key
 
 PIN = "sha256:" + "ab" * 32
 OTHER_PIN = "sha256:" + "cd" * 32
@@ -202,9 +204,35 @@ def test_auth_needs_the_name_of_its_cluster() -> None:
     assert "auth.cluster_name: must be given" in found
 
 
-def test_trusted_clusters_are_refused_in_words() -> None:
-    (found,) = problems({"trusted_clusters": [{"name": "partner.example"}]})
-    assert "does not trust other clusters" in found
+CA_LINE = public_line(Ed25519Key.generate().public_blob)
+FILES["/partner.pub"] = f"{CA_LINE} partner\n"
+AUTH = {"cluster_name": "farm.example"}
+
+
+def test_trusted_clusters_take_their_keys_from_files() -> None:
+    table = {"name": "partner.example", "user_ca": {"path": "/partner.pub"}}
+    (cluster,) = parse({"auth": AUTH, "trusted_clusters": [table]}).trusted_clusters
+    assert (cluster.name, cluster.enabled, len(cluster.user_cas), cluster.role_map) == ("partner.example", True, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("clusters", "problem"),
+    [
+        ([{"name": "p"}], "trusted_clusters[0]: user_ca: must be given"),
+        ([{"name": "p", "user_ca": {"path": "/gone"}}], "trusted_clusters[0].user_ca: cannot read /gone"),
+        ([{"name": "p", "user_ca": CA_LINE, "server": "p:1"}], "does not dial other clusters"),
+        ([{"name": "p", "user_ca": CA_LINE}] * 2, "is there twice"),
+        ([{"name": "p", "nope": 1}], "nope"),
+        ({"name": "p"}, "must be a list of tables"),
+    ],
+)
+def test_what_is_wrong_with_a_trusted_cluster_is_said(clusters: object, problem: str) -> None:
+    assert any(problem in found for found in problems({"auth": AUTH, "trusted_clusters": clusters}))
+
+
+def test_trust_is_auths_to_say() -> None:
+    (found,) = problems({"trusted_clusters": [{"name": "p", "user_ca": CA_LINE}]})
+    assert "needs an [auth] section" in found
 
 
 def test_pins_come_as_a_text_a_list_or_a_file() -> None:

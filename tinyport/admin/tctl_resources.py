@@ -16,7 +16,7 @@ from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, UsageError, emit, output_options, to_json
 from tinyport.host.files import read_limited
 
-KINDS = ("user", "role", "token", "node", "cluster_config", "lock")
+KINDS = ("user", "role", "token", "node", "cluster_config", "lock", "trusted_cluster")
 MAX_DOCUMENT = 1024 * 1024
 
 

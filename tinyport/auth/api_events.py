@@ -70,9 +70,10 @@ def _stamp(call: Call, item: object, now: float) -> Mapping[str, object] | None:
         caller.kind: caller.name,
         f"{caller.kind}_uuid": caller.uuid,
     }
-    for key in ("user", "login"):
+    # A user of a trusted cluster has its name behind: 64 + 1 + 100.
+    for key, limit in (("user", 192), ("login", 64)):
         if key in body:
-            body[key] = one_line(body[key], 64)
+            body[key] = one_line(body[key], limit)
     return {**body, **stamps}
 
 

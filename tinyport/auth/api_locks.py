@@ -10,7 +10,7 @@ from tinyport.auth.store import WriteTables
 from tinyport.auth.store_cluster import LockRow
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import PeerError
-from tinyport.core.names import check_login, check_node, check_role, check_user, is_uuid, printable
+from tinyport.core.names import check_cluster, check_login, check_node, check_role, check_user, is_uuid, printable
 
 LONGEST_LOCK = 10 * 366 * 86400
 MOST_LOCKS = 1000
@@ -36,7 +36,13 @@ def _node_target(value: object) -> str:
     return value if isinstance(value, str) and is_uuid(value) else check_node(value)
 
 
-_CHECKS = {"user": check_user, "node": _node_target, "role": check_role, "login": check_login}
+def _user_target(value: object) -> str:
+    """``user``, or ``user@cluster`` of a trusted cluster."""
+    name, at, cluster = value.partition("@") if isinstance(value, str) else (value, "", "")
+    return f"{check_user(name)}@{check_cluster(cluster)}" if at else check_user(name)
+
+
+_CHECKS = {"user": _user_target, "node": _node_target, "role": check_role, "login": check_login}
 
 
 def _target(call: Call) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from tinyport.auth import api_locks, api_nodes, api_tokens, api_users
+from tinyport.auth import api_locks, api_nodes, api_tokens, api_trusted, api_users
 from tinyport.auth.refusals import exists, not_found
 from tinyport.auth.store import Tables, WriteTables
 from tinyport.auth.store_users import UserRow
@@ -156,6 +156,7 @@ KINDS: dict[str, Kind] = {
     "node": Kind("nodes", _read_nodes, _put_node, _remove_node),
     "cluster_config": Kind("cluster_config", _read_config, _put_config, _keep_config),
     "lock": Kind("locks", _read_locks, _put_lock, api_locks.remove_lock),
+    "trusted_cluster": Kind("trusted_clusters", api_trusted.read_all, api_trusted.put, api_trusted.remove),
 }
 
 

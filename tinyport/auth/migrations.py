@@ -102,12 +102,19 @@ CREATE TABLE registrations (
 CREATE INDEX registrations_name ON registrations (name) WHERE node IS NULL;
 """
 
+_TRUSTED_CLUSTERS = """
+-- from_file: the configuration file's, which goes when the file does not name it any more.
+CREATE TABLE trusted_clusters (
+    name TEXT PRIMARY KEY, document TEXT NOT NULL, from_file INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
     ("0003-rotations", _ROTATIONS),
     ("0004-web-sessions", _WEB_SESSIONS),
     ("0005-registrations", _REGISTRATIONS),
+    ("0006-trusted-clusters", _TRUSTED_CLUSTERS),
 )
 
 

@@ -86,6 +86,9 @@ class PolicyIssuer:
         retired = await tables.authorities.retired("user", MOST_RETIRED)
         if retired:
             content["retired_user_cas"] = retired
+        trusted = [row.cluster for row in await tables.trusted.all()]
+        if any(cluster.enabled for cluster in trusted):
+            content["trusted_clusters"] = [cluster.document for cluster in trusted if cluster.enabled]
         if self._authority.renew_before:
             within = float(await tables.cluster.meta("renew_within") or 0)
             content["renew"] = {"before": self._authority.renew_before, "within": within}

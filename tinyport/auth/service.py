@@ -20,6 +20,7 @@ from tinyport.auth.sealing import META as SEAL
 from tinyport.auth.sealing import new_seal
 from tinyport.auth.settings import AuthSettings
 from tinyport.auth.store import Store, open_store
+from tinyport.auth.trusting import follow_file
 from tinyport.auth.watchers import Watchers
 from tinyport.core.errors import OperatorError
 from tinyport.core.roles import BUILTIN_ROLES, parse_role, role_document
@@ -107,13 +108,14 @@ async def open_service(settings: AuthSettings) -> Service:
         watchers = Watchers()
         issuer = PolicyIssuer(authority, watchers, settings.clock)
         await issuer.load(store)
+        counts = Counts()
+        audit = Audit(authority, settings.clock, counts.noted)
+        await follow_file(store, settings.trusted_clusters, authority, issuer, audit)
     except BaseException:
         await store.close()
         raise
     if settings.key_passphrase is not None and await store.read.cluster.meta(SEAL) is None:
         log.warning("the cluster's keys are not encrypted", hint="stop auth, and run tctl auth encrypt-keys once")
-    counts = Counts()
-    audit = Audit(authority, settings.clock, counts.noted)
     await _tell_of_restore(store, audit)
     return Service(
         settings=settings,

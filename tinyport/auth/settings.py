@@ -10,6 +10,7 @@ from pathlib import Path
 from tinyport.core import tokens
 from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.core.names import check_cluster, check_label
+from tinyport.core.trust import TrustedCluster
 
 #: what a join token may be for
 JOIN_KINDS = ("node", "proxy")
@@ -58,6 +59,7 @@ class AuthSettings:
     cluster_name: str
     listen: tuple[str, int] = ("127.0.0.1", 3025)
     static_tokens: tuple[StaticToken, ...] = ()
+    trusted_clusters: tuple[TrustedCluster, ...] = ()
     #: where ``/metrics`` and the like are served, None: nowhere
     diagnostics: tuple[str, int] | None = None
     clock: Callable[[], float] = time.time

@@ -26,6 +26,7 @@ from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
 from tinyport.auth.store_registrations import RegistrationRows
 from tinyport.auth.store_tokens import TokenRows
+from tinyport.auth.store_trusted import TrustedRows
 from tinyport.auth.store_users import UserRows
 from tinyport.auth.store_web import WebSessionRows
 from tinyport.core.errors import OperatorError, Unavailable
@@ -105,6 +106,7 @@ class Tables:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.cluster = ClusterRows(database)
+        self.trusted = TrustedRows(database)
         self.authorities = AuthorityRows(database)
         self.users = UserRows(database)
         self.factors = FactorRows(database)

@@ -10,8 +10,8 @@ Who is told what: somebody whose roles could see the node is told the truth; any
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tinyport.core import certificate as c
@@ -20,14 +20,16 @@ from tinyport.core.claims import Claims, Network, read_claims
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.core.forwarding import NOTHING, ForwardRule
+from tinyport.core.labels import WILDCARD
 from tinyport.core.names import check_user, printable
 from tinyport.core.policy import Lock, NodeDocument, Policy
-from tinyport.core.rights import Rights
+from tinyport.core.rights import Rights, allowed_logins
 from tinyport.core.roles import Role
 from tinyport.core.session_joining import NO_JOINS, JoinRights
 from tinyport.core.session_terms import NO_TERMS, SessionTerms
 from tinyport.core.sftp_terms import UNBOUND, SftpTerms
 from tinyport.core.signatures import verify
+from tinyport.core.trust import TrustedCluster
 from tinyport.core.verified import VerifiedCertificates
 
 STRANGER = "access denied"
@@ -44,6 +46,8 @@ class Subject:
     logins: tuple[str, ...]
     certificate: Certificate
     claims: Claims
+    #: the cluster whose user this is, when it is not ours
+    home: str | None = None
 
     @cached_property
     def rights(self) -> Rights:
@@ -85,22 +89,28 @@ def judge_certificate(
     Checks the CA's signature, kind, cluster, life, principals, critical options, revocation and locks on user and
     roles.
     ``verified`` spares a CA signature that was checked before; every rule is judged each time.
+    A certificate of a trusted cluster is judged by the same ladder; what it says of logins, traits and second factors
+    counts for nothing, and its roles are those that the role map makes of them.
     It does not prove that the peer has the private key. AccessDenied with ``code`` foreign, kind, clock, expired,
     principals, option,
     source, revoked, role or locked.
     """
-    check_signer(cert, policy, verified)
+    home = policy.foreign_user_cas.get(cert.ca_key)
+    if home is None:
+        check_signer(cert, policy, verified)
+    else:
+        _check_signature(cert, verified, policy.foreign_user_cas)
     if cert.cert_type != c.USER:
         raise AccessDenied(STRANGER, detail="a host certificate was offered as a user's", code="kind")
     kept = None if verified is None else verified.subject(cert, policy)
     claims = read_claims(cert) if verified is None else verified.claims(cert)
-    user = _user_of(claims, policy)
-    _check_life(cert, claims, policy, now)
+    user = _user_of(claims, policy, home)
+    _check_life(cert, claims, policy, now, user)
     if not cert.principals:
         # asyncssh and old OpenSSH read "no principals" as "every user". Absent means denied.
         raise AccessDenied(STRANGER, detail=f"certificate of {user} has no principals", code="principals")
     _check_options(claims, source)
-    subject = kept or _subject(cert, claims, user, policy)
+    subject = kept or _subject(cert, claims, user, policy, home)
     terms = subject.rights.session_terms
     if terms.sources:
         terms.check_source(_address(source))
@@ -111,13 +121,25 @@ def judge_certificate(
     return subject
 
 
-def _subject(cert: Certificate, claims: Claims, user: str, policy: Policy) -> Subject:
+def _subject(cert: Certificate, claims: Claims, user: str, policy: Policy, home: TrustedCluster | None) -> Subject:
     names = claims.role_names
     if names is None or claims.traits is None:
         what = "roles" if names is None else "traits"
         raise AccessDenied(STRANGER, detail=f"malformed {what} in the certificate", code="role")
-    roles = _roles(names, user, policy)
-    return Subject(user, names, roles, claims.traits, cert.principals, cert, claims)
+    if home is None:
+        return Subject(user, names, _roles(names, user, policy), claims.traits, cert.principals, cert, claims)
+    mapped = home.local_roles(names)
+    if not mapped:
+        # They are told what their own cluster knows anyway; not which roles there are here.
+        detail = f"no role of {user} ({printable(','.join(names), 120)}) is mapped"
+        raise AccessDenied(f"no role of yours counts in {policy.cluster}", detail=detail, code="role")
+    roles = _roles(mapped, user, policy)
+    # Where a role of ours says "every login", the certificate's are asked, as they are of our own users.
+    any_login = any(WILDCARD in role.allow.logins for role in roles)
+    logins = tuple(dict.fromkeys((*allowed_logins(roles, user, {}), *(cert.principals if any_login else ()))))
+    # Whether somebody showed a code is for us to see; theirs was shown to somebody else.
+    claims = replace(claims, second_factor=frozenset())
+    return Subject(user, mapped, roles, {}, logins, cert, claims, home.name)
 
 
 def decide(subject: Subject, *, login: str, node: NodeDocument, policy: Policy, now: float) -> Grant:
@@ -182,29 +204,35 @@ def check_signer(cert: Certificate, policy: Policy, verified: VerifiedCertificat
     if cert.ca_key not in policy.user_cas:
         detail = f"certificate {printable(cert.key_id, 60)} is signed by {c.fingerprint(cert.ca_key)}"
         raise AccessDenied(STRANGER, detail=f"{detail}, which is no user CA of {policy.cluster}", code="foreign")
+    _check_signature(cert, verified, policy.user_cas)
+
+
+def _check_signature(cert: Certificate, verified: VerifiedCertificates | None, trusted: Container[bytes]) -> None:
     try:
         if verified is None:
             verify(cert.ca_key, cert.signed, cert.signature)
         else:
-            verified.verify(cert, policy.user_cas)
+            verified.verify(cert, trusted)
     except PeerError as error:
         raise AccessDenied(STRANGER, detail=f"the CA's signature is not right: {error}", code="foreign") from None
 
 
-def _user_of(claims: Claims, policy: Policy) -> str:
+def _user_of(claims: Claims, policy: Policy, home: TrustedCluster | None) -> str:
     user, cluster, route = claims.user, claims.cluster, claims.route
-    if user is None or cluster != policy.cluster or route != policy.cluster:
+    # The key has said which cluster it is. Should its certificates say another name, or ours, they are nobody's.
+    theirs = policy.cluster if home is None else home.name
+    if user is None or cluster != theirs or route != theirs:
         detail = f"user {user!r:.60}, cluster {cluster!r:.60}, route {route!r:.60}"
         raise AccessDenied(STRANGER, detail=f"the certificate is not for {policy.cluster}: {detail}", code="foreign")
     try:
-        return check_user(user)
+        # No name of ours has an "@", so this one is never a local user's.
+        return check_user(user) if home is None else f"{check_user(user)}@{home.name}"
     except PeerError as error:
         raise AccessDenied(STRANGER, detail=str(error), code="foreign") from None
 
 
-def _check_life(cert: Certificate, claims: Claims, policy: Policy, now: float) -> None:
-    # The holder of a certificate that our CA signed is no stranger: the truth about its dates helps only them.
-    user = str(claims.user)
+def _check_life(cert: Certificate, claims: Claims, policy: Policy, now: float, user: str) -> None:
+    # The holder of a certificate that a trusted CA signed is no stranger: the truth about its dates helps only them.
     if now >= cert.valid_before:
         ago = format_duration(now - cert.valid_before)
         raise AccessDenied(

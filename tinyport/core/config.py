@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from tinyport.core import tokens
 from tinyport.core.config_reader import Address, ReadSecret, SettingsReader
+from tinyport.core.config_trust import read_trusted_clusters
 from tinyport.core.durations import parse_size
 from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.core.names import check_cluster, check_label, check_node, format_address
+from tinyport.core.trust import TrustedCluster
 
 AUTH_PORT, PROXY_PORT, NODE_PORT, DIAG_PORT = 3025, 3080, 3022, 3000
 MAX_BANNER = 4096
@@ -122,6 +124,8 @@ class Config:
     auth: AuthConfig = AuthConfig()
     proxy: ProxyConfig = ProxyConfig()
     node: NodeConfig = NodeConfig()
+    #: ``[[trusted_clusters]]``
+    trusted_clusters: tuple[TrustedCluster, ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -138,14 +142,15 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
     """
     reader = SettingsReader(source, read_secret)
     top = reader.section(document, "", ("tinyport", "auth", "proxy", "node", "trusted_clusters"))
-    if "trusted_clusters" in top:
-        reader.problem("trusted_clusters", None, f"{_NOT_HERE} trust other clusters; remove the section")
     config = Config(
         tinyport=_general(reader, reader.section(top.get("tinyport"), "tinyport", _GENERAL)),
         auth=_auth(reader, reader.section(top.get("auth"), "auth", _AUTH)),
         proxy=_proxy(reader, reader.section(top.get("proxy"), "proxy", _PROXY)),
         node=_node(reader, reader.section(top.get("node"), "node", _NODE)),
+        trusted_clusters=read_trusted_clusters(reader, top.get("trusted_clusters")),
     )
+    if config.trusted_clusters and not config.auth.enabled:
+        reader.problem("trusted_clusters", None, "is auth's to say: it needs an [auth] section")
     if config.auth.enabled and config.auth.cluster_name is None:
         reader.problem("auth.cluster_name", None, 'must be given when auth is enabled, for example "farm.example"')
     if (config.proxy.tls_cert is None) != (config.proxy.tls_key is None):

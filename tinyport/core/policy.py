@@ -15,6 +15,7 @@ from tinyport.core.names import check_cluster, is_uuid, printable
 from tinyport.core.roles import Role, parse_role
 from tinyport.core.session_terms import NO_TERMS, SessionTerms, of_config
 from tinyport.core.signatures import Ed25519Key, verify_raw
+from tinyport.core.trust import MOST_CLUSTERS, TrustedCluster, by_user_ca, parse_trusted_cluster
 
 SIGN_PREFIX = b"tinyport-document-v1\0"
 MAX_DOCUMENT = 1024 * 1024
@@ -113,6 +114,14 @@ class Policy:
     #: machines whose certificate was issued before (Unix seconds) renew it early, within so many seconds
     renew_before: float = 0.0
     renew_within: float = 0.0
+    #: those that are enabled
+    trusted_clusters: tuple[TrustedCluster, ...] = ()
+
+    @cached_property
+    def foreign_user_cas(self) -> Mapping[bytes, TrustedCluster]:
+        """User CAs of other clusters → whose they are. Never one of ours, not even one that we have retired."""
+        clusters = [cluster for cluster in self.trusted_clusters if cluster.name != self.cluster]
+        return by_user_ca(clusters, (*self.user_cas, *self.retired_user_cas))
 
     @cached_property
     def locks_on(self) -> Mapping[tuple[str, str], tuple[Lock, ...]]:
@@ -170,6 +179,7 @@ class Policy:
             retired_user_cas=tuple(parse_public_line(line) for line in _texts(body, "retired_user_cas")),
             renew_before=_time(_table(body, "renew").get("before", 0)),
             renew_within=_time(_table(body, "renew").get("within", 0)),
+            trusted_clusters=_trusted(_list(body, "trusted_clusters")),
         )
 
 
@@ -215,6 +225,17 @@ class NodeDocument:
 def _unreadable(name: str, error: ConfigError) -> Role:
     del error
     return parse_role({"name": name, "deny": {"logins": ["*"], "rules": [{"resources": ["*"], "verbs": ["*"]}]}})
+
+
+def _trusted(items: list[object]) -> tuple[TrustedCluster, ...]:
+    clusters = []
+    for item in items[:MOST_CLUSTERS]:
+        try:
+            clusters.append(parse_trusted_cluster(item))
+        except ConfigError:
+            # A later auth may say it in a way that this version cannot read: then nobody comes from there.
+            continue
+    return tuple(clusters)
 
 
 def _ended(item: object) -> tuple[str, str]:

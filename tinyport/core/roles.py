@@ -26,6 +26,7 @@ RESOURCES = frozenset(
         "sessions",
         "status",
         "tokens",
+        "trusted_clusters",
         "users",
     )
 )
