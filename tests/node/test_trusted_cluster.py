@@ -39,7 +39,7 @@ class Partner:
         self.rig.install(self.rig.authority.policy(roles=roles, trusted_clusters=list(clusters), **changes))
 
     def certify(self, **changes: Any) -> None:
-        values = {"ca": self.ca, "cluster": PARTNER, "roles": ["dev-admin"], "logins": ["whoever"]}
+        values: dict[str, Any] = {"ca": self.ca, "cluster": PARTNER, "roles": ["dev-admin"], "logins": ["whoever"]}
         self.rig.give_certificate(**{**values, **changes})
 
 
@@ -62,7 +62,8 @@ def test_without_a_map_or_by_another_name_nobody_does(rig: Rig, partner: Partner
     assert b"no role of yours counts" in rig.ssh("true").stderr
     partner.install(partner.trusted())
     # Its key speaks for its own name alone: not for ours, and a role there is none here.
-    for changes in ({"cluster": "farm"}, {"roles": ["ops"]}, {"roles": ["dev-guest"]}):
+    wrong: list[dict[str, Any]] = [{"cluster": "farm"}, {"roles": ["ops"]}, {"roles": ["dev-guest"]}]
+    for changes in wrong:
         partner.certify(**changes)
         assert rig.ssh("true").returncode == 255, changes
 
