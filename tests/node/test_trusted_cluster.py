@@ -87,8 +87,9 @@ def test_what_is_taken_back_ends_live_sessions(rig: Rig, partner: Partner, how: 
         lock = {"id": "l", "target": {"user": f"alice@{PARTNER}"}, "expires": None, "message": ""}
         partner.install(partner.trusted(), locks=[lock])
     else:
-        change = {"disabled": {"enabled": False}, "unmapped": {"role_map": []}}.get(how)
-        partner.install(*([] if change is None else [partner.trusted(**change)]))
+        disabled, unmapped = partner.trusted(enabled=False), partner.trusted(role_map=[])
+        then: dict[str, list[dict[str, Any]]] = {"removed": [], "disabled": [disabled], "unmapped": [unmapped]}
+        partner.install(*then[how])
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 255
     assert words in said
