@@ -32,6 +32,18 @@ class People:
     def online(self, name: str, limit: float = LIMIT) -> None:
         wait_for(f"{name} to be online", lambda: self.cluster.node_status(name) == "online", limit)
 
+    def reached(self, name: str, limit: float = LIMIT) -> None:
+        """Wait until a session works: a node that has just been restarted may still be listed as what it was before,
+        and an emulated one needs longer for its first worker than a proxy waits.
+        """
+
+        def reaches() -> bool:
+            session = self.popen(name, "exit 0")
+            session.communicate(timeout=limit)
+            return session.returncode == 0
+
+        wait_for(f"a session on {name}", reaches, limit)
+
     def _words(self, program: str, name: str) -> list[str]:
         options = ["-F", str(self.config), "-o", "BatchMode=yes"]
         return [program, *options, f"{self.cluster.login_name}@{name}.{self.domain}"]

@@ -11,7 +11,7 @@ import pytest
 from tests.packaging import debian_root
 from tests.packaging.conftest import People
 from tests.packaging.debian_root import Root
-from tests.scenarios.cluster import LIMIT, wait_for
+from tests.scenarios.cluster import LIMIT
 
 pytestmark = [pytest.mark.slow, pytest.mark.emulated, pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -50,18 +50,9 @@ class Board:
         self.root.run("python3", "-c", f"import {', '.join(COMPILED)}", limit=EMULATED_LIMIT)
         try:
             self.people.online(self.name, EMULATED_LIMIT)
-            wait_for("a session", self._reached, EMULATED_LIMIT)
+            self.people.reached(self.name, EMULATED_LIMIT)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log.read_text()}") from None
-
-    def _reached(self) -> bool:
-        """Does a session work? On a busy machine an emulated worker needs longer for its imports than the proxy waits
-        for it, and tells people to try again; the next finds it there.
-        """
-        session = self.people.popen(self.name, "exit 0")
-        _, error = session.communicate(timeout=EMULATED_LIMIT)
-        assert session.returncode == 0 or b"did not dial back" in error, error
-        return session.returncode == 0
 
     def stop(self) -> None:
         # Its namespaces take everything with them.

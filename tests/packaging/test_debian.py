@@ -142,7 +142,7 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
     first = main_pid(root, "tinyport-node.service")
     install(root, NODE, NEXT)
     assert main_pid(root, "tinyport-node.service") != first
-    people.online("trixie")
+    people.reached("trixie")
     assert people.ssh("trixie", "echo new").strip() == "new"
     out, err = session.communicate(b"on\n", LIMIT)
     assert (out, session.returncode) == (b"got on\n", 7), err
@@ -156,7 +156,7 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
     assert not root.path(MODULES).exists()
     # Installed again it is the same node.
     install(root, NODE)
-    people.online("trixie")
+    people.reached("trixie")
     assert people.ssh("trixie", "echo again").strip() == "again"
 
     root.run("dpkg", "--purge", *NODE)
@@ -184,7 +184,7 @@ def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: Root, people:
     # From elsewhere: the node runs beside sshd.
     said = root.run("tinyport", "install", "--replace-sshd").stdout
     assert "log in through tinyport, and there: sudo /usr/bin/tinyport install --replace-sshd" in said
-    people.online("taker")
+    people.reached("taker")
     assert banner().startswith(b"SSH-2.0-OpenSSH")
     # From a session: that one goes on while its daemon is stopped and started under it.
     assert "sshd is stopped and disabled" in people.ssh("taker", "tinyport install --replace-sshd")
@@ -192,7 +192,7 @@ def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: Root, people:
     for words in ("is-active", "is-enabled"):
         assert root.run("systemctl", words, "ssh.service", check=False).returncode != 0
         assert root.run("systemctl", words, "tinyport-node.socket", check=False).returncode == 0
-    people.online("taker")
+    people.reached("taker")
     assert people.ssh("taker", "echo still").strip() == "still"
     root.run("dpkg", "--purge", *NODE)
     assert root.find("tinyport") == []
