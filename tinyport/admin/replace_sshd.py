@@ -7,6 +7,7 @@ started again. Nothing is uninstalled.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import time
@@ -113,11 +114,13 @@ def _restart_with_socket(execute: Execute) -> None:
 
 
 def _back(path: Path, before: bytes | None, stopped: list[str], enabled: list[str], execute: Execute) -> None:
-    """As it was. Each step is tried whatever the one before it did: the last thing we want is a machine without SSH."""
+    """As it was. Each step is tried whatever the one before it did: the last thing we want is a machine without SSH.
+    OperatorError when sshd does not come back.
+    """
     steps = [["systemctl", "stop", units.NODE, units.SOCKET], ["systemctl", "daemon-reload"]]
-    steps += [["systemctl", "start", unit] for unit in stopped]
+    # Enabled before it is started: systemd (257) forgets of a service that runs that it does, when an alias comes back.
     steps += [["systemctl", "enable", unit] for unit in enabled]
-    steps += [["systemctl", "start", units.NODE]]
+    steps += [["systemctl", "start", unit] for unit in stopped]
     if before is None:
         path.unlink(missing_ok=True)
     else:
@@ -128,6 +131,9 @@ def _back(path: Path, before: bytes | None, stopped: list[str], enabled: list[st
             execute(words)
         except OperatorError as error:
             failed.append(error.message)
+    with contextlib.suppress(OperatorError):
+        # It may be what did not start in the first place, which the caller is about to say.
+        execute(["systemctl", "start", units.NODE])
     if failed:
         raise OperatorError(f"sshd could not be started again: {'; '.join(failed)}", hint="start it by hand, now")
 
