@@ -192,6 +192,8 @@ def test_these_neither(pattern: str) -> None:
             {"name": NAME, "host_ca": public_line(PARTNER.public_blob), "role_map": MAPPED["role_map"]},
             "maps nobody without user_ca",
         ),
+        (trusted(public_addr="proxy.partner.example"), "host_ca: must be given beside public_addr"),
+        (trusted(public_addr=5, host_ca=public_line(THIRD.public_blob)), "must be a host and a port"),
         ([], "is a table"),
     ],
 )
@@ -202,7 +204,8 @@ def test_every_problem_is_named(document: object, problem: str) -> None:
 
 
 def test_a_document_reads_as_it_was_written() -> None:
-    for document in (MAPPED, trusted(enabled=False), trusted(("x", ["y", "z"]))):
+    elsewhere = {"public_addr": "proxy.partner.example:443", "host_ca": public_line(THIRD.public_blob)}
+    for document in (MAPPED, trusted(enabled=False), trusted(**elsewhere), trusted(("x", ["y", "z"]))):
         cluster = parse_trusted_cluster(document)
         assert parse_trusted_cluster(cluster.document) == cluster
 

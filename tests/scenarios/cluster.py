@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinyport.admin.quickstart import CLUSTER_NAME, first_configuration
+
 # Slow boards and busy machines multiply every limit; no test asserts how long something takes.
 SLOWNESS = float(os.environ.get("TINYPORT_TEST_SLOWNESS", "1"))
 LIMIT = 60 * SLOWNESS
@@ -45,16 +47,21 @@ def alive(pid: int) -> bool:
 class Cluster:
     """One quickstart: started by ``start``, ended by ``stop``. Every file of it is below ``folder``.
 
-    ``around``: what stands before its command line, such as ``unshare --mount``.
+    ``around``: what stands before its command line, such as ``unshare --mount``. ``name``: the cluster's, where
+    quickstart's own would not do.
     """
 
-    def __init__(self, folder: Path, around: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, around: Sequence[str] = (), name: str | None = None) -> None:
         self._around = list(around)
         self.folder = folder
         self.data = folder / "data"
         self.ready: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "quickstart.log"
+        if name is not None:
+            self.data.mkdir(mode=0o700)
+            usual = first_configuration(self.data, "127.0.0.1:0")
+            (self.data / "tinyport.toml").write_text(usual.replace(json.dumps(CLUSTER_NAME), json.dumps(name)))
 
     # ------------------------------------------------------------------ life
 

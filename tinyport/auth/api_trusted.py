@@ -8,7 +8,7 @@ from tinyport.auth.refusals import not_found
 from tinyport.auth.store import Tables, WriteTables
 from tinyport.auth.store_trusted import TrustedRow
 from tinyport.auth.trusting import check, record
-from tinyport.auth.web import Call
+from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import PeerError
 from tinyport.core.trust import parse_trusted_cluster
 
@@ -52,3 +52,16 @@ async def _check_not_of_the_file(tables: Tables, name: str) -> None:
             hint="change [[trusted_clusters]] there and restart auth",
             code="in_use",
         )
+
+
+async def clusters_to_go_to(call: Call) -> Answer:
+    """``GET /v1/clusters``, for all our people: where else they may try, and how to know that it is there. Whether they
+    get in is for the other cluster to say."""
+    found = [row.cluster for row in await call.service.store.read.trusted.all()]
+    return {
+        "clusters": [
+            {key: cluster.document[key] for key in ("name", "public_addr", "host_ca")}
+            for cluster in found
+            if cluster.enabled and cluster.public_addr
+        ]
+    }

@@ -21,6 +21,7 @@ from tinyport.auth import (
     api_sign,
     api_signup,
     api_tokens,
+    api_trusted,
     api_users,
     api_web,
 )
@@ -78,6 +79,7 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/v1/web/sessions/{id}", api_web.delete_session, _PEOPLE),
     # What of it users see is decided node by node.
     Route("GET", "/v1/nodes", api_nodes.list_nodes, _MACHINES | _PEOPLE),
+    Route("GET", "/v1/clusters", api_trusted.clusters_to_go_to, _PEOPLE),
     _people("GET", "/v1/status", api_cluster.status, "status", "read"),
     _people("GET", "/v1/figures", api_cluster.figures, "status", "read"),
     _people("PATCH", "/v1/nodes/{id}", api_nodes.update_node, "nodes", "update"),

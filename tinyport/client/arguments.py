@@ -247,12 +247,13 @@ def scp(build: Build) -> None:
 
 
 def config(build: Build) -> None:
-    build.add(
+    parser = build.add(
         "config",
         "print an ssh_config block, and write the known hosts",
         "tsh config >> ~/.ssh/config",
         description="Print a block for ~/.ssh/config with which ssh, scp, rsync, git and Ansible reach NODE.CLUSTER.",
     )
+    parser.add_argument("--cluster", metavar="NAME", help='of another cluster that "tsh clusters" lists')
 
 
 def proxy(build: Build) -> None:

@@ -16,7 +16,7 @@ from tinyport.client.trust import trusted_client
 from tinyport.client.whoami import auth_client
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
 from tinyport.core.durations import format_duration, parse_duration
-from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Unavailable
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.names import check_user, format_address, printable
 from tinyport.host import user_identity
 from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint, table
@@ -167,16 +167,43 @@ def clusters(args: argparse.Namespace) -> int:
     profiles = Profiles(home())
     current = profiles.current()
     found = [profiles.load(_proxy_of(name)) for name in profiles.names()]
-    rows = [_document(profile, now, current=profile.name == current) for profile in found]
+    rows: list[dict[str, object]] = []
+    for profile in found:
+        row = _document(profile, now, current=profile.name == current)
+        rows.append({key: row[key] for key in ("cluster", "proxy", "user", "current", "expired")} | {"through": None})
+        if not row["expired"]:
+            rows += _others(profile)
     emit(
         args,
-        [{key: row[key] for key in ("cluster", "proxy", "user", "current", "expired")} for row in rows],
+        rows,
         lambda: table(
-            [(row["cluster"], row["proxy"], row["user"], "expired" if row["expired"] else "") for row in rows],
+            [
+                (
+                    row["cluster"],
+                    row["proxy"],
+                    row["user"],
+                    "expired" if row["expired"] else f"trusted by {row['through']}" if row["through"] else "",
+                )
+                for row in rows
+            ],
             ("CLUSTER", "PROXY", "USER", ""),
         ),
     )
     return 0
+
+
+def _others(profile: Profile) -> list[dict[str, object]]:
+    """Clusters to which one may go with this login; none when auth cannot be asked now."""
+    from tinyport.client.other_clusters import other_clusters
+
+    identity = profile.identity
+    try:
+        others = other_clusters(identity)
+    except TinyportError as error:
+        print(f"tsh: warning: clusters known to {identity.cluster} are not listed: {error.message}", file=sys.stderr)
+        return []
+    about = {"user": f"{identity.user}@{identity.cluster}", "current": False, "expired": False}
+    return [{"cluster": one.name, "proxy": one.proxy, **about, "through": identity.cluster} for one in others]
 
 
 def _document(profile: Profile, now: float, *, current: bool) -> dict[str, object]:

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def run(args: argparse.Namespace) -> int:
     profiles = Profiles(home())
     wanted = args.proxy or os.environ.get("TINYPORT_PROXY")
     profile = profiles.load(proxy_address(wanted) if wanted else None)
+    if args.cluster and args.cluster != profile.identity.cluster:
+        from tinyport.client.other_clusters import named, openssh_block
+
+        profile.identity.require_current(time.time())
+        for line in openssh_block(profile, named(profile.identity, args.cluster), home()):
+            print(line)
+        return 0
     write_known_hosts(profiles)
     for line in block(profile, profiles.known_hosts, tsh_command()):
         print(line)
@@ -69,11 +77,11 @@ def block(profile: Profile, known_hosts: Path, tsh: Sequence[str]) -> list[str]:
     words = ["env", f"TINYPORT_HOME={home()}", *tsh] if folder else list(tsh)
     command = " ".join(_quoted(word) for word in words)
     common = [
-        f"    UserKnownHostsFile {_file(known_hosts)}",
+        f"    UserKnownHostsFile {file_word(known_hosts)}",
         "    GlobalKnownHostsFile /dev/null",
         "    StrictHostKeyChecking yes",
-        f"    IdentityFile {_file(profile.key_file)}",
-        f"    CertificateFile {_file(profile.certificate_file)}",
+        f"    IdentityFile {file_word(profile.key_file)}",
+        f"    CertificateFile {file_word(profile.certificate_file)}",
         "    IdentitiesOnly yes",
     ]
     proxy = [f"    HostKeyAlias proxy.{cluster}", "    ProxyCommand none", *common]
@@ -100,7 +108,7 @@ def _quoted(word: str) -> str:
     return shlex.quote(word).replace("%", "%%")
 
 
-def _file(path: Path) -> str:
+def file_word(path: Path) -> str:
     """A path for ssh_config(5): quoted where it has spaces, % doubled."""
     text = str(path).replace("%", "%%")
     return f'"{text}"' if any(char.isspace() for char in text) else text

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from tinyport.core.certificate import fingerprint, key_type_of, parse_public_line, public_line
 from tinyport.core.errors import ConfigError, PeerError
-from tinyport.core.names import check_cluster, check_role, printable
+from tinyport.core.names import check_cluster, check_role, format_address, parse_address, printable
 
 T = TypeVar("T")
 
-KEYS = ("name", "enabled", "user_ca", "host_ca", "role_map")
+KEYS = ("name", "enabled", "user_ca", "host_ca", "role_map", "public_addr")
 MOST_CLUSTERS = 64
 #: two, while the other cluster rotates; one more than that for a rotation that was begun anew
 MOST_KEYS = 3
@@ -31,6 +31,7 @@ MOST_ROLES = 64
 # Role names of strangers meet these patterns. With three repetitions over 64 characters the worst case is some 40,000
 # steps; nested repetitions, which are the exponential ones, cannot be written at all.
 MOST_REPETITIONS = 3
+_PROXY_PORT = 3080
 _NAME = r"(?:[A-Za-z0-9_-]|\\[.-])"
 _BODY = re.compile(rf"(?:{_NAME}|\.[*+]?|\((?:\.[*+]|{_NAME}+(?:\|{_NAME}+)*)\))*")
 _REFERENCE = re.compile(r"\$([1-9])")
@@ -86,6 +87,8 @@ class TrustedCluster:
     user_cas: tuple[bytes, ...] = ()
     host_cas: tuple[bytes, ...] = ()
     role_map: tuple[RoleMapping, ...] = ()
+    #: its proxy, "host:port", for our people who go there; "" when they are not told
+    public_addr: str = ""
 
     def local_roles(self, remote: Iterable[str]) -> tuple[str, ...]:
         """Their roles → ours, sorted, each once. () grants nothing."""
@@ -111,6 +114,7 @@ class TrustedCluster:
             "user_ca": [public_line(blob) for blob in self.user_cas],
             "host_ca": [public_line(blob) for blob in self.host_cas],
             "role_map": [{"remote": one.remote, "local": list(one.local)} for one in self.role_map],
+            **({"public_addr": self.public_addr} if self.public_addr else {}),
         }
 
     @property
@@ -144,15 +148,18 @@ def parse_trusted_cluster(document: object) -> TrustedCluster:
     user_cas = read("user_ca", _keys, none)
     host_cas = read("host_ca", _keys, none)
     role_map = read("role_map", _role_map, nobody)
+    public_addr = read("public_addr", _address, "")
     if not user_cas and not host_cas and not problems:
         problems.append("user_ca: must be given, as tctl auth export --type user prints it there")
     if role_map and not user_cas and not problems:
         problems.append("role_map: maps nobody without user_ca")
+    if public_addr and not host_cas and not problems:
+        problems.append("host_ca: must be given beside public_addr, or nobody could tell that proxy from another")
     if set(user_cas) & set(host_cas):
         problems.append("user_ca, host_ca: one key cannot be both")
     if problems:
         raise ConfigError(problems)
-    return TrustedCluster(name, enabled, user_cas, host_cas, role_map)
+    return TrustedCluster(name, enabled, user_cas, host_cas, role_map, public_addr)
 
 
 def by_user_ca(clusters: Iterable[TrustedCluster], own: Iterable[bytes]) -> dict[bytes, TrustedCluster]:
@@ -174,6 +181,12 @@ def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise PeerError("must be true or false")
     return value
+
+
+def _address(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 300:
+        raise PeerError("must be a host and a port")
+    return format_address(*parse_address(value, _PROXY_PORT))
 
 
 def _keys(value: object) -> tuple[bytes, ...]:

@@ -1,0 +1,139 @@
+"""Two real clusters: people of one reach a node of the other by OpenSSH and by what tsh tells them, and no further."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
+from tinyport.core.errors import TinyportError
+from tinyport.core.names import parse_address
+from tinyport.host import user_identity
+from tinyport.link.api import AuthClient
+
+PARTNER = "partner.example"
+HERE = "tinyport.local"
+needs_openssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's client")
+
+
+@pytest.fixture(scope="module")
+def partner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster whose people come here."""
+    made = Cluster(tmp_path_factory.mktemp("partner"), name=PARTNER)
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+def create(cluster: Cluster, **document: Any) -> None:
+    path = cluster.folder / "resource.json"
+    path.write_text(json.dumps(document))
+    done = cluster.tctl("create", "-f", path)
+    assert done.returncode == 0, text(done)
+
+
+def keys(cluster: Cluster, type: str) -> str:
+    done = cluster.tctl("auth", "export", "--type", type)
+    assert done.returncode == 0, text(done)
+    return done.stdout.decode()
+
+
+def trust(here: Cluster, partner: Cluster, **changes: Any) -> None:
+    document = {
+        "kind": "trusted_cluster",
+        "name": PARTNER,
+        "user_ca": keys(partner, "user"),
+        "role_map": [{"remote": "^(dev)-team$", "local": ["$1-guest"]}],
+    }
+    create(here, **{**document, **changes})
+
+
+@pytest.fixture(scope="module")
+def dev(cluster: Cluster, partner: Cluster) -> Path:
+    """Two clusters that know each other, and a person of the partner with OpenSSH: the configuration's path."""
+    everywhere = {"node_labels": {"*": ["*"]}}
+    create(cluster, kind="role", name="dev-guest", allow={"logins": [cluster.login_name], **everywhere})
+    create(partner, kind="role", name="dev-team", allow={"logins": [partner.login_name], **everywhere})
+    trust(cluster, partner)
+    create(
+        partner,
+        kind="trusted_cluster",
+        name=HERE,
+        host_ca=keys(cluster, "host"),
+        public_addr=cluster.ready["proxy"],
+    )
+    partner.add_user("dev", partner.login_name, "dev-team")
+    done = partner.tsh("config", "--cluster", HERE, home="dev")
+    assert done.returncode == 0, text(done)
+    path = partner.folder / "ssh_config.other"
+    path.write_bytes(done.stdout)
+    return path
+
+
+def ssh(config: Path, cluster: Cluster, login: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["ssh", "-F", str(config), "-o", "BatchMode=yes", f"{login}@{cluster.node}.{HERE}", *words]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT, check=False)
+
+
+def test_tsh_lists_where_one_may_go(cluster: Cluster, partner: Cluster, dev: Path) -> None:
+    listed = json.loads(partner.tsh("clusters", "--format", "json", home="dev").stdout)
+    assert [(row["cluster"], row["through"]) for row in listed] == [(PARTNER, None), (HERE, PARTNER)]
+    unknown = partner.tsh("config", "--cluster", "nowhere.example", home="dev")
+    assert unknown.returncode == 5
+    assert b"knows no cluster nowhere.example" in unknown.stderr
+
+
+@needs_openssh
+def test_openssh_reaches_the_other_clusters_node(cluster: Cluster, partner: Cluster, dev: Path) -> None:
+    done = ssh(dev, cluster, cluster.login_name, "echo in")
+    assert (done.returncode, done.stdout) == (0, b"in\n"), text(done)
+
+    def told() -> bool:
+        events = cluster.tctl_json("audit", "--type", "session.start")["events"]
+        return any(event["user"] == f"dev@{PARTNER}" for event in events)
+
+    wait_for("the audit log here to name them in full", told)
+    # A login of theirs is none here unless a role of ours says so.
+    assert ssh(dev, cluster, "games", "true").returncode == 255
+
+
+@needs_openssh
+def test_what_is_taken_back_ends_their_sessions(cluster: Cluster, partner: Cluster, dev: Path) -> None:
+    for take_back in (
+        lambda: cluster.tctl("rm", f"trusted_cluster/{PARTNER}"),
+        lambda: trust(cluster, partner, enabled=False),
+    ):
+        trust(cluster, partner)
+        wait_for("them to get in", lambda: ssh(dev, cluster, cluster.login_name, "true").returncode == 0)
+        command = ["ssh", "-F", str(dev), f"{cluster.login_name}@{cluster.node}.{HERE}", "echo ready; exec sleep 1000"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            take_back()
+            assert process.wait(LIMIT) == 255
+        assert ssh(dev, cluster, cluster.login_name, "true").returncode == 255
+    trust(cluster, partner)
+
+
+def test_nothing_crosses_the_other_way_nor_into_the_api(cluster: Cluster, partner: Cluster, dev: Path) -> None:
+    (path,) = (partner.folder / "dev").glob("keys/*/identity.json")
+    identity = user_identity.load(path)
+    client = AuthClient(
+        parse_address(cluster.ready["proxy"]),
+        tls_cas=[keys(cluster, "tls")],
+        cert_pem=identity.tls_certificate,
+        key_pem=identity.tls_key,
+        cluster=HERE,
+    )
+    with client, pytest.raises(TinyportError):
+        client.request("GET", "/v1/nodes")
+    # The partner trusts no user CA of ours.
+    known = json.loads(partner.tctl("get", f"trusted_cluster/{HERE}").stdout)
+    assert known["user_ca"] == []
