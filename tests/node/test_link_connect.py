@@ -10,8 +10,9 @@ import pytest
 
 from tests.node.tiny_cluster import LIMIT
 from tinyport.core.errors import TinyportError, Unavailable
+from tinyport.link.http_proxy import proxy_for
 from tinyport.node import link_connect
-from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.node.link_connect import Connect
 from tinyport.node.loop import Loop
 
 

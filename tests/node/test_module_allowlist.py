@@ -72,6 +72,7 @@ OWN = frozenset(
         "host.sd_notify",
         "host.shutting_down",
         "host.tls",
+        "link.http_proxy",
         "link.httphead",
         "link.tlsstream",
         "link.websocket",

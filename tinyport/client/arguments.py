@@ -348,6 +348,7 @@ ENVIRONMENT = {
     "TINYPORT_PROXY": "the proxy, where --proxy is not given",
     "TINYPORT_USER": "the cluster's name for you, where --user is not given",
     "TINYPORT_LOGIN": "who to be on a node, where the target names no login",
+    "HTTPS_PROXY, NO_PROXY": "the HTTP proxy through which the cluster is reached, and hosts that need none",
     "SSH_AUTH_SOCK": "an ssh-agent, which a login is offered to until it expires",
     "NO_COLOR": "set to anything: no colours",
 }

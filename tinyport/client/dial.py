@@ -17,6 +17,7 @@ from tinyport.core.identity import from_peer_certificate
 from tinyport.core.names import is_uuid, parse_address, printable
 from tinyport.host.tls import client_context
 from tinyport.host.user_identity import UserIdentity
+from tinyport.link.http_proxy import open_connection
 from tinyport.link.refusal import cannot_reach, error_of
 
 ALPN = "tinyport-ssh"
@@ -97,7 +98,7 @@ def connect(identity: UserIdentity) -> ssl.SSLSocket:
     except (ssl.SSLError, ValueError) as error:
         raise OperatorError("the login's TLS files are damaged", detail=str(error), hint='run "tsh login"') from None
     try:
-        plain = socket.create_connection(parse_address(identity.proxy), CONNECT_TIMEOUT)
+        plain = open_connection(parse_address(identity.proxy), CONNECT_TIMEOUT)
     except OSError as error:
         raise cannot_reach(where, error) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

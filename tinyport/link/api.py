@@ -20,6 +20,7 @@ from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Tinypor
 from tinyport.core.identity import from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.tls import client_context, unverified_context
+from tinyport.link.http_proxy import open_connection
 from tinyport.link.refusal import cannot_reach, error_of
 
 ALPN = "tinyport-auth"
@@ -255,7 +256,7 @@ class AuthClient:
         if isinstance(self.address, Path):
             return _open_unix(self.address, self._timeout)
         try:
-            plain = socket.create_connection(self.address, self._timeout)
+            plain = open_connection(self.address, self._timeout)
         except OSError as error:
             raise cannot_reach(self._where, error) from None
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -23,6 +23,7 @@ from tinyport.host import activation, files, identity_file
 from tinyport.host.files import private_folder
 from tinyport.host.logging_line import Log
 from tinyport.host.sd_notify import notify
+from tinyport.link import http_proxy
 from tinyport.node import enrol, identity_view
 from tinyport.node.python_process import arguments, light_arguments, search_path, spawn
 from tinyport.node.settings import NodeSettings
@@ -116,7 +117,8 @@ def run_enrolment(task: Mapping[str, object], view: tuple[int, int]) -> Tinyport
     try:
         os.write(question, json.dumps(task).encode())
         os.lseek(question, 0, os.SEEK_SET)
-        pid = spawn(arguments("tinyport.node.enrol", search_path()), [answer, question, *view])
+        argv = arguments("tinyport.node.enrol", search_path())
+        pid = spawn(argv, [answer, question, *view], http_proxy.VARIABLES)
         os.waitpid(pid, 0)
         try:
             return enrol.raised(json.loads(os.pread(answer, enrol.MAX_ANSWER, 0)))

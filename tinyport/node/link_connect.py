@@ -8,9 +8,9 @@ import os
 import signal
 import socket
 
-from tinyport.core.errors import PeerError, TinyportError, Unavailable
-from tinyport.core.names import format_address, parse_address
-from tinyport.link.httphead import parse_head
+from tinyport.core.errors import TinyportError, Unavailable
+from tinyport.core.names import format_address
+from tinyport.link.http_proxy import connect_request, connected_through
 from tinyport.node.loop import READ, WRITE, Loop
 
 TYPE_CHECKING = False
@@ -24,22 +24,6 @@ RESOLVE_LIMIT = 15.0
 CONNECT_LIMIT = 10.0
 MAX_TARGETS = 8
 _MAX_ANSWER = 64 * 1024
-
-
-def proxy_for(host: str, environment: dict[str, str] | None = None) -> Address | None:
-    """The HTTP proxy that the environment names for TLS connections to ``host``; None for none (or a wrong one)."""
-    names = os.environ if environment is None else environment
-    text = names.get("https_proxy") or names.get("HTTPS_PROXY") or ""
-    exempt = [word.strip().lstrip(".") for word in (names.get("no_proxy") or names.get("NO_PROXY") or "").split(",")]
-    if not text or "*" in exempt or any(word and (host == word or host.endswith(f".{word}")) for word in exempt):
-        return None
-    if host in ("localhost", "::1") or host.startswith("127."):
-        return None
-    bare = text.partition("://")[2] or text
-    try:
-        return parse_address(bare.partition("/")[0].rpartition("@")[2], 3128)
-    except PeerError:
-        return None
 
 
 class Connect:
@@ -166,8 +150,8 @@ class Connect:
         if self._via is None:
             self._finish()
             return
-        # RFC 9110 section 9.3.6. 100 bytes fit the empty buffer of a new connection.
-        opened.send(f"CONNECT {self._where} HTTP/1.1\r\nHost: {self._where}\r\n\r\n".encode())
+        # 100 bytes fit the empty buffer of a new connection.
+        opened.send(connect_request(self._where))
         self._loop.add(opened.fileno(), READ, self._proxied)
 
     def _proxied(self, events: int) -> None:
@@ -176,15 +160,10 @@ class Connect:
         try:
             piece = opened.recv(4096)
             self._held += piece
-            head = parse_head(self._held)
-            if head is None:
+            if not connected_through(self._held, self._where):
                 if not piece:
                     raise Unavailable("the HTTP proxy closed the connection")
                 return
-            if not 200 <= head.status() < 300:
-                raise Unavailable(f"the HTTP proxy refused {self._where}", detail=head.start)
-            if head.rest:
-                raise PeerError("the HTTP proxy sent something before we did")
         except BlockingIOError:
             return
         except TinyportError as error:

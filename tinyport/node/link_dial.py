@@ -10,7 +10,8 @@ import time
 
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.names import format_address, parse_address
-from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.link.http_proxy import proxy_for
+from tinyport.node.link_connect import Connect
 from tinyport.node.link_penalties import REFUSAL
 from tinyport.node.loop import Loop
 

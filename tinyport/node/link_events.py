@@ -10,10 +10,11 @@ import json
 
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.names import format_address, printable
+from tinyport.link.http_proxy import proxy_for
 from tinyport.link.httphead import Head, parse_head
 from tinyport.link.tlsstream import TlsStream
 from tinyport.node.generations import MAX_KEPT
-from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.node.link_connect import Connect
 from tinyport.node.loop import Loop
 
 TYPE_CHECKING = False

@@ -12,9 +12,10 @@ import time
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.names import format_address, is_uuid, parse_address, printable
 from tinyport.link import websocket
+from tinyport.link.http_proxy import proxy_for
 from tinyport.link.httphead import parse_head
 from tinyport.link.tlsstream import TlsStream
-from tinyport.node.link_connect import Connect, proxy_for
+from tinyport.node.link_connect import Connect
 from tinyport.node.loop import Loop, spread
 
 TYPE_CHECKING = False

@@ -7,6 +7,7 @@ import os
 import time
 
 from tinyport.core.errors import TinyportError
+from tinyport.link import http_proxy
 from tinyport.node import identity_view
 from tinyport.node.link_dial import Bucket
 from tinyport.node.loop import Loop, spread
@@ -143,7 +144,7 @@ class Renewal:
             os.write(question, json.dumps(self._task).encode())
             os.lseek(question, 0, os.SEEK_SET)
             argv = arguments("tinyport.node.enrol", self._search_path)
-            self._pid = spawn(argv, [self._answer, question, *self._view])
+            self._pid = spawn(argv, [self._answer, question, *self._view], http_proxy.VARIABLES)
         except OSError as error:
             self._failed(str(error))
             return

@@ -45,26 +45,26 @@ def light_arguments(module: str, *, call: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-X", "no_debug_ranges", "-c", code]
 
 
-def environment() -> dict[str, str]:
-    """The environment of a process of ours."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+def environment(more: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a process of ours; ``more``: variables of ours that it gets besides."""
+    kept = {name: os.environ[name] for name in (*KEPT, *more) if name in os.environ}
     kept.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     return kept
 
 
-def spawn(argv: Sequence[str], descriptors: Sequence[int]) -> int:
+def spawn(argv: Sequence[str], descriptors: Sequence[int], more: Sequence[str] = ()) -> int:
     """Start a process with ``descriptors[0]`` as its fd 3, ``descriptors[1]`` as 4, and so on; standard streams are
     ours but for its input, which is empty. Returns its pid; OSError when it cannot be started.
 
-    Every other descriptor of ours must be close-on-exec, as Python makes them.
+    Every other descriptor of ours must be close-on-exec, as Python makes them. ``more``: see ``environment``.
     """
     pid = os.fork()
     if pid == 0:
-        execute(argv, descriptors)
+        execute(argv, descriptors, more)
     return pid
 
 
-def execute(argv: Sequence[str], descriptors: Sequence[int]) -> NoReturn:
+def execute(argv: Sequence[str], descriptors: Sequence[int], more: Sequence[str] = ()) -> NoReturn:
     """``spawn`` without a new process: in a child of ours, which ends with status 127 when that cannot be."""
     try:
         # First out of the way of the low numbers, then into place.
@@ -74,7 +74,7 @@ def execute(argv: Sequence[str], descriptors: Sequence[int]) -> NoReturn:
         for number, descriptor in enumerate(high, 3):
             os.dup2(descriptor, number)
         _plain_signals()
-        os.execve(argv[0], list(argv), environment())
+        os.execve(argv[0], list(argv), environment(more))
     except OSError as error:
         os.write(2, f"tinyport: error: cannot start {argv[0]}: {error}\n".encode())
     finally:
