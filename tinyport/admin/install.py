@@ -152,4 +152,4 @@ def _execute(words: Sequence[str]) -> None:
     except FileNotFoundError:
         raise OperatorError(f"{words[0]} is not on this machine") from None
     if done.returncode:
-        raise OperatorError(f"{' '.join(words)} failed: {done.stderr.strip()[-500:]}")
+        raise OperatorError(f"{' '.join(words)} failed: {' '.join(done.stderr.split())[-500:]}")
