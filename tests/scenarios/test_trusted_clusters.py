@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
+from tinyport.core.certificate import public_line
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import parse_address
+from tinyport.core.signatures import Ed25519Key
 from tinyport.host import user_identity
 from tinyport.link.api import AuthClient
 
@@ -102,6 +104,34 @@ def test_openssh_reaches_the_other_clusters_node(cluster: Cluster, partner: Clus
     wait_for("the audit log here to name them in full", told)
     # A login of theirs is none here unless a role of ours says so.
     assert ssh(dev, cluster, "games", "true").returncode == 255
+
+
+def test_tsh_reaches_it_too(cluster: Cluster, partner: Cluster, dev: Path) -> None:
+    node = f"{cluster.login_name}@{cluster.node}"
+    for target in (node, f"{node}.{HERE}"):
+        done = partner.tsh("ssh", "--cluster", HERE, target, "cat; exit 7", home="dev", input=b"x" * 300_000)
+        assert (done.returncode, done.stdout) == (7, b"x" * 300_000), done.stderr
+    for words, said in (
+        (("--cluster", HERE, f"{cluster.login_name}@nowhere"), b"there is no node nowhere"),
+        (("--cluster", HERE, f"games@{cluster.node}"), b"login games is not one of yours"),
+        (("--cluster", "nowhere.example", node), b"knows no cluster nowhere.example"),
+        (("--cluster", HERE, f"{cluster.login_name}@site=berlin"), b"labels find nodes"),
+    ):
+        done = partner.tsh("ssh", *words, "true", home="dev")
+        assert done.returncode == 255, text(done)
+        assert said in done.stderr, text(done)
+        assert b"Traceback" not in done.stderr
+
+
+def test_another_host_ca_is_not_believed(cluster: Cluster, partner: Cluster, dev: Path) -> None:
+    entry = {"kind": "trusted_cluster", "name": HERE, "public_addr": cluster.ready["proxy"]}
+    create(partner, **entry, host_ca=public_line(Ed25519Key.generate().public_blob))
+    try:
+        done = partner.tsh("ssh", "--cluster", HERE, f"{cluster.login_name}@{cluster.node}", "true", home="dev")
+    finally:
+        create(partner, **entry, host_ca=keys(cluster, "host"))
+    assert done.returncode == 255
+    assert b"is not signed by a CA of" in done.stderr, text(done)
 
 
 @needs_openssh

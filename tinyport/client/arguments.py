@@ -190,7 +190,7 @@ def ssh(build: Build) -> None:
     add("-t", dest="tty", action="store_const", const=True, default=None, help="a terminal even for a command")
     add("-T", dest="tty", action="store_const", const=False, help="no terminal")
     add("-o", dest="option", metavar="OPT", action="append", default=[], help="an option of ssh_config: Name=value")
-    add("--cluster", metavar="C", help="refuse to go anywhere but to this cluster")
+    add("--cluster", metavar="C", help='go to another cluster that "tsh clusters" lists')
     add("target", nargs="?", metavar="[LOGIN@]NODE|UUID|k=v", help="the node")
     add("command", nargs="*", metavar="COMMAND", help="default: a login shell")
 

@@ -55,13 +55,18 @@ class _Way:
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> tuple[object, object]:
         from tinyport.link.tls_transport import SocketTransport
 
-        connection = factory()
-        # The judgement of the host key is ours wholly; asyncssh's own would look at time.time() and at names only.
-        connection.validate_server_host_key = self._judge
-        connection._packet_handlers = {**connection._packet_handlers, **_patient(connection)}
+        connection = prepared(factory(), self._judge)
         transport = SocketTransport(asyncio.get_running_loop(), self._dialled.socket, connection, self._dialled.early)
         transport.start()
         return transport, connection
+
+
+def prepared(connection: Any, judge: Callable[[bytes], asyncssh.SSHKey]) -> Any:
+    """A client connection of asyncssh's, before it says anything, with the host key for ``judge`` to judge."""
+    # The judgement of the host key is ours wholly; asyncssh's own would look at time.time() and at names only.
+    connection.validate_server_host_key = judge
+    connection._packet_handlers = {**connection._packet_handlers, **_patient(connection)}
+    return connection
 
 
 def _patient(connection: Any) -> dict[int, Any]:
@@ -164,31 +169,9 @@ async def connected(
     import asyncssh
 
     refused: list[TinyportError] = []
-    key = asyncssh.import_private_key(identity.ssh_key)
-    certificate = asyncssh.import_certificate(identity.ssh_certificate)
-    interval, count = wish.keepalive
+    way = _Way(dialled, _judge_for(identity, wish, dialled, refused))
     try:
-        connection = await asyncssh.connect(
-            dialled.name,
-            22,
-            tunnel=_Way(dialled, _judge_for(identity, wish, dialled, refused)),
-            config=None,
-            known_hosts=None,
-            x509_trusted_certs=None,
-            server_host_key_algs=_HOST_KEY_ALGORITHMS,
-            kex_algs=[name for name in _KEY_EXCHANGES if name in _supported_exchanges()],
-            encryption_algs=_CIPHERS,
-            compression_algs=None,
-            client_factory=_client_class(),
-            username=wish.login,
-            client_keys=[(key, certificate)],
-            preferred_auth=["publickey"],
-            agent_path=None,
-            agent_forwarding=os.environ.get("SSH_AUTH_SOCK", False) if wish.forward_agent else False,
-            gss_host=None,
-            keepalive_interval=interval,
-            keepalive_count_max=count,
-        )
+        connection = await asyncssh.connect(dialled.name, 22, tunnel=way, **engine_options(identity, wish))
     except (asyncssh.Error, OSError) as error:
         dialled.socket.close()
         raise refused[0] if refused else as_ours(error, dialled.name) from None
@@ -202,6 +185,33 @@ async def connected(
     finally:
         connection.close()
         await connection.wait_closed()
+
+
+def engine_options(identity: UserIdentity, wish: Wish) -> dict[str, Any]:
+    """What asyncssh is told for every connection: the identity's key, algorithms, nothing of the machine's own."""
+    import asyncssh
+
+    key = asyncssh.import_private_key(identity.ssh_key)
+    certificate = asyncssh.import_certificate(identity.ssh_certificate)
+    interval, count = wish.keepalive
+    return {
+        "config": None,
+        "known_hosts": None,
+        "x509_trusted_certs": None,
+        "server_host_key_algs": _HOST_KEY_ALGORITHMS,
+        "kex_algs": [name for name in _KEY_EXCHANGES if name in _supported_exchanges()],
+        "encryption_algs": _CIPHERS,
+        "compression_algs": None,
+        "client_factory": _client_class(),
+        "username": wish.login,
+        "client_keys": [(key, certificate)],
+        "preferred_auth": ["publickey"],
+        "agent_path": None,
+        "agent_forwarding": os.environ.get("SSH_AUTH_SOCK", False) if wish.forward_agent else False,
+        "gss_host": None,
+        "keepalive_interval": interval,
+        "keepalive_count_max": count,
+    }
 
 
 def _supported_exchanges() -> set[str]:

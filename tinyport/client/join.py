@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Mapping
 
-from tinyport.client.engine import Dialling, Wish
+from tinyport.client.engine import Dialling, Wish, connected
 from tinyport.client.factors import stepped_up
 from tinyport.client.session import LOST, SessionWish
 from tinyport.client.ssh import talk
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"tsh: joining the session of {who} on {name} as {args.mode}; ~. leaves", file=sys.stderr)
         subsystem = join_subsystem(str(session["id"]), args.mode)
         looking = SessionWish(command=subsystem, pty=True, subsystem=True)
-        return asyncio.run(talk(identity, wish, dialled, looking, [], parse_options([])))
+        return asyncio.run(talk(connected(identity, wish, dialled), looking, [], parse_options([])))
     except (TinyportError, OSError) as error:
         report("tsh", error, debug=args.debug)
         return LOST

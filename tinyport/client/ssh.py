@@ -8,9 +8,9 @@ import fnmatch
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from tinyport.client.dial import Dialled
 from tinyport.client.engine import Dialling, Wish, connected
 from tinyport.client.factors import stepped_up
 from tinyport.client.forward import Forward, parse_forward, set_up, tell_refusals
@@ -19,9 +19,8 @@ from tinyport.client.ssh_options import Options, parse_options
 from tinyport.client.target import checked_login, default_login, split_target
 from tinyport.client.terminal import environment_to_send, is_terminal
 from tinyport.client.whoami import identity_of
-from tinyport.core.errors import AccessDenied, OperatorError, TinyportError
+from tinyport.core.errors import AccessDenied, TinyportError
 from tinyport.host.console import UsageError, report
-from tinyport.host.user_identity import UserIdentity
 
 if TYPE_CHECKING:
     import asyncssh
@@ -33,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     forwards = [parse_forward(kind, text) for kind, text in args.forwards]
     try:
         identity = identity_of(args)
-        _check_cluster(args, identity)
         login, target = split_target(args.target)
         wish = Wish(
             target=target,
@@ -41,14 +39,18 @@ def run(args: argparse.Namespace) -> int:
             forward_agent=args.forward_agent or options.forward_agent,
             keepalive=(options.keepalive_interval, options.keepalive_count),
         )
-        dialling = Dialling(identity, wish)
         session = _session_wish(args, options)
+        if args.cluster and args.cluster != identity.cluster:
+            from tinyport.client.elsewhere import connected_elsewhere
+
+            return asyncio.run(talk(connected_elsewhere(identity, wish, args.cluster), session, forwards, options))
+        dialling = Dialling(identity, wish)
         try:
             dialled = dialling.result()
         except AccessDenied as error:
             identity = stepped_up(identity, error, [target])
             dialled = Dialling(identity, wish).result()
-        return asyncio.run(talk(identity, wish, dialled, session, forwards, options))
+        return asyncio.run(talk(connected(identity, wish, dialled), session, forwards, options))
     except UsageError:
         raise
     except (TinyportError, OSError) as error:
@@ -56,13 +58,6 @@ def run(args: argparse.Namespace) -> int:
         return LOST
     except KeyboardInterrupt:
         return LOST
-
-
-def _check_cluster(args: argparse.Namespace, identity: UserIdentity) -> None:
-    if args.cluster and args.cluster != identity.cluster:
-        raise OperatorError(
-            f"this login is for cluster {identity.cluster}", hint=f'run "tsh login" at a proxy of {args.cluster}'
-        )
 
 
 def _session_wish(args: argparse.Namespace, options: Options) -> SessionWish | None:
@@ -94,14 +89,12 @@ def _environment(options: Options, environment: Mapping[str, str]) -> dict[str, 
 
 
 async def talk(
-    identity: UserIdentity,
-    wish: Wish,
-    dialled: Dialled,
+    connecting: AbstractAsyncContextManager[asyncssh.SSHClientConnection],
     session: SessionWish | None,
     forwards: list[Forward],
     options: Options,
 ) -> int:
-    async with connected(identity, wish, dialled) as connection:
+    async with connecting as connection:
         if forwards:
             tell_refusals(connection)
         for forward in forwards:

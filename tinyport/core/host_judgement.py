@@ -30,11 +30,12 @@ def judge_host(
     cluster: str,
     principals: Sequence[str],
     now: float,
+    role: str = "node",
 ) -> Certificate:
     """A host certificate blob, good for all of ``principals`` at ``now`` (Unix seconds) → the certificate.
 
-    ``host_cas``: plain key blobs. PeerError says what is wrong: not a certificate, another CA, a user's, dates,
-    another host, a critical option (no host certificate has one that we know).
+    ``host_cas``: plain key blobs; ``role``: node or proxy. PeerError says what is wrong: not a certificate, another CA,
+    a user's, dates, another host, a critical option (no host certificate has one that we know).
     """
     if not c.is_certificate_type(c.key_type_of(blob)):
         raise PeerError("the node showed a plain host key and no certificate")
@@ -48,8 +49,8 @@ def judge_host(
     verify(cert.ca_key, cert.signed, cert.signature)
     if cert.cert_type != c.HOST:
         raise PeerError("the node showed a user certificate as its host certificate")
-    if cert.text_extension(c.EXT_CLUSTER) != cluster or cert.text_extension(c.EXT_ROLE) != "node":
-        raise PeerError(f"the host certificate is not that of a node of {cluster}")
+    if cert.text_extension(c.EXT_CLUSTER) != cluster or cert.text_extension(c.EXT_ROLE) != role:
+        raise PeerError(f"the host certificate is not that of a {role} of {cluster}")
     if cert.critical_options:
         raise PeerError("the host certificate has a critical option that is not known here")
     missing = [name for name in principals if name not in cert.principals]

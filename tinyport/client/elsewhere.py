@@ -1,0 +1,137 @@
+"""The way to a node of another cluster: through that cluster's proxy as OpenSSH's -J goes, SSH within SSH.
+
+The certificate is the one of one's own cluster; the other proxy and the node judge it by the trust that their auth has
+signed. Whom we talk to is judged here, by the host CAs that our auth told us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from tinyport.client.engine import Wish, as_ours, engine_options, prepared
+from tinyport.client.other_clusters import OtherCluster, named
+from tinyport.core.certificate import parse_public_line, public_line
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError
+from tinyport.core.host_judgement import judge_host, wanted_principal
+from tinyport.core.names import parse_address, printable
+from tinyport.host.user_identity import UserIdentity
+from tinyport.link.refusal import cannot_reach
+
+if TYPE_CHECKING:
+    import asyncssh
+
+CONNECT_TIMEOUT = 10.0
+# The proxy may wait for the node to dial back, and the node for its keeper.
+LOGIN_TIMEOUT = 60.0
+
+
+class _Refused(list[TinyportError]):
+    """Why a host key was not believed: asyncssh would say only that it was not."""
+
+    def judge(self, cluster: OtherCluster, principal: str, role: str) -> Callable[[bytes], asyncssh.SSHKey]:
+        def judged(key_data: bytes) -> asyncssh.SSHKey:
+            import asyncssh
+
+            try:
+                cert = judge_host(
+                    key_data,
+                    host_cas=[parse_public_line(line) for line in cluster.host_cas],
+                    cluster=cluster.name,
+                    principals=[principal],
+                    now=time.time(),
+                    role=role,
+                )
+            except PeerError as error:
+                self.append(error)
+                raise asyncssh.HostKeyNotVerifiable(error.message) from None
+            return asyncssh.import_public_key(public_line(cert.public_key))
+
+        return judged
+
+
+class _ToProxy:
+    """What asyncssh calls a tunnel: plain TCP, with our judgement of the host key."""
+
+    def __init__(self, judge: Callable[[bytes], asyncssh.SSHKey]) -> None:
+        self._judge = judge
+
+    async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> tuple[object, object]:
+        opening = asyncio.get_running_loop().create_connection(lambda: prepared(factory(), self._judge), host, port)
+        return await asyncio.wait_for(opening, CONNECT_TIMEOUT)
+
+
+class _ThroughProxy:
+    """The same through a connection to the proxy."""
+
+    def __init__(self, proxy: asyncssh.SSHClientConnection, judge: Callable[[bytes], asyncssh.SSHKey]) -> None:
+        self._proxy = proxy
+        self._judge = judge
+
+    async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> tuple[object, object]:
+        return await self._proxy.create_connection(lambda: prepared(factory(), self._judge), host, port)
+
+
+@asynccontextmanager
+async def connected_elsewhere(
+    identity: UserIdentity, wish: Wish, cluster_name: str
+) -> AsyncIterator[asyncssh.SSHClientConnection]:
+    """An authenticated connection to ``wish.target`` in another cluster. OperatorError ``not_found`` when our cluster
+    knows none of that name; AccessDenied, PeerError and Unavailable as ``engine.connected``."""
+    cluster = named(identity, cluster_name)
+    node = wanted_principal(wish.target, cluster.name)
+    if node is None:
+        raise OperatorError("labels find nodes of one's own cluster only", hint="give the node's name", code="usage")
+    refused = _Refused()
+    async with _proxy(identity, cluster, refused) as proxy:
+        way = _ThroughProxy(proxy, refused.judge(cluster, node, "node"))
+        connection = await _connect(node, 22, way, engine_options(identity, wish), refused)
+        async with _closing(connection, node):
+            yield connection
+
+
+@asynccontextmanager
+async def _proxy(
+    identity: UserIdentity, cluster: OtherCluster, refused: _Refused
+) -> AsyncIterator[asyncssh.SSHClientConnection]:
+    host, port = parse_address(cluster.proxy)
+    # The proxy asks for no login of a machine's, and gets no agent.
+    options = engine_options(identity, Wish(target="", login=identity.user))
+    way = _ToProxy(refused.judge(cluster, f"proxy.{cluster.name}", "proxy"))
+    try:
+        connection = await _connect(host, port, way, options, refused)
+    except OSError as error:
+        raise cannot_reach(f"the proxy of {cluster.name} at {cluster.proxy}", error) from None
+    async with _closing(connection, f"the proxy of {cluster.name}"):
+        yield connection
+
+
+async def _connect(
+    host: str, port: int, way: object, options: dict[str, Any], refused: _Refused
+) -> asyncssh.SSHClientConnection:
+    """OSError when there is no way there at all."""
+    import asyncssh
+
+    try:
+        return await asyncssh.connect(host, port, tunnel=way, login_timeout=LOGIN_TIMEOUT, **options)
+    except asyncssh.ChannelOpenError as error:
+        # The proxy's own words: offline since when, denied by which role.
+        raise AccessDenied(printable(error.reason, 500) or f"{host} cannot be reached") from None
+    except asyncssh.Error as error:
+        raise refused[0] if refused else as_ours(error, host) from None
+
+
+@asynccontextmanager
+async def _closing(connection: asyncssh.SSHClientConnection, name: str) -> AsyncIterator[None]:
+    import asyncssh
+
+    try:
+        yield
+    except (asyncssh.Error, ConnectionError) as error:
+        raise as_ours(error, name) from None
+    finally:
+        connection.close()
+        await connection.wait_closed()
