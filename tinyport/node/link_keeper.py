@@ -177,9 +177,10 @@ class KeeperLine:
             except BlockingIOError:
                 break
             except OSError as error:
-                # It ended just now: the end of file comes next, and then another keeper is asked for.
+                # It ended just now. What it said before that is still to be heard; the end of file comes after it, and
+                # then another keeper is asked for.
                 self._log.debug("the keeper is gone", reason=error)
-                self._lost()
+                self._loop.add(channel.fileno(), READ, self._ready)
                 return
             self._queue.pop(0).close()
             self._last_sent = time.monotonic()
