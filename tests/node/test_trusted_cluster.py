@@ -60,6 +60,8 @@ def test_without_a_map_or_by_another_name_nobody_does(rig: Rig, partner: Partner
     partner.install(partner.trusted(role_map=[]))
     partner.certify()
     assert b"no role of yours counts" in rig.ssh("true").stderr
+    # In the log they are never taken for a user of ours with the same name.
+    rig.event("access.denied", user=f"alice@{PARTNER}", code_name="role")
     partner.install(partner.trusted())
     # Its key speaks for its own name alone: not for ours, and a role there is none here.
     wrong: list[dict[str, Any]] = [{"cluster": "farm"}, {"roles": ["ops"]}, {"roles": ["dev-guest"]}]

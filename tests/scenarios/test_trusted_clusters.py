@@ -102,8 +102,14 @@ def test_openssh_reaches_the_other_clusters_node(cluster: Cluster, partner: Clus
         return any(event["user"] == f"dev@{PARTNER}" for event in events)
 
     wait_for("the audit log here to name them in full", told)
-    # A login of theirs is none here unless a role of ours says so.
+    # A login of theirs is none here unless a role of ours says so, and the log names them in full then, too.
     assert ssh(dev, cluster, "games", "true").returncode == 255
+
+    def refused() -> bool:
+        events = cluster.tctl_json("audit", "--type", "access.denied")["events"]
+        return any(event["user"] == f"dev@{PARTNER}" for event in events)
+
+    wait_for("the refusal to be in the audit log here", refused)
 
 
 def test_tsh_reaches_it_too(cluster: Cluster, partner: Cluster, dev: Path) -> None:

@@ -15,8 +15,8 @@ from tinyport.auth.store import WriteTables
 from tinyport.auth.store_nodes import Seen
 from tinyport.auth.watchers import Watcher
 from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
-from tinyport.core.access import judge_certificate
-from tinyport.core.certificate import EXT_USER, Certificate
+from tinyport.core.access import claimed_name, judge_certificate
+from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import check_label, check_login, format_address, is_uuid, parse_address, printable
 
@@ -225,15 +225,11 @@ async def _refused(
     call: Call, certificate: Certificate, target: str, login: str | None, source: str | None, error: TinyportError
 ) -> None:
     if isinstance(error, AccessDenied) or error.code in ("offline", "ambiguous"):
-        try:
-            user = certificate.text_extension(EXT_USER)
-        except PeerError:
-            user = None
         await refused(
             call,
             "access.denied",
             error,
-            user=printable(user or "", 64) or None,
+            user=printable(claimed_name(certificate, call.service.issuer.policy), 192) or None,
             target=printable(target, 100),
             login=login,
             source=one_line(source, 64) or None,

@@ -199,6 +199,14 @@ def _grant(subject: Subject, login: str, node: NodeDocument, terms: SessionTerms
     )
 
 
+def claimed_name(cert: Certificate, policy: Policy) -> str:
+    """Who a certificate says it is, for a log about its refusal; hostile text. One of another cluster's never reads as
+    a user of ours.
+    """
+    home = policy.foreign_user_cas.get(cert.ca_key)
+    return cert.key_id if home is None else f"{cert.key_id[:64]}@{home.name}"
+
+
 def check_signer(cert: Certificate, policy: Policy, verified: VerifiedCertificates | None) -> None:
     """Did a user CA of the policy sign it? AccessDenied ``foreign`` when not."""
     if cert.ca_key not in policy.user_cas:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tinyport.core.access import Grant
+from tinyport.core.access import Grant, claimed_name
 from tinyport.core.break_glass import is_break_glass
 from tinyport.core.certificate import Certificate, fingerprint, key_type_of, plain_type
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.events import event
 from tinyport.core.names import printable
+from tinyport.core.policy import Policy
 from tinyport.host.logging_line import Log
 
 MAX_COMMAND = 4096
@@ -66,7 +67,14 @@ class Audit:
                 fingerprint=grant.fingerprint,
             )
 
-    def refused(self, cert: Certificate | None, login: str, peer: tuple[str, int], error: TinyportError) -> None:
+    def refused(
+        self,
+        cert: Certificate | None,
+        login: str,
+        peer: tuple[str, int],
+        error: TinyportError,
+        policy: Policy | None,
+    ) -> None:
         """Somebody may not. An event only when a CA of ours vouches for who it is: strangers must not fill the log."""
         what = describe_certificate(cert) if cert is not None else "a key without a certificate"
         name = printable(login, 60)
@@ -76,7 +84,7 @@ class Audit:
         if cert is not None and error.code not in ("foreign", "kind", "bad_request"):
             self._event(
                 "access.denied",
-                user=printable(cert.key_id, 100),
+                user=printable(cert.key_id if policy is None else claimed_name(cert, policy), 192),
                 login=name,
                 addr=_address(peer),
                 reason=error.message,

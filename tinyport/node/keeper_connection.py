@@ -358,7 +358,7 @@ class Connection:
             if proof and isinstance(error, PeerError):
                 self._audit.failed(login, self.endpoint.peer, error)
             else:
-                self._audit.refused(cert, login, self.endpoint.peer, error)
+                self._audit.refused(cert, login, self.endpoint.peer, error, self._documents.policy)
         if isinstance(error, AccessDenied):
             return error
         # What was malformed or wrongly signed is nobody's business but our log's.

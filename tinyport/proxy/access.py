@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tinyport.core.access import Subject, decide, judge_certificate
+from tinyport.core.access import Subject, claimed_name, decide, judge_certificate
 from tinyport.core.certificate import Certificate
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, OperatorError, Unavailable
 from tinyport.core.labels import WILDCARD
+from tinyport.core.names import printable
 from tinyport.core.policy import NodeDocument
 from tinyport.host.logging_line import Log
 from tinyport.proxy.authlink import AuthLink
@@ -174,10 +175,9 @@ class Gatekeeper:
     def _refused(self, certificate: Certificate, error: AccessDenied, source: str, target: str | None = None) -> None:
         """A refusal that auth does not know of yet."""
         name = "auth.failed" if error.code in _STRANGERS else "access.denied"
-        self._log.info("refused", key_id=certificate.key_id, source=source, code=error.code, reason=error)
-        self._auth.post(
-            name, user=certificate.key_id[:64], source=source, target=target, reason=error.message, detail=error.detail
-        )
+        user = printable(claimed_name(certificate, self._knowledge.policy), 192)
+        self._log.info("refused", key_id=user, source=source, code=error.code, reason=error)
+        self._auth.post(name, user=user, source=source, target=target, reason=error.message, detail=error.detail)
 
     # ------------------------------------------------------------------ what is open
 
