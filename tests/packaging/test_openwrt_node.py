@@ -41,7 +41,8 @@ def test_every_declared_package_is_one_that_we_know() -> None:
 def test_that_python_lacks_what_is_not_declared(python: Path) -> None:
     missing = openwrt_python.blocked(DECLARED)
     assert {"unittest", "xml", "sqlite3", "multiprocessing"} <= missing
-    for module in missing:
+    # Debian's interpreter has some of them inside itself.
+    for module in missing - set(sys.builtin_module_names):
         done = openwrt_python.run(python, f"import {module}")
         assert "ModuleNotFoundError" in done.stderr, (module, done.stderr)
     assert not list(python.parent.parent.rglob("*.py"))
