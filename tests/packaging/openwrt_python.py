@@ -111,7 +111,10 @@ def build(folder: Path, packages: set[str]) -> Path:
     # A copy: a link would lead the interpreter back to its own library.
     shutil.copy(os.path.realpath(sys.executable), python)
     script = folder / "bin" / "tinyport"
-    script.write_text(f"#!{python}\nimport sys\nfrom tinyport.admin.main import main\nsys.exit(main())\n")
+    # Debian's interpreter looks for a folder of another name.
+    place = f"sys.path += [] if {str(packages_folder)!r} in sys.path else [{str(packages_folder)!r}]"
+    body = "from tinyport.admin.main import main\nsys.exit(main())\n"
+    script.write_text(f"#!{python}\nimport sys\n{place}\n{body}")
     script.chmod(0o755)
     return python
 
