@@ -28,7 +28,8 @@ async def _post(address: tuple[str, int], context: ssl.SSLContext, body: bytes) 
     head = f"POST /v1/join HTTP/1.1\r\nHost: auth\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
     answer = await reader.read()
-    writer.close()
+    # Its socket, too, and not only the TLS in it, before the loop ends.
+    writer.transport.abort()
     await writer.wait_closed()
     first, _, rest = answer.partition(b"\r\n\r\n")
     return int(first.split()[1]), json.loads(rest)
