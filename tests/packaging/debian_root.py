@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.conftest import IN_CI, need_program
 ROOT = Path(__file__).resolve().parents[2]
 MIRROR = os.environ.get("TINYPORT_TEST_MIRROR", "http://deb.debian.org/debian")
 SUITE = "trixie"
+#: seconds before each try: mirrors refuse now and then, and come back
+PAUSES = (0, 2, 10, 30)
 #: systemd's own parts that maintainer scripts use, without the rest of it
 SMALL_SYSTEMD = ("systemd-standalone-sysusers", "systemd-standalone-tmpfiles")
 STAND_IN = Path(__file__).with_name("debian") / "systemctl.py"
@@ -90,7 +93,7 @@ def make(folder: Path, include: Sequence[str]) -> Root:
     """Make a root of this machine's architecture with these packages."""
     words = [need_program("mmdebstrap"), "--quiet", "--variant=apt", f"--include={','.join(include)}"]
     words += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=path-exclude=/usr/share/doc/*-doc/*"]
-    _bootstrap([*words, SUITE, str(folder), MIRROR])
+    _bootstrap(words, folder)
     # The network of this machine, and what its apt needs for it.
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
     systemctl = folder / "usr/bin/systemctl"
@@ -104,12 +107,20 @@ def make(folder: Path, include: Sequence[str]) -> Root:
     return Root(folder)
 
 
-def _bootstrap(words: Sequence[str]) -> None:
-    """Run mmdebstrap. Without a mirror: a failure in CI, a visible skip on a desk."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode == 0:
-        return
-    said = done.stderr.strip()[-1000:]
+def _bootstrap(words: Sequence[str], folder: Path) -> None:
+    """Have mmdebstrap make ``folder``. Without a mirror: a failure in CI, a visible skip on a desk."""
+    said = ""
+    for pause in PAUSES:
+        time.sleep(pause)
+        done = subprocess.run(
+            [*words, SUITE, str(folder), MIRROR], capture_output=True, text=True, check=False, timeout=300
+        )
+        if done.returncode == 0:
+            return
+        said = done.stderr.strip()[-1000:]
+        shutil.rmtree(folder, ignore_errors=True)
+        if "apt-get" not in said:  # nothing that another try would get past
+            break
     if IN_CI or "apt-get update" not in said:
         pytest.fail(f"{' '.join(words)}: {said}")
     pytest.skip(f"no package lists from {MIRROR}: {said}")
@@ -134,8 +145,8 @@ def emulate(architecture: str) -> None:
 def extract(folder: Path, architecture: str, include: Sequence[str], packages: Sequence[Path]) -> Root:
     """Unpack Debian's packages and ours without running a maintainer script: seconds instead of minutes."""
     words = [need_program("mmdebstrap"), "--quiet", "--variant=extract", f"--arch={architecture}"]
-    words += [f"--include={','.join(include)}", "--aptopt=Apt::Install-Recommends false", SUITE, str(folder), MIRROR]
-    _bootstrap(words)
+    words += [f"--include={','.join(include)}", "--aptopt=Apt::Install-Recommends false"]
+    _bootstrap(words, folder)
     for package in packages:
         subprocess.run(["dpkg-deb", "--extract", str(package), str(folder)], check=True)
     return Root(folder)
