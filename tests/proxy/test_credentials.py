@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,32 @@ def test_a_new_tls_ca_is_trusted_as_soon_as_the_policy_says_so(cluster: Cluster,
             await here.node(pi)
             # The line to auth went over to the new context and is up again.
             await here.auth.until(lambda: pi.uuid in here.auth.online)
+
+    run(main())
+
+
+def test_the_cas_that_came_with_a_renewal_are_trusted_over_those_of_a_policy_from_the_middle_of_a_rotation(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """It stopped in the middle of one rotation and slept through the next: no CA of its policy is auth's any more, so
+    that auth could never tell it a newer one.
+    """
+
+    async def main() -> None:
+        middle, last = TlsAuthority(), TlsAuthority()
+        async with world(cluster, tmp_path) as here:
+            proxy = here.proxy
+            proxy.knowledge.take_policy(cluster.policy(tls_cas=[cluster.tls.pem, middle.pem]))
+            cluster.tls = last
+            # What enrolment does when the proxy comes home.
+            policy = cluster.policy()
+            (proxy.settings.folder / "policy.json").write_text(json.dumps(policy))
+            proxy.credentials.replace(cluster.proxy_identity())
+            proxy._renewed()
+            assert proxy.knowledge.policy.tls_cas == (last.pem,)
+            context = proxy.credentials.contexts["tinyport-ssh"]
+            (found,) = context.get_ca_certs(binary_form=True)
+            assert ssl.DER_cert_to_PEM_cert(found).strip() == last.pem.strip()
 
     run(main())
 

@@ -176,12 +176,19 @@ class Knowledge:
 
         What is damaged or not signed is left behind with a warning: auth sends it anew.
         """
+        self.load_policy()
+        self._load_nodes()
+
+    def load_policy(self) -> None:
+        """Take the policy on disk if it is newer: an earlier run kept it, or auth's answer to a renewal brought it."""
         try:
             self.take_policy(json.loads(read_limited(self._folder / "policy.json", MAX_POLICY_FILE)), keep=False)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TinyportError) as error:
             self._log.warning("the kept policy cannot be used", error=error)
+
+    def _load_nodes(self) -> None:
         try:
             lines = read_limited(self._folder / "nodes.jsonl", MAX_NODES_FILE).splitlines()
         except FileNotFoundError:

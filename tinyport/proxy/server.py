@@ -131,6 +131,8 @@ class Proxy:
         self.credentials.renew_early(policy.renew_before, policy.renew_within, time.time())
 
     def _renewed(self) -> None:
+        # What came with it may name CAs that no policy of ours does: then auth cannot reach us with a newer one.
+        self.knowledge.load_policy()
         self.ssh.use(self.credentials.ssh_key, self.credentials.ssh_certificate)
         self.authlink.renew_context()
 
