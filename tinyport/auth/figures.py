@@ -23,9 +23,14 @@ class Counts:
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
         self.events: Counter[str] = Counter()
+        self.recording_bytes_refused = 0
 
     def answered(self, method: str, route: str, status: int) -> None:
         self.requests[method, route, str(status)] += 1
+
+    def recordings_refused(self, size: int) -> None:
+        """There was no room on the disk."""
+        self.recording_bytes_refused += size
 
     def noted(self, events: Mapping[str, object]) -> None:
         self.events[str(events.get("event"))] += 1
@@ -81,6 +86,15 @@ async def figures(service: Service) -> list[Figure]:
         Figure("proxies", "Proxies", {("online",): online, ("offline",): len(proxies) - online}, ("state",)),
         Figure.one("users", "Local users", await rows.users.count()),
         Figure.one("sessions", "Sessions that are open", len(await rows.audit.live_sessions())),
+        Figure.one("recordings_live", "Recordings that are being taken", len(await rows.recordings.live())),
+        Figure.one(
+            "recordings_bytes", "Size of the recordings whose sessions have ended", await rows.recordings.size()
+        ),
+        Figure.one(
+            "recordings_refused_bytes",
+            "Bytes of recordings that the disk had no room for since auth started, as often as they came",
+            counts.recording_bytes_refused,
+        ),
         Figure.one("locks", "Locks in the policy", len(policy.locks)),
         Figure.one("policy_serial", "Serial of the policy that nodes follow", policy.serial),
         Figure.one("policy_issued_seconds", "When it was made, in Unix seconds", policy.issued_at),

@@ -37,6 +37,9 @@ async def follow(service: Service, tables: WriteTables, node_uuid: str, events: 
             await tables.audit.session_started(node_uuid, sid, float(str(event["time"])), event)
         elif event["event"] in ("session.join", "session.leave"):
             await _party(tables, node_uuid, sid, event)
+            if event["event"] == "session.join":
+                party = {"user": event.get("user"), "mode": event.get("mode") if event.get("mode") in MODES else None}
+                await tables.recordings.add_party(node_uuid, sid, party)
         elif event["event"] == "session.end":
             shrunk |= await tables.audit.session_ended(node_uuid, sid)
     if shrunk:

@@ -108,6 +108,17 @@ CREATE TABLE trusted_clusters (
     name TEXT PRIMARY KEY, document TEXT NOT NULL, from_file INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+_RECORDINGS = """
+CREATE TABLE recordings (
+    id TEXT PRIMARY KEY, node_uuid TEXT NOT NULL, node TEXT NOT NULL, user TEXT NOT NULL, login TEXT NOT NULL,
+    kind TEXT NOT NULL, started REAL NOT NULL, ended REAL, seconds REAL NOT NULL, shown INTEGER NOT NULL,
+    lost INTEGER NOT NULL, size INTEGER NOT NULL, state TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX recordings_started ON recordings (started, id);
+CREATE INDEX recordings_user ON recordings (user, started);
+CREATE INDEX recordings_node ON recordings (node_uuid, started);
+CREATE INDEX recordings_live ON recordings (node_uuid) WHERE state = 'live';
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -115,6 +126,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0004-web-sessions", _WEB_SESSIONS),
     ("0005-registrations", _REGISTRATIONS),
     ("0006-trusted-clusters", _TRUSTED_CLUSTERS),
+    ("0007-recordings", _RECORDINGS),
 )
 
 

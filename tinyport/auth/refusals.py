@@ -28,6 +28,8 @@ _STATUS: dict[str, int] = {
     "no_method": 405,
     "exists": 409,
     "ambiguous": 409,
+    "ended": 409,
+    "offset": 409,
     "offline": 409,
     "in_use": 409,
     "too_large": 413,

@@ -14,6 +14,7 @@ from tinyport.auth import (
     api_nodes,
     api_proxy,
     api_public,
+    api_recordings,
     api_registrations,
     api_resources,
     api_rotation,
@@ -116,6 +117,19 @@ ROUTES: tuple[Route, ...] = (
     # Whoever has no rule sees what they began, or may join.
     Route("GET", "/v1/sessions", api_sessions.list_sessions, _PEOPLE),
     _people("DELETE", "/v1/sessions/{id}", api_sessions.end_session, "sessions", "delete"),
+    # One of the verbs is for one's own alone.
+    _people("GET", "/v1/recordings", api_recordings.list_recordings, "recordings", "read", "list", "read_own"),
+    _people("GET", "/v1/recordings/{id}", api_recordings.read_recording, "recordings", "read", "read_own"),
+    _people("DELETE", "/v1/recordings/{id}", api_recordings.delete_recording, "recordings", "delete"),
+    Route(
+        "POST",
+        "/v1/recordings/{id}",
+        api_recordings.take_recording,
+        frozenset((NODE,)),
+        limit=api_recordings.MAX_SENT,
+        when_locked=True,
+        takes_bytes=True,
+    ),
     # One's own: no rule is needed.
     Route("GET", "/v1/mfa", api_factors.list_factors, _ONESELF),
     Route("POST", "/v1/mfa", api_factors.begin_factor, _ONESELF, limit=SMALL),

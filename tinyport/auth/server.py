@@ -20,6 +20,7 @@ from tinyport.auth.figures import figures
 from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
 from tinyport.auth.live_sessions import sweep
+from tinyport.auth.recording_care import look_after_recordings
 from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
@@ -169,6 +170,7 @@ async def _housekeeping(service: Service) -> None:
             if clock() - swept >= _SWEEP_EVERY:
                 swept = clock()
                 await sweep(service)
+                await look_after_recordings(service)
             if clock() - flushed >= _FLUSH_EVERY:
                 flushed = clock()
                 await flush_last_seen(service)

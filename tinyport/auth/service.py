@@ -16,6 +16,8 @@ from tinyport.auth.limiter import FailureLimiter
 from tinyport.auth.passwords import Passwords
 from tinyport.auth.policy_issuer import PolicyIssuer
 from tinyport.auth.presence import Presence
+from tinyport.auth.recording_files import RecordingFiles
+from tinyport.auth.recordings import Recordings
 from tinyport.auth.sealing import META as SEAL
 from tinyport.auth.sealing import new_seal
 from tinyport.auth.settings import AuthSettings
@@ -45,6 +47,9 @@ class Service:
     presence: Presence
     passwords: Passwords
     challenges: Challenges
+    recordings: Recordings
+    #: monotonic time of its start
+    began: float
     version: str = VERSION
     failures: FailureLimiter = field(default_factory=FailureLimiter)
     counts: Counts = field(default_factory=Counts)
@@ -128,6 +133,8 @@ async def open_service(settings: AuthSettings) -> Service:
         presence=Presence(settings.monotonic()),
         passwords=Passwords(settings.password_cost),
         challenges=Challenges(secrets.token_bytes(32)),
+        recordings=Recordings(RecordingFiles(settings.data_dir / "auth")),
+        began=settings.monotonic(),
         counts=counts,
     )
 

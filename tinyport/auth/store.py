@@ -24,6 +24,7 @@ from tinyport.auth.store_authorities import AuthorityRows
 from tinyport.auth.store_cluster import ClusterRows
 from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
+from tinyport.auth.store_recordings import RecordingRows
 from tinyport.auth.store_registrations import RegistrationRows
 from tinyport.auth.store_tokens import TokenRows
 from tinyport.auth.store_trusted import TrustedRows
@@ -115,6 +116,7 @@ class Tables:
         self.nodes = NodeRows(database)
         self.registrations = RegistrationRows(database)
         self.audit = AuditRows(database)
+        self.recordings = RecordingRows(database)
 
 
 class WriteTables(Tables):

@@ -42,6 +42,8 @@ class Call:
     source: str
     fields: Fields
     request: web.Request
+    #: of a route that takes bytes
+    data: bytes = b""
 
     def path(self, name: str) -> str:
         """A variable part of the path."""
@@ -76,6 +78,7 @@ class Route:
 
     ``rule`` is (resource, verbs): users need one of the verbs; the handler may ask for more. None with USER among the
     callers means that the handler decides what this user may see. ``when_locked``: a locked node may still call it.
+    ``takes_bytes``: its body is no JSON object, but bytes that the handler reads.
     """
 
     method: str
@@ -85,6 +88,7 @@ class Route:
     rule: tuple[str, tuple[str, ...]] | None = None
     limit: int = ORDINARY
     when_locked: bool = False
+    takes_bytes: bool = False
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -183,8 +187,9 @@ def _adapter(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
     async def serve(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         caller = await authorize(service, route, request)
-        body = await _read_object(request, route.limit) if request.method in ("POST", "PUT", "PATCH") else {}
-        answer = await route.handler(Call(service, caller, caller.source, Fields(body), request))
+        data = await _read_body(request, route.limit) if request.method in ("POST", "PUT", "PATCH") else b""
+        body = parse_object(data) if data and not route.takes_bytes else {}
+        answer = await route.handler(Call(service, caller, caller.source, Fields(body), request, data))
         return answer if isinstance(answer, web.StreamResponse) else json_answer(answer, 200, {})
 
     return serve
@@ -236,7 +241,7 @@ def _client_certificate(request: web.Request) -> bytes | None:
     return tls.getpeercert(binary_form=True)
 
 
-async def _read_object(request: web.Request, limit: int) -> dict[str, object]:
+async def _read_body(request: web.Request, limit: int) -> bytes:
     too_large = PeerError(f"the request is larger than {limit} bytes", code="too_large")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
@@ -249,7 +254,7 @@ async def _read_object(request: web.Request, limit: int) -> dict[str, object]:
                     raise too_large
     except asyncio.TimeoutError:
         raise PeerError(f"the request did not come within {BODY_SECONDS:g} s", code="too_slow") from None
-    return parse_object(bytes(data)) if data else {}
+    return bytes(data)
 
 
 class _deadline:
@@ -279,14 +284,14 @@ class _deadline:
 
 
 class Lines:
-    """A never-ending answer: JSON objects, one a line."""
+    """A never-ending answer: JSON, one value a line."""
 
-    def __init__(self, call: Call, route_rule: tuple[str, str] | None) -> None:
+    def __init__(
+        self, call: Call, route_rule: tuple[str, str] | None, content_type: str = "application/x-ndjson"
+    ) -> None:
         self._call = call
         self._rule = route_rule
-        self.response = web.StreamResponse(
-            headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
-        )
+        self.response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     async def begin(self) -> None:
         await self.response.prepare(self._call.request)
@@ -294,11 +299,19 @@ class Lines:
     async def send(self, *messages: Mapping[str, object]) -> None:
         """Write lines. asyncio.TimeoutError or ConnectionError when the reader does not read."""
         text = "".join(json.dumps(item, separators=(",", ":"), ensure_ascii=False) + "\n" for item in messages)
+        await self.write(text)
+
+    async def write(self, text: str) -> None:
+        """Write lines that are JSON already."""
         await asyncio.wait_for(self.response.write(text.encode()), WRITE_SECONDS)
 
     async def keepalive(self) -> None:
         """Say that we live, and check that the reader is still who it was. AccessDenied when it is not any more."""
         await self.send({"keepalive": int(self._call.service.now())})
+        await self.check()
+
+    async def check(self) -> None:
+        """AccessDenied when the reader is not welcome any more."""
         if self._call.caller.kind == LOCAL:
             return
         certificate = _client_certificate(self._call.request)

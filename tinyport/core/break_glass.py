@@ -17,6 +17,7 @@ from tinyport.core.errors import AccessDenied, OperatorError
 from tinyport.core.issue import BACKDATE, sign
 from tinyport.core.names import printable
 from tinyport.core.policy import NodeDocument, Policy
+from tinyport.core.session_terms import in_emergency
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.verified import VerifiedCertificates
 
@@ -115,4 +116,5 @@ def judge(
         certificate_serial=cert.serial,
         key_id=cert.key_id,
         fingerprint=c.fingerprint(cert.public_key),
+        terms=in_emergency(policy.session_terms),
     )

@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 from tinyport.core import session_terms
+from tinyport.core.durations import parse_duration, parse_size
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.names import printable
 
 #: does a login need a one-time code, too? ``optional``: of those who have set one up
 SECOND_FACTORS = ("off", "optional", "required")
-RECORDINGS = ("off", "node", "strict")
+# Less would hold hardly a screen.
+SMALLEST_SIZE = 64 * 1024
+SHORTEST_RETENTION = 3600
 # NIST SP 800-63B section 5.1.1.2: at least 8 are asked for, and at least 64 must be allowed.
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 64
 
@@ -24,6 +27,10 @@ class ClusterConfig:
     """A configuration, checked."""
 
     session_recording: str = "off"
+    #: of recordings: how long they are kept, how large one may become, and all of them together
+    recording_retention: str = "90d"
+    recording_max_size: str = "64MB"
+    recording_max_total: str = "10GB"
     second_factor: str = "off"
     password_min_length: int = SHORTEST_PASSWORD
     #: limits on everybody's sessions, see ``core.session_terms``
@@ -59,8 +66,24 @@ def _number(low: int, high: int) -> Callable[[object], str | None]:
     return check
 
 
+def _measure(parse: Callable[[str], int], low: int, least: str) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        found = parse(value if isinstance(value, str) else str(value))
+        if found < low:
+            raise PeerError(f"must be at least {least}")
+        return found
+
+    return check
+
+
+_retention = _measure(parse_duration, SHORTEST_RETENTION, "1h")
+_size = _measure(parse_size, SMALLEST_SIZE, "64KiB")
+
 _CHECKS: Mapping[str, Callable[[object], str | None]] = {
-    "session_recording": _one_of(*RECORDINGS),
+    "session_recording": _one_of(*session_terms.RECORDINGS),
+    "recording_retention": _as_in_roles(_retention),
+    "recording_max_size": _as_in_roles(_size),
+    "recording_max_total": _as_in_roles(_size),
     "second_factor": _one_of(*SECOND_FACTORS),
     "password_min_length": _number(SHORTEST_PASSWORD, LONGEST_PASSWORD),
     **{key: _as_in_roles(session_terms.CHECKS[key]) for key in session_terms.CONFIG_KEYS},
@@ -79,3 +102,28 @@ def parse_cluster_config(document: Mapping[str, object]) -> ClusterConfig:
     if problems:
         raise ConfigError(problems)
     return ClusterConfig(**document)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class RecordingLimits:
+    """``retention`` in seconds; ``size`` of one recording and ``total`` of all, in bytes."""
+
+    retention: int
+    size: int
+    total: int
+
+
+def recording_limits(config: Mapping[str, object]) -> RecordingLimits:
+    """Of a policy's ``config``. What it does not say, or in a way that this version cannot read, is the default."""
+
+    def value(key: str, check: Callable[[object], int]) -> int:
+        try:
+            return check(config.get(key, getattr(ClusterConfig, key)))
+        except PeerError:
+            return check(getattr(ClusterConfig, key))
+
+    return RecordingLimits(
+        value("recording_retention", _retention),
+        value("recording_max_size", _size),
+        value("recording_max_total", _size),
+    )

@@ -26,6 +26,8 @@ CODES: dict[str, str] = {
     "session.kill": "T2005W",
     "session.rejected": "T2008W",
     "session.data_lost": "T2009W",
+    "recording.access": "T2012I",
+    "recording.delete": "T2013I",
     "exec": "T3002I",
     "exec.failed": "T3002E",
     "port": "T3003I",

@@ -13,7 +13,7 @@ from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.names import check_cluster, is_uuid, printable
 from tinyport.core.roles import Role, parse_role
-from tinyport.core.session_terms import NO_TERMS, SessionTerms, of_config
+from tinyport.core.session_terms import SessionTerms, of_config, record_of_config
 from tinyport.core.signatures import Ed25519Key, verify_raw
 from tinyport.core.trust import MOST_CLUSTERS, TrustedCluster, by_user_ca, parse_trusted_cluster
 
@@ -139,7 +139,7 @@ class Policy:
             return of_config(self.config)
         except PeerError:
             # A later auth may say it in a way that this version cannot read: the roles' limits still hold.
-            return NO_TERMS
+            return record_of_config(self.config)
 
     @property
     def renewal(self) -> list[float]:

@@ -22,6 +22,7 @@ RESOURCES = frozenset(
         "cluster_config",
         "locks",
         "nodes",
+        "recordings",
         "roles",
         "sessions",
         "status",
@@ -30,7 +31,7 @@ RESOURCES = frozenset(
         "users",
     )
 )
-VERBS = frozenset(("read", "create", "update", "delete", "sign", "join"))
+VERBS = frozenset(("read", "list", "read_own", "create", "update", "delete", "sign", "join"))
 
 #: option of a role → permit of a grant
 PERMIT_OPTIONS = {
@@ -99,7 +100,7 @@ BUILTIN_ROLES: dict[str, dict[str, object]] = {
     },
     "auditor": {
         "name": "auditor",
-        "allow": {"rules": [{"resources": ["audit", "sessions", "nodes", "status"], "verbs": ["read"]}]},
+        "allow": {"rules": [{"resources": ["audit", "sessions", "recordings", "nodes", "status"], "verbs": ["read"]}]},
         "options": {"max_session_ttl": "12h"},
     },
 }

@@ -17,11 +17,17 @@ from tinyport.core.names import printable
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 IDLE, EXPIRED = "client_idle_timeout", "disconnect_expired_cert"
+RECORD = "record"
 SESSIONS, CONNECTIONS, SOURCES = "max_sessions", "max_connections", "source_networks"
 # A whole second is what durations can say.
 SHORTEST_IDLE = 1
 MOST_SESSIONS = 65_536
 MAX_NETWORKS = 256
+#: how sessions are recorded, the tightest last: not; as far as it goes; or there is no session
+OFF, NODE, STRICT = RECORDINGS = ("off", "node", "strict")
+RECORDED = (NODE, STRICT)
+#: as ``record`` calls it in the cluster's configuration
+RECORD_KEY = "session_recording"
 #: whose word the cluster's configuration is
 CONFIG = "cluster_config"
 
@@ -38,7 +44,7 @@ class Limit:
 class SessionTerms:
     """``idle``: seconds without a byte in either direction; ``sessions`` and ``connections``: of one user on one node;
     ``ends_with_certificate``: who says that connections end when the certificate does; ``sources``: who names networks,
-    and which: an address must be in one of each.
+    and which: an address must be in one of each. ``record``: an index into ``RECORDINGS``, None for off.
     """
 
     idle: Limit | None = None
@@ -46,6 +52,12 @@ class SessionTerms:
     connections: Limit | None = None
     ends_with_certificate: str | None = None
     sources: tuple[tuple[str, tuple[Network, ...]], ...] = ()
+    record: Limit | None = None
+
+    @property
+    def recording(self) -> str:
+        """One of ``RECORDINGS``."""
+        return OFF if self.record is None else RECORDINGS[self.record.value]
 
     def and_also(self, other: SessionTerms) -> SessionTerms:
         """Both: of each the tighter."""
@@ -58,6 +70,7 @@ class SessionTerms:
             connections=_tighter(self.connections, other.connections),
             ends_with_certificate=min(ends, default=None),
             sources=tuple(sorted({*self.sources, *other.sources}, key=str)),
+            record=_stricter(self.record, other.record),
         )
 
     def check_source(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> None:
@@ -73,6 +86,19 @@ NO_TERMS = SessionTerms()
 
 def _tighter(one: Limit | None, other: Limit | None) -> Limit | None:
     return min((limit for limit in (one, other) if limit is not None), default=None)
+
+
+def _stricter(one: Limit | None, other: Limit | None) -> Limit | None:
+    # Of two who say the same, the one that comes first, as with the other limits.
+    said = [limit for limit in (one, other) if limit is not None]
+    return min(said, key=lambda limit: (-limit.value, limit.by), default=None)
+
+
+def check_record(value: object) -> int:
+    """``"off"``, ``"node"`` or ``"strict"`` → its index. PeerError for anything else."""
+    if not isinstance(value, str) or value not in RECORDINGS:
+        raise PeerError(f"must be one of {', '.join(RECORDINGS)}")
+    return RECORDINGS.index(value)
 
 
 def check_count(value: object) -> int:
@@ -120,6 +146,7 @@ CHECKS: Mapping[str, Callable[[object], object]] = {
     CONNECTIONS: check_count,
     EXPIRED: check_flag,
     SOURCES: check_networks,
+    RECORD: check_record,
 }
 #: those that the cluster's configuration may say, too
 CONFIG_KEYS = (IDLE, SESSIONS, CONNECTIONS, EXPIRED)
@@ -137,6 +164,7 @@ def said_by(who: str, options: Mapping[str, object]) -> SessionTerms:
         connections=limit(CONNECTIONS, check_count),
         ends_with_certificate=who if check_flag(options.get(EXPIRED, False)) else None,
         sources=((who, check_networks(options[SOURCES])),) if SOURCES in options else (),
+        record=Limit(found, who) if (found := check_record(options.get(RECORD, OFF))) else None,
     )
 
 
@@ -150,7 +178,24 @@ def of_roles(roles: Iterable[tuple[str, Mapping[str, object]]]) -> SessionTerms:
 
 def of_config(config: Mapping[str, object]) -> SessionTerms:
     """What a policy's ``config`` says. PeerError when it is malformed."""
-    return said_by(CONFIG, {key: config[key] for key in CONFIG_KEYS if key in config})
+    said = {key: config[key] for key in CONFIG_KEYS if key in config}
+    return said_by(CONFIG, said).and_also(record_of_config(config))
+
+
+def record_of_config(config: Mapping[str, object]) -> SessionTerms:
+    """What it says of recording alone. Absent is off; a word of a later version counts as the strictest of ours."""
+    said = config.get(RECORD_KEY, OFF)
+    return said_by(CONFIG, {RECORD: said if said in RECORDINGS else STRICT})
+
+
+def in_emergency(terms: SessionTerms) -> SessionTerms:
+    """What of it counts on the day when auth is gone: sessions are recorded as far as that goes, and never refused."""
+    if terms.record is None:
+        return NO_TERMS
+    return SessionTerms(record=Limit(RECORDINGS.index(NODE), terms.record.by))
+
+
+_RECORDED_HOW = {NODE: "as far as that goes", STRICT: "or refused"}
 
 
 def describe(terms: SessionTerms) -> Sequence[str]:
@@ -165,4 +210,6 @@ def describe(terms: SessionTerms) -> Sequence[str]:
         lines.append(f"closed when the certificate expires ({terms.ends_with_certificate})")
     for by, networks in terms.sources:
         lines.append(f"only from {', '.join(map(str, networks))} ({by})")
+    if terms.record is not None:
+        lines.append(f"recorded, {_RECORDED_HOW[terms.recording]} ({terms.record.by})")
     return lines

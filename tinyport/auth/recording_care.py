@@ -1,0 +1,59 @@
+"""What happens to recordings by itself: those that nobody sends the rest of are closed, old ones go, and so does what
+would make all of them together too large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tinyport.auth.service import Service
+from tinyport.auth.store_recordings import RecordingRow
+from tinyport.core.cluster_config import recording_limits
+
+# At a time: nobody waits for it.
+AT_ONCE = 100
+# A node that fills the disk must not push out what others have recorded: beyond this part of the whole, its own go.
+SHARE = 4
+
+
+async def look_after_recordings(service: Service) -> None:
+    for row in await service.store.read.recordings.live():
+        reason = service.recordings.is_silent(service, row)
+        if reason is not None:
+            await service.recordings.give_up(service, row, reason)
+    await _forget_old(service)
+    await _make_room(service)
+
+
+async def _forget_old(service: Service) -> None:
+    limits = recording_limits(service.issuer.policy.config)
+    rows = service.store.read.recordings
+    for row in await rows.oldest(None, AT_ONCE, service.now() - limits.retention):
+        await service.recordings.delete(service, row, "recording_retention")
+
+
+async def _make_room(service: Service) -> None:
+    limits = recording_limits(service.issuer.policy.config)
+    rows = service.store.read.recordings
+    over = await rows.size() - limits.total
+    gone = 0
+    while over > 0 and gone < AT_ONCE:
+        found = await _next_to_go(service, limits.total)
+        if found is None:
+            return
+        await service.recordings.delete(service, found, "recording_max_total")
+        over -= found.size
+        gone += 1
+        await asyncio.sleep(0)
+
+
+async def _next_to_go(service: Service, total: int) -> RecordingRow | None:
+    """The oldest; of the node that has more than its share, when there is one."""
+    rows = service.store.read.recordings
+    for node, size in await rows.size_by_node(1):
+        if size > total // SHARE:
+            found = await rows.oldest(node, 1)
+            if found:
+                return found[0]
+    found = await rows.oldest(None, 1)
+    return found[0] if found else None
