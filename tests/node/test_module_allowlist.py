@@ -72,6 +72,7 @@ OWN = frozenset(
         "host.sd_notify",
         "host.shutting_down",
         "host.tls",
+        "link.dial_notice",
         "link.http_proxy",
         "link.httphead",
         "link.tlsstream",

@@ -11,7 +11,7 @@ import pytest
 
 from tests.proxy.conftest import Cluster, close, run, world
 from tinyport.link import websocket as ws
-from tinyport.proxy import tunnels
+from tinyport.proxy import line, tunnels
 
 
 def test_hello_welcome_documents(cluster: Cluster, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_hello_has_its_time(cluster: Cluster, tmp_path: Path, monkeypatch: pyt
 def test_a_node_that_takes_nothing_loses_its_tunnel(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tunnels, "MAX_QUEUED", 20_000)
+    monkeypatch.setattr(line, "MAX_QUEUED", 20_000)
 
     async def main() -> None:
         pi = cluster.node("greenhouse")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
+from tests.scenarios.cluster import BIN, LIMIT, Cluster, text, wait_for
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import parse_address
@@ -173,3 +173,110 @@ def test_nothing_crosses_the_other_way_nor_into_the_api(cluster: Cluster, partne
     # The partner trusts no user CA of ours.
     known = json.loads(partner.tctl("get", f"trusted_cluster/{HERE}").stdout)
     assert known["user_ca"] == []
+
+
+# ------------------------------------------------------------------ through a tunnel that the other cluster dials
+
+
+@pytest.fixture
+def tunnel(cluster: Cluster, partner: Cluster, dev: Path) -> Path:
+    """The other cluster's proxy is nowhere to be reached: it dials a tunnel to the partner's. OpenSSH's configuration."""
+    create(partner, kind="trusted_cluster", name=HERE, host_ca=keys(cluster, "host"))
+    trust(cluster, partner, **way_to(partner))
+    wait_for("the tunnel", lambda: standing(partner) is True)
+    own = partner.tsh("config", home="dev")
+    other = partner.tsh("config", "--cluster", HERE, home="dev")
+    path = partner.folder / "ssh_config.tunnel"
+    path.write_bytes(other.stdout + own.stdout)
+    return path
+
+
+def way_to(partner: Cluster) -> dict[str, str]:
+    return {"server": partner.ready["proxy"], "ca_pin": partner.ready["ca_pin"]}
+
+
+def standing(partner: Cluster) -> Any:
+    """Is the other cluster online, as the partner's people are told?"""
+    done = partner.tsh("clusters", "--format", "json", home="dev")
+    return {row["cluster"]: row["online"] for row in json.loads(done.stdout)}.get(HERE)
+
+
+def test_a_shell_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    node = f"{cluster.login_name}@{cluster.node}"
+    done = partner.tsh("ssh", "--cluster", HERE, node, "cat; exit 7", home="dev", input=b"x" * 300_000)
+    assert (done.returncode, done.stdout) == (7, b"x" * 300_000), text(done)
+    for words, said in (
+        (("--cluster", HERE, f"{cluster.login_name}@nowhere"), b"there is no node nowhere"),
+        (("--cluster", HERE, f"games@{cluster.node}"), b"login games is not one of yours"),
+    ):
+        refused = partner.tsh("ssh", *words, "true", home="dev")
+        assert refused.returncode == 255, text(refused)
+        assert said in refused.stderr, text(refused)
+
+    def told() -> bool:
+        events = cluster.tctl_json("audit", "--type", "session.start")["events"]
+        return any(event["user"] == f"dev@{PARTNER}" for event in events)
+
+    wait_for("the audit log here to name them in full", told)
+    assert partner.tctl_json("audit", "--type", "trusted_cluster.online")["events"][-1]["cluster_name"] == HERE
+
+
+@needs_openssh
+def test_openssh_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    done = ssh(tunnel, cluster, cluster.login_name, "echo in")
+    assert (done.returncode, done.stdout) == (0, b"in\n"), text(done)
+
+
+def test_nodes_are_listed_as_their_own_cluster_lets_one_see(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    def listed(*words: str) -> list[dict[str, Any]]:
+        done = partner.tsh("ls", "--cluster", HERE, *words, "--format", "json", home="dev")
+        assert done.returncode == 0, text(done)
+        nodes: list[dict[str, Any]] = json.loads(done.stdout)["nodes"]
+        return nodes
+
+    (node,) = listed()
+    assert (node["name"], node["status"]) == (cluster.node, "online")
+    assert not {"addresses", "peer", "version"} & set(node)
+    assert listed("--search", "no such thing") == []
+    assert listed("site=nowhere") == []
+    bad = partner.tsh("ls", "--cluster", HERE, "x" * 500 + "=y", home="dev")
+    assert bad.returncode in (1, 2)
+    create(cluster, kind="role", name="dev-guest", allow={"logins": ["x"], "node_labels": {"site": ["moon"]}})
+    try:
+        wait_for("the role to hide it", lambda: listed() == [])
+    finally:
+        everywhere = {"node_labels": {"*": ["*"]}}
+        create(cluster, kind="role", name="dev-guest", allow={"logins": [cluster.login_name], **everywhere})
+
+
+def test_the_wrong_pin_and_a_disabled_entry_dial_nothing(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    for changes in ({"ca_pin": "sha256:" + "0" * 64}, {"enabled": False}):
+        trust(cluster, partner, **{**way_to(partner), **changes})
+        wait_for("the tunnel to go", lambda: standing(partner) is False)
+        done = partner.tsh("ssh", "--cluster", HERE, f"{cluster.login_name}@{cluster.node}", "true", home="dev")
+        assert done.returncode == 255
+        assert b"is offline" in done.stderr, text(done)
+        trust(cluster, partner, **way_to(partner))
+        wait_for("the tunnel", lambda: standing(partner) is True)
+
+
+@needs_openssh
+def test_either_side_cuts_at_once(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    entry = {"kind": "trusted_cluster", "name": HERE, "host_ca": keys(cluster, "host")}
+    for take_back, give_again in (
+        (lambda: partner.tctl("rm", f"trusted_cluster/{HERE}"), lambda: create(partner, **entry)),
+        (lambda: create(partner, **entry, enabled=False), lambda: create(partner, **entry)),
+        (lambda: cluster.tctl("rm", f"trusted_cluster/{PARTNER}"), lambda: trust(cluster, partner, **way_to(partner))),
+    ):
+        target = (f"{cluster.login_name}@{cluster.node}", "echo ready; exec sleep 1000")
+        command = [str(BIN / "tsh"), "ssh", "--cluster", HERE, *target]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=partner.env("dev")
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            take_back()
+            assert process.wait(LIMIT) == 255
+        wait_for("the tunnel to be gone", lambda: standing(partner) is not True)
+        give_again()
+        wait_for("the tunnel to come back", lambda: standing(partner) is True)

@@ -6,9 +6,8 @@ import argparse
 
 from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of
 from tinyport.admin.connection import auth_address, connect, public_proxy
-from tinyport.core.config import is_pin
 from tinyport.core.errors import PeerError
-from tinyport.core.names import printable
+from tinyport.core.names import is_pin, printable
 from tinyport.host.console import CommandLine, emit, output_options, table
 
 #: stand for an address that we do not know, in lines that are pasted

@@ -24,7 +24,12 @@ MAY_SAY: dict[str, frozenset[str]] = {
         if (name.startswith(("session.", "exec", "port", "scp.", "sftp")) and name != "session.kill")
         or name in ("auth.failed", "access.denied", "break_glass.use", "events.lost")
     ),
-    PROXY: frozenset(("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost")),
+    PROXY: frozenset(
+        (
+            *("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost"),
+            *("trusted_cluster.online", "trusted_cluster.offline"),
+        )
+    ),
 }
 #: stamped by us, whatever the sender wrote
 _STAMPED = (

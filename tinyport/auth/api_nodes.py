@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tinyport.auth.callers import LOCAL, USER, Caller
 from tinyport.auth.refusals import not_found
@@ -73,18 +73,25 @@ async def list_nodes(call: Call) -> Answer:
             "nodes": [{"uuid": node.uuid, "name": node.name, "status": status_of_node(service, node)} for node in nodes]
         }
     selectors = call.request.query.getall("selector", [])
+    found = matching(nodes, lambda node: _visible(call.caller, node), selectors, call.query("search") or "")
+    return {"nodes": [node_document(service, node) for node in found]}
+
+
+def matching(
+    nodes: Iterable[NodeRow], visible: Callable[[NodeRow], bool], selectors: Sequence[str], search: str
+) -> list[NodeRow]:
+    """Those that are visible, have all labels of ``selectors`` (``k=v``) and mention all words of ``search``."""
     if len(selectors) > MAX_SELECTORS:
         raise PeerError(f"selector: at most {MAX_SELECTORS}")
     pairs = labels.parse_pairs(selectors)
-    words = (call.query("search") or "").lower().split()
-    found = [
+    words = search.lower().split()
+    return [
         node
         for node in nodes
-        if _visible(call.caller, node)
+        if visible(node)
         and (not pairs or labels.has_all(pairs, _searchable(node)))
         and (not words or _mentions(node, words))
     ]
-    return {"nodes": [node_document(service, node) for node in found]}
 
 
 def _mentions(node: NodeRow, words: Sequence[str]) -> bool:

@@ -7,9 +7,10 @@ import binascii
 from collections.abc import Mapping
 
 from tinyport.auth.api_join import public_addresses, refused
+from tinyport.auth.api_nodes import MAX_SELECTORS, matching, node_document
 from tinyport.auth.fields import Fields, one_line
 from tinyport.auth.presence import LEASE, Change
-from tinyport.auth.reaching import check_decision, check_online, resolve
+from tinyport.auth.reaching import check_decision, check_online, resolve, sees
 from tinyport.auth.service import Service
 from tinyport.auth.store import WriteTables
 from tinyport.auth.store_nodes import Seen
@@ -18,9 +19,11 @@ from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
 from tinyport.core.access import claimed_name, judge_certificate
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
-from tinyport.core.names import check_label, check_login, format_address, is_uuid, parse_address, printable
+from tinyport.core.names import check_cluster, check_label, check_login, format_address, is_uuid, parse_address, printable
 
 MAX_REPORTED = 20_000
+#: what people of other clusters see of a node: not where it is in our network
+_SHOWN = ("uuid", "name", "status", "last_seen", "labels", "declared_labels")
 MAX_DECLARED = 64
 MAX_NODE_ADDRESSES = 16
 _PAGE = 500
@@ -117,6 +120,7 @@ async def presence(call: Call) -> Answer:
         full=full,
         now=service.settings.monotonic(),
         wall=now,
+        clusters=fields.texts("clusters", check_cluster) if fields.has("clusters") else None,
     )
     await _write(service, [seen for seen, _ in known.values()], change)
     if fields.has("addresses"):
@@ -199,14 +203,18 @@ async def _moved(call: Call, addresses: tuple[str, ...]) -> None:
 # -------------------------------------------------------------------- access
 
 
-async def access(call: Call) -> Answer:
-    """May the bearer of this certificate reach that node? Asked before the node is touched."""
-    service, fields = call.service, call.fields
+def _certificate(fields: Fields) -> Certificate:
     try:
         blob = base64.b64decode(fields.text("certificate", 96 * 1024), validate=True)
     except (binascii.Error, ValueError):
         raise PeerError("certificate: not base64") from None
-    certificate = Certificate.decode(blob)
+    return Certificate.decode(blob)
+
+
+async def access(call: Call) -> Answer:
+    """May the bearer of this certificate reach that node? Asked before the node is touched."""
+    service, fields = call.service, call.fields
+    certificate = _certificate(fields)
     target = fields.text("target", 512)
     login = fields.checked("login", check_login) if fields.has("login") else None
     source = fields.optional_text("source", 64)
@@ -219,6 +227,30 @@ async def access(call: Call) -> Answer:
         await _refused(call, certificate, target, login, source, error)
         raise
     return {"node": {"uuid": node.uuid, "name": node.name}, "user": subject.user}
+
+
+async def access_nodes(call: Call) -> Answer:
+    """The nodes that the bearer of this certificate may see; for people of other clusters, who cannot ask themselves.
+    The proxy has seen that the certificate is theirs."""
+    service, fields = call.service, call.fields
+    certificate = _certificate(fields)
+    source = fields.optional_text("source", 64)
+    selectors = fields.items("selectors", MAX_SELECTORS) if fields.has("selectors") else []
+    search = fields.optional_text("search", 500) or ""
+    try:
+        subject = judge_certificate(certificate, policy=service.issuer.policy, now=service.now(), source=source)
+    except TinyportError as error:
+        await _refused(call, certificate, "", None, source, error)
+        raise
+    found = matching(
+        await service.store.read.nodes.all("node"),
+        lambda node: sees(subject, node),
+        [one_line(selector, 400) for selector in selectors],
+        search,
+    )
+    return {
+        "nodes": [{key: value for key, value in node_document(service, node).items() if key in _SHOWN} for node in found]
+    }
 
 
 async def _refused(

@@ -10,7 +10,7 @@ from tinyport.auth.store_trusted import TrustedRow
 from tinyport.auth.trusting import check, record
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import PeerError
-from tinyport.core.trust import parse_trusted_cluster
+from tinyport.core.trust import TrustedCluster, parse_trusted_cluster
 
 Document = Mapping[str, object]
 
@@ -57,11 +57,20 @@ async def _check_not_of_the_file(tables: Tables, name: str) -> None:
 async def clusters_to_go_to(call: Call) -> Answer:
     """``GET /v1/clusters``, for all our people: where else they may try, and how to know that it is there. Whether they
     get in is for the other cluster to say."""
-    found = [row.cluster for row in await call.service.store.read.trusted.all()]
+    service = call.service
+    found = [row.cluster for row in await service.store.read.trusted.all()]
     return {
         "clusters": [
-            {key: cluster.document[key] for key in ("name", "public_addr", "host_ca")}
+            {
+                "name": cluster.name,
+                "host_ca": cluster.document["host_ca"],
+                **({"public_addr": cluster.public_addr} if cluster.public_addr else {"online": _online(call, cluster)}),
+            }
             for cluster in found
-            if cluster.enabled and cluster.public_addr
+            if cluster.enabled and cluster.host_cas
         ]
     }
+
+
+def _online(call: Call, cluster: TrustedCluster) -> bool:
+    return call.service.presence.cluster_online(cluster.name, call.service.settings.monotonic())

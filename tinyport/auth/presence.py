@@ -22,10 +22,12 @@ class Change:
 
 
 class _Lease:
-    __slots__ = ("end", "heard", "nodes")
+    __slots__ = ("clusters", "end", "heard", "nodes")
 
     def __init__(self) -> None:
         self.end = 0.0
+        #: other clusters whose tunnels it has
+        self.clusters: frozenset[str] = frozenset()
         #: wall clock of the last report
         self.heard = 0.0
         #: UUID → until when it is believed without being said again; None: as long as the lease
@@ -45,10 +47,22 @@ class Presence:
         """False for the first seconds after a start: proxies have not all reported, so "offline" is not known yet."""
         return now >= self._started + LEASE
 
-    def report(self, proxy: str, nodes: Mapping[str, bool], *, full: bool, now: float, wall: float) -> Change:
-        """A proxy says of nodes (by UUID) whether they are online through it; it has a lease again."""
+    def report(
+        self,
+        proxy: str,
+        nodes: Mapping[str, bool],
+        *,
+        full: bool,
+        now: float,
+        wall: float,
+        clusters: Iterable[str] | None = None,
+    ) -> Change:
+        """A proxy says of nodes (by UUID) whether they are online through it, and which ``clusters`` are (None: as
+        before); it has a lease again."""
         lease = self._leases.setdefault(proxy, _Lease())
         lease.end, lease.heard = now + LEASE, wall
+        if clusters is not None:
+            lease.clusters = frozenset(clusters)
         before = set(self._online)
         if full:
             for uuid in lease.nodes.keys() - nodes.keys():
@@ -90,6 +104,10 @@ class Presence:
 
     def online(self, uuid: str) -> bool:
         return uuid in self._online
+
+    def cluster_online(self, name: str, now: float) -> bool:
+        """Does a proxy have a tunnel of that cluster?"""
+        return any(now < lease.end and name in lease.clusters for lease in self._leases.values())
 
     def online_count(self) -> int:
         return len(self._online)

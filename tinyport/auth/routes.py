@@ -69,6 +69,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/watch", api_proxy.watch, _PROXY),
     Route("POST", "/v1/presence", api_proxy.presence, _PROXY, limit=LARGE),
     Route("POST", "/v1/access", api_proxy.access, _PROXY),
+    Route("POST", "/v1/access/nodes", api_proxy.access_nodes, _PROXY),
     # In the name of somebody with a browser, who proves here who they are.
     Route("POST", "/v1/web/login", api_web.login, _PROXY, limit=SMALL),
     Route("POST", "/v1/web/renew", api_web.renew, _PROXY, limit=SMALL),

@@ -162,6 +162,7 @@ def ls(build: Build) -> None:
     parser.add_argument("labels", metavar="k=v", nargs="*", help="only nodes with all these labels; * is a wildcard")
     parser.add_argument("-v", dest="verbose", action="store_true", help="UUIDs, addresses and versions, too")
     parser.add_argument("--search", metavar="TEXT", help="only nodes with TEXT in a name or label")
+    parser.add_argument("--cluster", metavar="C", help='of another cluster that "tsh clusters" lists')
 
 
 def ssh(build: Build) -> None:

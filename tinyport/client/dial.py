@@ -9,6 +9,7 @@ import base64
 import json
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tinyport.core.certificate import parse_public_line
@@ -29,6 +30,7 @@ ANSWER_TIMEOUT = 30.0
 #: the API's statuses for codes of a refusal; all others are "proven and refused"
 _STATUSES = {
     "no_such_node": 404,
+    "not_found": 404,
     "ambiguous": 409,
     "offline": 409,
     "bad_request": 400,
@@ -55,18 +57,36 @@ def dial(identity: UserIdentity, target: str, login: str) -> Dialled:
     What the proxy refuses is raised as it says it (AccessDenied, Unavailable, OperatorError with the API's codes);
     Unavailable when it cannot be reached, PeerError when it is not a proxy of the identity's cluster.
     """
+    secure, answer, early = _ask(identity, {"target": target, "login": login})
+    node = answer.get("node")
+    uuid = node.get("uuid") if isinstance(node, dict) else None
+    name = node.get("name") if isinstance(node, dict) else None
+    if not isinstance(uuid, str) or not is_uuid(uuid) or not isinstance(name, str):
+        secure.close()
+        raise PeerError("the proxy's answer names no node")
+    return Dialled(secure, uuid, name, early)
+
+
+def dial_cluster(identity: UserIdentity, cluster: str) -> Dialled:
+    """Reach the proxy of another cluster through the tunnel that it holds to ours. Raises as ``dial``."""
+    # Which node, and as whom, is nothing that our own proxy hears.
+    secure, _, early = _ask(identity, {"cluster": cluster})
+    return Dialled(secure, "", f"the proxy of {cluster}", early)
+
+
+def _ask(identity: UserIdentity, wish: Mapping[str, str]) -> tuple[ssl.SSLSocket, Mapping[str, object], bytes]:
+    """The open way, the proxy's answer, and what came after it."""
     secure = connect(identity)
     try:
         question = {
             "version": 1,
             "certificate": base64.b64encode(parse_public_line(identity.ssh_certificate)).decode("ascii"),
-            "target": target,
-            "login": login,
+            **wish,
         }
         secure.settimeout(ANSWER_TIMEOUT)
         secure.sendall(json.dumps(question).encode() + b"\n")
         line, early = _read_line(secure)
-        uuid, name = _answer(line)
+        return secure, _answer(line), early
     except TinyportError:
         secure.close()
         raise
@@ -85,7 +105,6 @@ def dial(identity: UserIdentity, target: str, login: str) -> Dialled:
     except OSError as error:
         secure.close()
         raise Unavailable(f"the proxy at {identity.proxy} closed the connection", detail=str(error)) from None
-    return Dialled(secure, uuid, name, early)
 
 
 def connect(identity: UserIdentity) -> ssl.SSLSocket:
@@ -134,8 +153,8 @@ def _read_line(secure: ssl.SSLSocket) -> tuple[bytes, bytes]:
     return line, early
 
 
-def _answer(line: bytes) -> tuple[str, str]:
-    """The proxy's line → (node's UUID, its name), or the refusal as an error."""
+def _answer(line: bytes) -> Mapping[str, object]:
+    """The proxy's line, or the refusal as an error."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -146,9 +165,4 @@ def _answer(line: bytes) -> tuple[str, str]:
         error = found.get("error")
         code = error.get("code") if isinstance(error, dict) else None
         raise error_of(_STATUSES.get(code, 403) if isinstance(code, str) else 403, found)
-    node = found.get("node")
-    uuid = node.get("uuid") if isinstance(node, dict) else None
-    name = node.get("name") if isinstance(node, dict) else None
-    if not isinstance(uuid, str) or not is_uuid(uuid) or not isinstance(name, str):
-        raise PeerError("the proxy's answer names no node")
-    return uuid, name
+    return found

@@ -1,24 +1,28 @@
 """The way to a node of another cluster: through that cluster's proxy as OpenSSH's -J goes, SSH within SSH.
 
-The certificate is the one of one's own cluster; the other proxy and the node judge it by the trust that their auth has
-signed. Whom we talk to is judged here, by the host CAs that our auth told us.
+That proxy is reached at its public address, or through the tunnel that it dials to our own. The certificate is the one
+of one's own cluster; the other proxy and the node judge it by the trust that their auth has signed. Whom we talk to is
+judged here, by the host CAs that our auth told us.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from tinyport.client.engine import Wish, as_ours, engine_options, prepared
+from tinyport.client.dial import dial_cluster
+from tinyport.client.engine import OpenWay, Wish, as_ours, engine_options, prepared
 from tinyport.client.other_clusters import OtherCluster, named
 from tinyport.core.certificate import parse_public_line, public_line
-from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.host_judgement import judge_host, wanted_principal
 from tinyport.core.names import parse_address, printable
 from tinyport.host.user_identity import UserIdentity
+from tinyport.link.node_list import NODES_SUBSYSTEM, nodes_answer
 from tinyport.link.refusal import cannot_reach
 
 if TYPE_CHECKING:
@@ -93,18 +97,46 @@ async def connected_elsewhere(
             yield connection
 
 
+async def nodes_elsewhere(
+    identity: UserIdentity, cluster_name: str, selectors: Sequence[str], search: str
+) -> list[dict[str, object]]:
+    """The nodes of another cluster that it lets one see. Raises as ``connected_elsewhere``."""
+    import asyncssh
+
+    cluster = named(identity, cluster_name)
+    wish = json.dumps({"selectors": list(selectors), "search": search}).encode() + b"\n"
+    async with _proxy(identity, cluster, _Refused()) as proxy:
+        try:
+            done = await asyncio.wait_for(
+                proxy.run(subsystem=NODES_SUBSYSTEM, input=wish, encoding=None), LOGIN_TIMEOUT
+            )
+        except asyncio.TimeoutError:
+            raise Unavailable(f"the proxy of {cluster.name} does not answer", hint="try again in a moment") from None
+        except asyncssh.ChannelOpenError as error:
+            raise AccessDenied(f"{cluster.name} lists no nodes: {printable(error.reason, 300)}") from None
+    return nodes_answer(done.stdout if isinstance(done.stdout, bytes) else b"")
+
+
 @asynccontextmanager
 async def _proxy(
     identity: UserIdentity, cluster: OtherCluster, refused: _Refused
 ) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    host, port = parse_address(cluster.proxy)
     # The proxy asks for no login of a machine's, and gets no agent.
     options = engine_options(identity, Wish(target="", login=identity.user))
-    way = _ToProxy(refused.judge(cluster, f"proxy.{cluster.name}", "proxy"))
-    try:
-        connection = await _connect(host, port, way, options, refused)
-    except OSError as error:
-        raise cannot_reach(f"the proxy of {cluster.name} at {cluster.proxy}", error) from None
+    judge = refused.judge(cluster, f"proxy.{cluster.name}", "proxy")
+    if not cluster.proxy:
+        dialled = await asyncio.to_thread(dial_cluster, identity, cluster.name)
+        try:
+            connection = await _connect(cluster.name, 22, OpenWay(dialled, judge), options, refused)
+        except BaseException:
+            dialled.socket.close()
+            raise
+    else:
+        host, port = parse_address(cluster.proxy)
+        try:
+            connection = await _connect(host, port, _ToProxy(judge), options, refused)
+        except OSError as error:
+            raise cannot_reach(f"the proxy of {cluster.name} at {cluster.proxy}", error) from None
     async with _closing(connection, f"the proxy of {cluster.name}"):
         yield connection
 

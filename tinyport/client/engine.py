@@ -45,7 +45,7 @@ class Wish:
     keepalive: tuple[int, int] = (30, 3)
 
 
-class _Way:
+class OpenWay:
     """What asyncssh calls a tunnel: hands it our open socket instead of one it would open itself."""
 
     def __init__(self, dialled: Dialled, judge: Callable[[bytes], asyncssh.SSHKey]) -> None:
@@ -169,7 +169,7 @@ async def connected(
     import asyncssh
 
     refused: list[TinyportError] = []
-    way = _Way(dialled, _judge_for(identity, wish, dialled, refused))
+    way = OpenWay(dialled, _judge_for(identity, wish, dialled, refused))
     try:
         connection = await asyncssh.connect(dialled.name, 22, tunnel=way, **engine_options(identity, wish))
     except (asyncssh.Error, OSError) as error:

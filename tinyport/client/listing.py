@@ -27,10 +27,17 @@ def run(args: argparse.Namespace) -> int:
     if args.search:
         query.append(("search", args.search))
     identity = identity_of(args)
-    with auth_client(identity) as client:
-        answer = client.request("GET", "/v1/nodes" + (f"?{urlencode(query)}" if query else ""))
-    found = answer.get("nodes")
-    nodes = [node for node in found if isinstance(node, dict)] if isinstance(found, list) else []
+    if args.cluster and args.cluster != identity.cluster:
+        import asyncio
+
+        from tinyport.client.elsewhere import nodes_elsewhere
+
+        nodes = asyncio.run(nodes_elsewhere(identity, args.cluster, args.labels, args.search or ""))
+    else:
+        with auth_client(identity) as client:
+            answer = client.request("GET", "/v1/nodes" + (f"?{urlencode(query)}" if query else ""))
+        found = answer.get("nodes")
+        nodes = [node for node in found if isinstance(node, dict)] if isinstance(found, list) else []
     now = time.time()
     emit(args, {"nodes": nodes}, lambda: lines(nodes, now, verbose=args.verbose))
     if not nodes and args.format == "text":

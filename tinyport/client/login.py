@@ -7,6 +7,7 @@ import getpass
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tinyport.client import agent, prompt
@@ -170,7 +171,7 @@ def clusters(args: argparse.Namespace) -> int:
     rows: list[dict[str, object]] = []
     for profile in found:
         row = _document(profile, now, current=profile.name == current)
-        rows.append({key: row[key] for key in ("cluster", "proxy", "user", "current", "expired")} | {"through": None})
+        rows.append({key: row[key] for key in ("cluster", "proxy", "user", "current", "expired")} | {"through": None, "online": None})
         if not row["expired"]:
             rows += _others(profile)
     emit(
@@ -182,14 +183,24 @@ def clusters(args: argparse.Namespace) -> int:
                     row["cluster"],
                     row["proxy"],
                     row["user"],
-                    "expired" if row["expired"] else f"trusted by {row['through']}" if row["through"] else "",
+                    _standing(row),
                 )
                 for row in rows
             ],
-            ("CLUSTER", "PROXY", "USER", ""),
+            ("CLUSTER", "PROXY", "USER", "STATUS"),
         ),
     )
     return 0
+
+
+def _standing(row: Mapping[str, object]) -> str:
+    if row["expired"]:
+        return "login expired"
+    if row["through"] is None:
+        return "logged in"
+    known = f"known to {row['through']}"
+    # Whether another cluster's proxy is there, nobody can say who does not ask it.
+    return known if row["online"] is None else f"{'online' if row['online'] else 'offline'}, {known}"
 
 
 def _others(profile: Profile) -> list[dict[str, object]]:
@@ -203,7 +214,17 @@ def _others(profile: Profile) -> list[dict[str, object]]:
         print(f"tsh: warning: clusters known to {identity.cluster} are not listed: {error.message}", file=sys.stderr)
         return []
     about = {"user": f"{identity.user}@{identity.cluster}", "current": False, "expired": False}
-    return [{"cluster": one.name, "proxy": one.proxy, **about, "through": identity.cluster} for one in others]
+    return [
+        {
+            "cluster": one.name,
+            # Without one of its own, the way is a tunnel to ours.
+            "proxy": one.proxy or identity.proxy,
+            **about,
+            "through": identity.cluster,
+            "online": one.online,
+        }
+        for one in others
+    ]
 
 
 def _document(profile: Profile, now: float, *, current: bool) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Clusters that one's own cluster trusts: which there are, and how OpenSSH gets there."""
+"""Other clusters that one's own knows: which there are, and how OpenSSH gets there."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from tinyport.host.user_identity import UserIdentity
 
 @dataclass(frozen=True)
 class OtherCluster:
-    """``host_cas``: public lines; ``proxy``: "host:port"."""
+    """``host_cas``: public lines; ``proxy``: "host:port", or "" where the way is a tunnel to our own proxy; ``online``:
+    whether that tunnel is there (None: nobody here can know)."""
 
     name: str
     proxy: str
     host_cas: tuple[str, ...]
+    online: bool | None = None
 
 
 def other_clusters(identity: UserIdentity) -> list[OtherCluster]:
@@ -41,11 +43,15 @@ def _read(item: object) -> OtherCluster:
     keys = table.get("host_ca")
     if not isinstance(keys, list) or not all(isinstance(line, str) for line in keys):
         raise PeerError("auth's list of clusters is malformed")
-    address = str(table.get("public_addr"))
-    parse_address(address)
+    address, online = str(table.get("public_addr") or ""), table.get("online")
+    if address:
+        parse_address(address)
     # Made anew from what was read: these lines go into files that OpenSSH believes.
     return OtherCluster(
-        check_cluster(table.get("name")), address, tuple(public_line(parse_public_line(line)) for line in keys)
+        check_cluster(table.get("name")),
+        address,
+        tuple(public_line(parse_public_line(line)) for line in keys),
+        online if isinstance(online, bool) else None,
     )
 
 
@@ -66,7 +72,6 @@ def openssh_block(profile: Profile, cluster: OtherCluster, folder: Path) -> list
     hosts are written to a file in ``folder``."""
     known = folder / f"known_hosts.{cluster.name}"
     write_private(known, "".join(f"@cert-authority *.{cluster.name} {line}\n" for line in cluster.host_cas).encode())
-    host, port = parse_address(cluster.proxy)
     common = [
         f"    UserKnownHostsFile {file_word(known)}",
         "    GlobalKnownHostsFile /dev/null",
@@ -75,13 +80,17 @@ def openssh_block(profile: Profile, cluster: OtherCluster, folder: Path) -> list
         f"    CertificateFile {file_word(profile.certificate_file)}",
         "    IdentitiesOnly yes",
     ]
+    if cluster.proxy:
+        host, port = parse_address(cluster.proxy)
+        way = [f"    HostName {host}", f"    Port {port}", "    ProxyCommand none"]
+    else:
+        way = [f"    ProxyJump proxy.{profile.identity.cluster}"]
     return [
         f"# tinyport: cluster {cluster.name}, for a login of {profile.identity.cluster}. Made by tsh config --cluster.",
+        *([] if cluster.proxy else [f"# It goes through proxy.{profile.identity.cluster}: tsh config prints that."]),
         f"Host proxy.{cluster.name}",
-        f"    HostName {host}",
-        f"    Port {port}",
         f"    HostKeyAlias proxy.{cluster.name}",
-        "    ProxyCommand none",
+        *way,
         *common,
         "",
         f"# ssh LOGIN@NODE.{cluster.name}",

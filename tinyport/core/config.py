@@ -17,7 +17,7 @@ from tinyport.core.config_reader import Address, ReadSecret, SettingsReader
 from tinyport.core.config_trust import read_trusted_clusters
 from tinyport.core.durations import parse_size
 from tinyport.core.errors import ConfigError, TinyportError
-from tinyport.core.names import check_cluster, check_label, check_node, format_address
+from tinyport.core.names import check_cluster, check_label, check_node, format_address, is_pin
 from tinyport.core.trust import TrustedCluster
 
 AUTH_PORT, PROXY_PORT, NODE_PORT, DIAG_PORT = 3025, 3080, 3022, 3000
@@ -26,7 +26,6 @@ MAX_BANNER = 4096
 Network = tuple[int, int, int]
 #: 127.0.0.0/8 and ::1: whatever forwards connections on this machine itself is one source for many people
 LOOPBACK: tuple[Network, ...] = ((4, 127 << 24, 8), (16, 1, 128))
-_HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -236,11 +235,6 @@ def _nodename(reader: SettingsReader, section: Mapping[str, object]) -> str | No
         )
         return None
     return template
-
-
-def is_pin(text: str) -> bool:
-    """``sha256:`` and 64 hexadecimal digits."""
-    return len(text) == 71 and text.startswith("sha256:") and _HEX.issuperset(text[7:])
 
 
 def _pins(reader: SettingsReader, section: Mapping[str, object]) -> tuple[str, ...]:

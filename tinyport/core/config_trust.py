@@ -6,10 +6,6 @@ from tinyport.core.config_reader import SettingsReader
 from tinyport.core.errors import ConfigError
 from tinyport.core.trust import KEYS, MOST_CLUSTERS, TrustedCluster, parse_trusted_cluster
 
-# What this version cannot honour is refused in words: to take a key and do nothing would be worse.
-_TUNNEL = ("server", "ca_pin")
-
-
 def read_trusted_clusters(reader: SettingsReader, value: object) -> tuple[TrustedCluster, ...]:
     """Every problem is noted in ``reader``."""
     if value is None:
@@ -20,14 +16,15 @@ def read_trusted_clusters(reader: SettingsReader, value: object) -> tuple[Truste
     found: dict[str, TrustedCluster] = {}
     for index, item in enumerate(value):
         place = f"trusted_clusters[{index}]"
-        table = dict(reader.section(item, place, (*KEYS, *_TUNNEL)))
-        for key in _TUNNEL:
-            if table.pop(key, None) is not None:
-                reader.problem(f"{place}.{key}", None, "this version does not dial other clusters; remove it")
+        table = dict(reader.section(item, place, KEYS))
         before = len(reader.problems)
-        for key in ("user_ca", "host_ca"):
+        for key in ("user_ca", "host_ca", "ca_pin"):
             if isinstance(table.get(key), dict):
                 table[key] = reader.secret(table[key], f"{place}.{key}") or ""
+        pins = table.get("ca_pin")
+        if isinstance(pins, str):
+            # A file may hold several pins, one a line.
+            table["ca_pin"] = pins.split()
         if len(reader.problems) > before:
             continue
         try:

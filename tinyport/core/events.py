@@ -68,6 +68,8 @@ CODES: dict[str, str] = {
     "trusted_cluster.create": "TTC01I",
     "trusted_cluster.update": "TTC02I",
     "trusted_cluster.delete": "TTC03I",
+    "trusted_cluster.online": "TTC04I",
+    "trusted_cluster.offline": "TTC05I",
     "certificate.issue": "TC000I",
     "break_glass.issue": "TC003I",
     "break_glass.use": "TC004W",

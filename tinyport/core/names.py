@@ -99,6 +99,11 @@ def is_uuid(value: str) -> bool:
     return [len(part) for part in parts] == [8, 4, 4, 4, 12] and all(_HEX.issuperset(part) for part in parts)
 
 
+def is_pin(text: str) -> bool:
+    """Is it the pin of a TLS CA: ``sha256:`` and 64 lower-case hexadecimal digits?"""
+    return len(text) == 71 and text.startswith("sha256:") and _HEX.issuperset(text[7:])
+
+
 def printable(text: str, limit: int = 200) -> str:
     """``text`` made safe for one line of a terminal, a log or a page.
 

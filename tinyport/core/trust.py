@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from tinyport.core.certificate import fingerprint, key_type_of, parse_public_line, public_line
 from tinyport.core.errors import ConfigError, PeerError
-from tinyport.core.names import check_cluster, check_role, format_address, parse_address, printable
+from tinyport.core.names import check_cluster, check_role, format_address, is_pin, parse_address, printable
 
 T = TypeVar("T")
 
-KEYS = ("name", "enabled", "user_ca", "host_ca", "role_map", "public_addr")
+KEYS = ("name", "enabled", "user_ca", "host_ca", "role_map", "public_addr", "server", "ca_pin")
 MOST_CLUSTERS = 64
 #: two, while the other cluster rotates; one more than that for a rotation that was begun anew
 MOST_KEYS = 3
@@ -87,8 +87,12 @@ class TrustedCluster:
     user_cas: tuple[bytes, ...] = ()
     host_cas: tuple[bytes, ...] = ()
     role_map: tuple[RoleMapping, ...] = ()
-    #: its proxy, "host:port", for our people who go there; "" when they are not told
+    #: its proxy, "host:port", for our people who go there; "": they go through the tunnel that it dials to us
     public_addr: str = ""
+    #: its proxy, "host:port", to which ours dial a tunnel by which its people come here; "": they come by themselves
+    server: str = ""
+    #: "sha256:..." of its TLS CA, by which that proxy is known
+    ca_pins: tuple[str, ...] = ()
 
     def local_roles(self, remote: Iterable[str]) -> tuple[str, ...]:
         """Their roles → ours, sorted, each once. () grants nothing."""
@@ -115,7 +119,13 @@ class TrustedCluster:
             "host_ca": [public_line(blob) for blob in self.host_cas],
             "role_map": [{"remote": one.remote, "local": list(one.local)} for one in self.role_map],
             **({"public_addr": self.public_addr} if self.public_addr else {}),
+            **({"server": self.server, "ca_pin": list(self.ca_pins)} if self.server else {}),
         }
+
+    @property
+    def by_tunnel(self) -> bool:
+        """Do our people go there through a tunnel that its proxy dials to ours?"""
+        return self.enabled and bool(self.host_cas) and not self.public_addr
 
     @property
     def fingerprints(self) -> list[str]:
@@ -149,17 +159,26 @@ def parse_trusted_cluster(document: object) -> TrustedCluster:
     host_cas = read("host_ca", _keys, none)
     role_map = read("role_map", _role_map, nobody)
     public_addr = read("public_addr", _address, "")
+    server = read("server", _address, "")
+    unpinned: tuple[str, ...] = ()
+    ca_pins = read("ca_pin", _pins, unpinned)
     if not user_cas and not host_cas and not problems:
         problems.append("user_ca: must be given, as tctl auth export --type user prints it there")
     if role_map and not user_cas and not problems:
         problems.append("role_map: maps nobody without user_ca")
     if public_addr and not host_cas and not problems:
         problems.append("host_ca: must be given beside public_addr, or nobody could tell that proxy from another")
+    if server and not ca_pins and not problems:
+        problems.append("ca_pin: must be given beside server, or anybody on the way could be that proxy")
+    if ca_pins and not server and not problems:
+        problems.append("server: must be given beside ca_pin, which is its proxy's")
+    if server and not user_cas and not problems:
+        problems.append("user_ca: must be given beside server; without it nobody could come through that tunnel")
     if set(user_cas) & set(host_cas):
         problems.append("user_ca, host_ca: one key cannot be both")
     if problems:
         raise ConfigError(problems)
-    return TrustedCluster(name, enabled, user_cas, host_cas, role_map, public_addr)
+    return TrustedCluster(name, enabled, user_cas, host_cas, role_map, public_addr, server, ca_pins)
 
 
 def by_user_ca(clusters: Iterable[TrustedCluster], own: Iterable[bytes]) -> dict[bytes, TrustedCluster]:
@@ -187,6 +206,17 @@ def _address(value: object) -> str:
     if not isinstance(value, str) or len(value) > 300:
         raise PeerError("must be a host and a port")
     return format_address(*parse_address(value, _PROXY_PORT))
+
+
+def _pins(value: object) -> tuple[str, ...]:
+    pins = [value] if isinstance(value, str) else value
+    if not isinstance(pins, (list, tuple)) or not 0 < len(pins) <= MOST_KEYS:
+        raise PeerError(f'must be "sha256:...", or a list of at most {MOST_KEYS} of them')
+    found = [str(pin).strip().lower() for pin in pins]
+    for pin in found:
+        if not is_pin(pin):
+            raise PeerError(f"{printable(pin, 80)!r} is not a pin", hint='"sha256:" and 64 hexadecimal digits')
+    return tuple(dict.fromkeys(found))
 
 
 def _keys(value: object) -> tuple[bytes, ...]:

@@ -7,7 +7,7 @@ node's document changes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tinyport.core.access import Subject, claimed_name, decide, judge_certificate
@@ -49,13 +49,21 @@ class _Open:
     """A session that flows, or an SSH connection to the gateway (``node`` None) on which one may be
     opened."""
 
-    __slots__ = ("cut", "login", "node", "source", "subject")
+    __slots__ = ("cluster", "cut", "login", "node", "source", "subject")
 
     def __init__(
-        self, subject: Subject, node: str | None, login: str | None, source: str, cut: Callable[[str], None]
+        self,
+        subject: Subject,
+        node: str | None,
+        login: str | None,
+        source: str,
+        cut: Callable[[str], None],
+        cluster: str | None,
     ) -> None:
         self.subject = subject
         self.node = node
+        #: the other cluster that it goes on to
+        self.cluster = cluster
         self.login = login
         self.source = source
         self.cut = cut
@@ -135,6 +143,17 @@ class Gatekeeper:
             raise
         return node.uuid, node.name
 
+    async def nodes(
+        self, certificate: Certificate, selectors: Sequence[str], search: str, source: str
+    ) -> Sequence[Mapping[str, object]]:
+        """The nodes that the certificate's user may see. AccessDenied as ``subject``; PeerError for a selector that is
+        none; Unavailable when auth does not answer, who alone knows of every proxy's."""
+        self.subject(certificate, source)
+        try:
+            return await self._auth.nodes(certificate.blob, selectors, search, source)
+        except OperatorError as error:
+            raise Unavailable("the list cannot be had now", detail=str(error), hint="try again in a moment") from None
+
     def _judge(self, subject: Subject, target: str, login: str | None) -> NodeDocument:
         """Our own answer, from the signed documents."""
 
@@ -183,10 +202,20 @@ class Gatekeeper:
 
     @contextmanager
     def watched(
-        self, subject: Subject, *, node: str | None, login: str | None, source: str, cut: Callable[[str], None]
+        self,
+        subject: Subject,
+        *,
+        node: str | None,
+        login: str | None,
+        source: str,
+        cut: Callable[[str], None],
+        cluster: str | None = None,
     ) -> Iterator[None]:
-        """While inside, ``cut(reason)`` is called as soon as the policy does not allow this any more."""
-        entry = _Open(subject, node, login, source, cut)
+        """While inside, ``cut(reason)`` is called as soon as the policy does not allow this any more.
+
+        ``cluster``: another one, where it goes on to, and which judges what may be done there.
+        """
+        entry = _Open(subject, node, login, source, cut, cluster)
         self._open.add(entry)
         try:
             yield
@@ -212,6 +241,8 @@ class Gatekeeper:
         now = min(time.time(), certificate.valid_before - 1)
         policy = self._knowledge.policy.for_who_is_here()
         subject = judge_certificate(certificate, policy=policy, now=now, source=entry.source)
+        if entry.cluster is not None and not any(one.name == entry.cluster for one in policy.trusted_clusters):
+            raise AccessDenied(f"cluster {entry.cluster} is not known here any more")
         if entry.node is None:
             return
         known = self._knowledge.node(entry.node)

@@ -40,6 +40,8 @@ WATCH_SILENCE = 30.0
 # A policy or node document, and the JSON around it.
 MAX_WATCH_LINE = 3 * 1024 * 1024
 MAX_ANSWER = 1024 * 1024
+#: every node of a large fleet, for a list
+MAX_LIST = 16 * 1024 * 1024
 
 REPORT_EVERY = 10.0
 # Nodes come back by the hundred after an outage: one report for all of them.
@@ -94,6 +96,7 @@ class AuthLink:
         knowledge: Knowledge,
         presence: Callable[[], Iterable[dict[str, object]]],
         node_presence: Callable[[str], dict[str, object] | None],
+        clusters: Callable[[], Sequence[str]],
         addresses: Sequence[str],
         log: Log,
     ) -> None:
@@ -102,6 +105,7 @@ class AuthLink:
         self._knowledge = knowledge
         self._presence = presence
         self._node_presence = node_presence
+        self._clusters = clusters
         #: where others find this proxy; auth hands them out
         self._addresses = list(addresses)
         self._log = log
@@ -161,15 +165,17 @@ class AuthLink:
 
     # ------------------------------------------------------------------ one question
 
-    async def _post(self, path: str, body: Mapping[str, object], limit: float = ANSWER_LIMIT) -> dict[str, object]:
-        """Unavailable when auth does not answer in ``limit`` seconds; AccessDenied with auth's own words when it
-        refuses.
+    async def _post(
+        self, path: str, body: Mapping[str, object], limit: float = ANSWER_LIMIT, *, most: int = MAX_ANSWER
+    ) -> dict[str, object]:
+        """Unavailable when auth does not answer in ``limit`` seconds, or with more than ``most`` bytes; AccessDenied
+        with auth's own words when it refuses.
         """
-        most = aiohttp.ClientTimeout(total=limit, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT)
+        limits = aiohttp.ClientTimeout(total=limit, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT)
         url = self._base + path
         try:
-            async with self._open_session().post(url, json=body, timeout=most, allow_redirects=False) as answer:
-                return _answer(answer.status, await _body(answer))
+            async with self._open_session().post(url, json=body, timeout=limits, allow_redirects=False) as answer:
+                return _answer(answer.status, await _body(answer, most))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, PeerError) as error:
             detail = f"{path}: {type(error).__name__} {error}"
             raise Unavailable("the auth server does not answer", detail=detail) from None
@@ -200,6 +206,23 @@ class AuthLink:
         if not isinstance(node, dict) or not isinstance(node.get("uuid"), str) or not isinstance(node.get("name"), str):
             raise Unavailable("the auth server's answer makes no sense")
         return node["uuid"], node["name"]
+
+    async def nodes(
+        self, certificate: bytes, selectors: Sequence[str], search: str, source: str
+    ) -> list[Mapping[str, object]]:
+        """The nodes that the certificate's user may see. Raises as ``check``."""
+        if not self.up:
+            raise Unavailable("the auth server does not answer")
+        body: dict[str, object] = {
+            "certificate": base64.b64encode(certificate).decode("ascii"),
+            "selectors": list(selectors),
+            "search": search,
+            "source": source,
+        }
+        found = (await self._post("/v1/access/nodes", body, most=MAX_LIST)).get("nodes")
+        if not isinstance(found, list):
+            raise Unavailable("the auth server's answer makes no sense")
+        return [node for node in found if isinstance(node, dict)]
 
     def _down(self, error: TinyportError) -> None:
         if self.up:
@@ -291,6 +314,10 @@ class AuthLink:
         self._changed.add(uuid)
         self._wake_report.set()
 
+    def report_soon(self) -> None:
+        """Something else of what is connected here has changed."""
+        self._wake_report.set()
+
     async def _reporting(self) -> None:
         while True:
             try:
@@ -322,6 +349,8 @@ class AuthLink:
         for at in range(0, max(len(nodes), 1), NODES_PER_REPORT):
             first = full and at == 0
             report: dict[str, object] = {"full": first, "nodes": nodes[at : at + NODES_PER_REPORT]}
+            if at == 0:
+                report["clusters"] = list(self._clusters())
             if first and self._addresses:
                 report["addresses"] = self._addresses
             await self._post("/v1/presence", report)
@@ -373,11 +402,11 @@ class AuthLink:
         return True
 
 
-async def _body(answer: aiohttp.ClientResponse) -> bytes:
+async def _body(answer: aiohttp.ClientResponse, most: int = MAX_ANSWER) -> bytes:
     body = bytearray()
     async for data in answer.content.iter_any():
         body += data
-        if len(body) > MAX_ANSWER:
+        if len(body) > most:
             raise PeerError("an answer of auth is too long")
     return bytes(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import ssl
 import time
@@ -24,9 +25,10 @@ ALPN_AUTH = "tinyport-auth"
 ALPN_TUNNEL = "tinyport-tunnel"
 ALPN_DIAL = "tinyport-dial"
 ALPN_SSH = "tinyport-ssh"
+ALPN_CLUSTER = "tinyport-cluster"
 
 #: ALPN → which client certificates its context asks for
-_CLIENTS = {ALPN_TUNNEL: "required", ALPN_DIAL: "none", ALPN_SSH: "required"}
+_CLIENTS = {ALPN_TUNNEL: "required", ALPN_DIAL: "none", ALPN_SSH: "required", ALPN_CLUSTER: "none"}
 
 # docs/protocol/certificate.md: renewed at two thirds of the certificate's life.
 RENEW_AT = 2 / 3
@@ -54,6 +56,8 @@ class Credentials:
         self.doubted = False
         self._wake = asyncio.Event()
         self.contexts: dict[str, ssl.SSLContext] = {}
+        #: SHA-256 of the TLS certificate (DER) that ``contexts`` show
+        self.tls_digest = b""
         self._rebuild()
 
     def _text(self, name: str) -> str:
@@ -108,6 +112,8 @@ class Credentials:
         return list(self._tls_cas) or [str(pem) for pem in _list(self._identity["tls_cas"])]
 
     def _rebuild(self) -> None:
+        leaf, end, _ = self._text("tls_certificate").partition("-----END CERTIFICATE-----")
+        self.tls_digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.strip() + "\n" + end + "\n")).digest()
         self.contexts = {
             alpn: server_context(
                 self._cas(),

@@ -50,18 +50,20 @@ class Dials:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def dial(self, node: str, notify: Callable[[str], None], life: float = TICKET_LIFE) -> Stream:
+    async def dial(
+        self, node: str, notify: Callable[[str], None], life: float = TICKET_LIFE, *, who: str = "the node"
+    ) -> Stream:
         """Have a node dial back: the stream it brings, with an SSH server at its other end.
 
-        ``node``: its UUID. ``notify`` sends the notice with the ticket. Unavailable when the node does not
-        come within ``life`` seconds, or says why it cannot. However it ends, the ticket opens nothing
-        afterwards.
+        ``node``: its UUID, or what else is bound to one tunnel; ``who``: in words. ``notify`` sends the notice with the
+        ticket. Unavailable when it does not come within ``life`` seconds, or says why it cannot. However it ends, the
+        ticket opens nothing afterwards.
         """
         loop = asyncio.get_running_loop()
         ticket = self._random_bytes(_TICKET_BYTES).hex()
         dial = _Dial(node, ticket, loop.create_future())
         self._open[_key(ticket)] = dial
-        timer = loop.call_later(life, dial.fail, f"the node did not dial back within {life:.0f} s")
+        timer = loop.call_later(life, dial.fail, f"{who} did not dial back within {life:.0f} s")
         try:
             notify(ticket)
             return await dial.waiter

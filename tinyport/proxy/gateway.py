@@ -23,7 +23,7 @@ from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
 from tinyport.link.clienthello import ClientHello
-from tinyport.proxy.credentials import ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL, Credentials
+from tinyport.proxy.credentials import ALPN_AUTH, ALPN_CLUSTER, ALPN_DIAL, ALPN_TUNNEL, Credentials
 from tinyport.proxy.dial import TICKET_LINE, Dials
 from tinyport.proxy.peek import first_words
 from tinyport.proxy.settings import ProxySettings
@@ -48,6 +48,7 @@ _NO_FILES_PAUSE = 0.5
 _TLS_ALERT_INTERNAL = b"\x15\x03\x03\x00\x02\x02\x50"
 
 Peer = tuple[str, int]
+Route = Callable[[socket.socket, Peer, Stranger], Awaitable[None]]
 
 
 def peer_identity(tls: ssl.SSLSocket, kind: str, cluster: str, now: float) -> Identity:
@@ -81,7 +82,7 @@ def _in_life(peercert: object, now: float) -> bool:
 
 
 #: protocol of ours → what its connections are called
-_KINDS = {ALPN_AUTH: "auth", ALPN_DIAL: "dial", ALPN_TUNNEL: "tunnel"}
+_KINDS = {ALPN_AUTH: "auth", ALPN_DIAL: "dial", ALPN_TUNNEL: "tunnel", ALPN_CLUSTER: "cluster"}
 
 
 class Gateway:
@@ -95,6 +96,7 @@ class Gateway:
         log: Log,
         *,
         tunnel: Callable[[Stream, str], Awaitable[None]],
+        cluster: Callable[[Stream, bytes, Callable[[], None]], Awaitable[None]],
         tsh: Callable[[Stream, Identity], Awaitable[None]],
         ssh: Callable[[socket.socket, Peer, Stranger], Awaitable[None]],
         web: Callable[[socket.socket], Awaitable[None]],
@@ -104,6 +106,7 @@ class Gateway:
         self._dials = dials
         self._log = log
         self._tunnel = tunnel
+        self._cluster = cluster
         self._tsh = tsh
         self._ssh = ssh
         self._web = web
@@ -148,21 +151,27 @@ class Gateway:
                 loop.call_later(_NO_FILES_PAUSE, self._accept_again, listener)
                 return
             peer = (str(address[0]), int(address[1]))
-            self._admit(sock, peer)
+            self._admit(sock, peer, peer[0], self._route)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _admit(self, sock: socket.socket, peer: Peer) -> None:
+    def adopt(self, sock: ssl.SSLSocket, peer: Peer, source: str) -> None:
+        """Serve an SSH client that comes through a tunnel of ours to another cluster. ``peer``: where that cluster's
+        proxy says that it comes from; ``source``: with whom it is counted until it has said who it is."""
+        self.met["ssh"] += 1
+        self._admit(sock, peer, source, self._route_ssh)
+
+    def _admit(self, sock: socket.socket, peer: Peer, source: str, route: Route) -> None:
         turned_away = self.strangers.turned_away
         if len(self._connections) >= self._settings.max_connections:
             sock.close()
             self._say_full(peer)
             return
         task: asyncio.Task[None]
-        stranger = self.strangers.enter(peer[0], lambda: task.cancel())
-        task = asyncio.get_running_loop().create_task(self._connection(sock, peer, stranger))
+        stranger = self.strangers.enter(source, lambda: task.cancel())
+        task = asyncio.get_running_loop().create_task(self._connection(sock, peer, stranger, route))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
         # One that is cancelled before it began does not do it itself.
@@ -181,11 +190,11 @@ class Gateway:
 
     # ------------------------------------------------------------------ one connection
 
-    async def _connection(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
+    async def _connection(self, sock: socket.socket, peer: Peer, stranger: Stranger, route: Route) -> None:
         try:
             sock.setblocking(False)
             tune(sock)
-            await self._route(sock, peer, stranger)
+            await route(sock, peer, stranger)
         except (PeerError, asyncio.TimeoutError) as error:
             self._log.debug("connection refused", peer=format_address(*peer), reason=error or "time is up")
         except OSError as error:
@@ -203,10 +212,7 @@ class Gateway:
         hello = await first_words(sock, self._dials.settled)
         if hello is None:
             self.met["ssh"] += 1
-            await stranger.place()
-            if _left(sock):
-                raise PeerError("left before its turn came")
-            await self._ssh(sock, peer, stranger)
+            await self._route_ssh(sock, peer, stranger)
         elif isinstance(hello, bytes):
             self.met["other"] += 1
             stream = Stream(asyncio.get_running_loop(), sock, peer)
@@ -214,6 +220,12 @@ class Gateway:
             await stream.close()
         else:
             await self._route_tls(sock, peer, stranger, hello)
+
+    async def _route_ssh(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
+        await stranger.place()
+        if _left(sock):
+            raise PeerError("left before its turn came")
+        await self._ssh(sock, peer, stranger)
 
     async def _route_tls(self, sock: socket.socket, peer: Peer, stranger: Stranger, hello: ClientHello) -> None:
         contexts = self._credentials.contexts
@@ -231,11 +243,15 @@ class Gateway:
             if alpn == ALPN_AUTH:
                 await self._join_auth(stream)
                 return
+            digest = self._credentials.tls_digest
             tls = await asyncio.wait_for(stream.secure(contexts[alpn]), HANDSHAKE_LIMIT)
             if tls.selected_alpn_protocol() != alpn:
                 raise PeerError("TLS settled on another protocol than was asked for")
             if alpn == ALPN_DIAL:
                 given = await self._dialled(stream)
+                return
+            if alpn == ALPN_CLUSTER:
+                await self._cluster(stream, digest, stranger.settle)
                 return
             kind = "node" if alpn == ALPN_TUNNEL else "user"
             identity = peer_identity(tls, kind, self._credentials.cluster, time.time())

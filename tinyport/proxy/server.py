@@ -20,11 +20,13 @@ from tinyport.host.logging_line import Log
 from tinyport.link.diagnostics import Diagnostics
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.authlink import AuthLink
+from tinyport.proxy.cluster_tunnels import ClusterTunnels
 from tinyport.proxy.credentials import Credentials, keep_renewed, obtain
 from tinyport.proxy.dial import Dials
 from tinyport.proxy.figures import figures, missing
 from tinyport.proxy.gateway import Gateway
 from tinyport.proxy.knowledge import Knowledge
+from tinyport.proxy.partners import Partners
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.sockets import listen
 from tinyport.proxy.ssh_gateway import SshGateway
@@ -61,12 +63,19 @@ class Proxy:
         self.knowledge = Knowledge(settings.folder, credentials.cluster, credentials.policy_key, log("policy"))
         self.dials = Dials(secrets.token_bytes)
         self.tunnels = Tunnels(self.knowledge, self.dials, credentials.uuid, log("tunnels"), beat=settings.beat)
+        self.clusters = ClusterTunnels(
+            self.knowledge, self.dials, credentials.uuid, log("clusters"), beat=settings.beat
+        )
+        self.partners = Partners(
+            self.knowledge, credentials, lambda *arrived: self.gateway.adopt(*arrived), log("partners")
+        )
         self.authlink = AuthLink(
             settings.auth_address,
             credentials.auth_context,
             self.knowledge,
             self.tunnels.presence,
             self._node_presence,
+            self.clusters.online,
             settings.addresses,
             log("auth"),
         )
@@ -74,13 +83,14 @@ class Proxy:
         self.ssh = SshGateway(
             self.gatekeeper,
             self.tunnels.dial,
+            self.clusters,
             log("ssh"),
             cluster=credentials.cluster,
             host=public,
             ssh_key=credentials.ssh_key,
             ssh_certificate=credentials.ssh_certificate,
         )
-        self.tsh = TshGateway(self.gatekeeper, self.tunnels.dial, log("tsh"))
+        self.tsh = TshGateway(self.gatekeeper, self.tunnels.dial, self.clusters, log("tsh"))
         self.web = Web(
             web,
             log("web"),
@@ -104,12 +114,14 @@ class Proxy:
             self.dials,
             log("gateway"),
             tunnel=self.tunnels.serve,
+            cluster=self.clusters.serve,
             tsh=self.tsh.serve,
             ssh=self.ssh.serve,
             web=self.web.serve,
         )
         self._policy_came = asyncio.Event()
         self.tunnels.on_change = self.authlink.report
+        self.clusters.on_change = self._cluster_changed
         self.authlink.on_strange = self.credentials.doubt
         self.authlink.on_web_ended = self.web.people.sessions.ended_elsewhere
         self.knowledge.on_change.append(self._knowledge_changed)
@@ -117,6 +129,10 @@ class Proxy:
     def _node_presence(self, uuid: str) -> dict[str, object] | None:
         tunnel = self.tunnels.get(uuid)
         return None if tunnel is None else tunnel.presence()
+
+    def _cluster_changed(self, cluster: str, online: bool) -> None:
+        self.authlink.post(f"trusted_cluster.{'online' if online else 'offline'}", cluster_name=cluster)
+        self.authlink.report_soon()
 
     def _ping(self) -> dict[str, object]:
         return {"cluster": self.credentials.cluster, "version": VERSION, "ca_pins": self.credentials.ca_pins}
@@ -164,6 +180,7 @@ class Proxy:
         parts = [
             self._part(self.gateway.run(listeners)),
             self._part(self.authlink.run()),
+            self._part(self.partners.run()),
             self._part(self._save_nodes()),
             self._part(self.web.people.sessions.run()),
             self._part(
@@ -182,6 +199,7 @@ class Proxy:
         finally:
             self._log.info("stopping")
             self.tunnels.close()
+            self.clusters.close()
             for part in (stopping, *parts):
                 part.cancel()
             await asyncio.gather(stopping, *parts, return_exceptions=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
 import asyncssh
@@ -15,11 +15,13 @@ import asyncssh
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
-from tinyport.proxy.access import Admitted, Gatekeeper
 from tinyport.proxy.splice import HALF_CLOSED
 from tinyport.proxy.stream import CHUNK, HIGH, LOW, Stream
 
 REASON_LIMIT = 400
+
+#: what cuts → the time in which it may
+Watched = Callable[[Callable[[str], None]], AbstractContextManager[None]]
 
 
 class Carrier(Protocol):
@@ -66,15 +68,16 @@ class Pump(asyncssh.SSHTCPSession[bytes]):
         self,
         conn: Carrier,
         stream: Stream,
-        admitted: Admitted,
-        gatekeeper: Gatekeeper,
+        name: str,
+        watched: Watched,
         finish: Callable[[Stream], None],
         log: Log,
     ) -> None:
+        """``name``: what is at the stream's other end. ``watched``: the watch over what was allowed, which cuts."""
         self._conn = conn
         self._stream = stream
-        self._admitted = admitted
-        self._gatekeeper = gatekeeper
+        self._name = name
+        self._watched = watched
         self._finish = finish
         self._log = log
         self._watch = ExitStack()
@@ -86,14 +89,7 @@ class Pump(asyncssh.SSHTCPSession[bytes]):
         self._chan = chan
         chan.set_write_buffer_limits(high=HIGH, low=LOW)
         self._conn.pumps.add(self)
-        watched = self._gatekeeper.watched(
-            self._admitted.subject,
-            node=self._admitted.uuid,
-            login=None,
-            source=self._conn.peer[0],
-            cut=self._cut,
-        )
-        self._watch.enter_context(watched)
+        self._watch.enter_context(self._watched(self._cut))
         self._start(self._from_node())
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
@@ -120,7 +116,7 @@ class Pump(asyncssh.SSHTCPSession[bytes]):
                     await asyncio.sleep(0)
         except OSError as error:
             # The node's connection broke, or the client closed the channel under us. Either way it is over.
-            self._log.debug("session broke", node=self._admitted.name, reason=error)
+            self._log.debug("session broke", to=self._name, reason=error)
         # What was written before still goes out first.
         self._chan.close()
 

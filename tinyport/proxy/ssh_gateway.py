@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 import asyncssh
 
@@ -24,8 +25,11 @@ from tinyport.core.signatures import verify
 from tinyport.core.ssh_algorithms import AUTHENTICATED
 from tinyport.core.userauth import parse_publickey_request, signed_data
 from tinyport.host.logging_line import Log
+from tinyport.link.tls_transport import SocketTransport
 from tinyport.proxy.access import Gatekeeper
-from tinyport.proxy.ssh_channel import NoShell, Pump, sentence
+from tinyport.proxy.cluster_tunnels import ClusterTunnels
+from tinyport.proxy.ssh_channel import Pump, Watched, sentence
+from tinyport.proxy.ssh_nodes import NodesOrNoShell
 from tinyport.proxy.ssh_options import make_options
 from tinyport.proxy.strangers import Stranger
 from tinyport.proxy.stream import Stream
@@ -37,6 +41,8 @@ Dial = Callable[[str, Peer, str], Awaitable[Stream]]
 # An agent full of other keys offers them all first; each costs a signature check at most.
 MAX_AUTH_TRIES = 20
 MAX_CHANNELS = 100
+#: what stands before a cluster's name where its proxy is meant
+PROXY_OF = "proxy."
 
 SESSION_TEXT = (
     "This is the proxy of cluster {cluster}. It has no shell: use it to reach a node,\r\n"
@@ -54,6 +60,7 @@ class SshGateway:
         self,
         gatekeeper: Gatekeeper,
         dial: Dial,
+        clusters: ClusterTunnels,
         log: Log,
         *,
         cluster: str,
@@ -63,6 +70,7 @@ class SshGateway:
     ) -> None:
         self.gatekeeper = gatekeeper
         self.dial = dial
+        self.clusters = clusters
         self.log = log
         self.session_text = SESSION_TEXT.format(cluster=cluster, host=host)
         self.use(ssh_key, ssh_certificate)
@@ -81,13 +89,15 @@ class SshGateway:
     async def serve(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         """One connection, from its first byte to its end."""
         loop = asyncio.get_running_loop()
-        # The transport owns the socket from here; whoever called may close theirs.
-        own = socket.socket(fileno=sock.detach())
-        own.setblocking(False)
-        options = self._options
-        _, connection = await loop.connect_accepted_socket(
-            lambda: _Connection(loop, options, self, peer, stranger), own
-        )
+        connection = _Connection(loop, self._options, self, peer, stranger)
+        if isinstance(sock, ssl.SSLSocket):
+            # Through a tunnel of ours: the TLS is that of its dial-back.
+            SocketTransport(loop, sock, connection).start()
+        else:
+            # The transport owns the socket from here; whoever called may close theirs.
+            own = socket.socket(fileno=sock.detach())
+            own.setblocking(False)
+            await loop.connect_accepted_socket(lambda: connection, own)
         try:
             await connection.wait_closed()
         finally:
@@ -213,7 +223,13 @@ class _Server(asyncssh.SSHServer):
         self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, reason)
 
     def session_requested(self) -> asyncssh.SSHServerSession[bytes]:
-        return NoShell(self._conn.gateway.session_text)
+        return NodesOrNoShell(self._conn.gateway.session_text, self._nodes)
+
+    async def _nodes(self, selectors: Sequence[str], search: str) -> Sequence[Mapping[str, object]]:
+        conn = self._conn
+        if conn.subject is None:
+            raise AccessDenied("access denied")
+        return await conn.gateway.gatekeeper.nodes(conn.subject.certificate, selectors, search, conn.peer[0])
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
@@ -231,8 +247,7 @@ class _Server(asyncssh.SSHServer):
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "access denied")
         self._opening += 1
         try:
-            admitted = await gateway.gatekeeper.admit(subject.certificate, target, None, conn.peer[0])
-            stream = await gateway.dial(admitted.uuid, conn.peer, "")
+            stream, name, watched = await self._way(subject, target)
         except TinyportError as error:
             refused = isinstance(error, AccessDenied) and error.code not in ("offline", "no_such_node", "ambiguous")
             code = asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED if refused else asyncssh.OPEN_CONNECT_FAILED
@@ -242,5 +257,24 @@ class _Server(asyncssh.SSHServer):
         if self._lost:
             stream.abort()
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the client is gone")
-        gateway.log.info("session", user=subject.user, node=admitted.name, peer=format_address(*conn.peer))
-        return Pump(conn, stream, admitted, gateway.gatekeeper, gateway.finish, gateway.log)
+        gateway.log.info("session", user=subject.user, to=name, peer=format_address(*conn.peer))
+        return Pump(conn, stream, name, watched, gateway.finish, gateway.log)
+
+    async def _way(self, subject: Subject, target: str) -> tuple[Stream, str, Watched]:
+        """To a node, or to the proxy of another cluster (``proxy.CLUSTER``) through its tunnel."""
+        gateway, peer = self._conn.gateway, self._conn.peer
+        cluster = target.removeprefix(PROXY_OF)
+        if cluster != target and gateway.clusters.known(cluster):
+            stream = await gateway.clusters.dial(subject, cluster, peer)
+            node, name = None, target
+        else:
+            admitted = await gateway.gatekeeper.admit(subject.certificate, target, None, peer[0])
+            stream = await gateway.dial(admitted.uuid, peer, "")
+            subject, node, name, cluster = admitted.subject, admitted.uuid, admitted.name, ""
+
+        def watched(cut: Callable[[str], None]) -> AbstractContextManager[None]:
+            return gateway.gatekeeper.watched(
+                subject, node=node, login=None, source=peer[0], cut=cut, cluster=cluster or None
+            )
+
+        return stream, name, watched

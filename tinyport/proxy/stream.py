@@ -52,12 +52,12 @@ class Stream:
 
     # ------------------------------------------------------------------ TLS
 
-    async def secure(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        """Speak TLS as the server from here on.
+    async def secure(self, context: ssl.SSLContext, *, server_side: bool = True) -> ssl.SSLSocket:
+        """Speak TLS from here on.
 
         OSError when the handshake fails; the caller sets the time limit.
         """
-        tls = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        tls = context.wrap_socket(self._sock, server_side=server_side, do_handshake_on_connect=False)
         self._sock = tls
         while True:
             try:
@@ -69,8 +69,24 @@ class Stream:
                 await self._writable()
 
     @property
+    def tls(self) -> ssl.SSLSocket:
+        """The TLS below. ConnectionError when there is none."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            raise ConnectionAbortedError("the stream is not TLS")
+        return self._sock
+
+    @property
     def closed(self) -> bool:
         return self._sock.fileno() < 0
+
+    def release(self) -> socket.socket:
+        """Give the socket away, with its TLS; the stream is closed then. ConnectionError when it is not at rest: bytes
+        are queued, or were received and not taken."""
+        if self.closed or self._unread or self._out or self._reader is not None:
+            raise ConnectionAbortedError("the stream is not at rest")
+        sock, self._sock = self._sock, socket.socket()
+        self._sock.close()
+        return sock
 
     # ------------------------------------------------------------------ in
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,22 +11,17 @@ from tinyport.core.names import check_label, format_address, printable
 from tinyport.core.policy import Policy
 from tinyport.host.logging_line import Log
 from tinyport.link import websocket as ws
-from tinyport.link.httphead import MAX_HEAD, parse_head
 from tinyport.proxy.dial import Dials
 from tinyport.proxy.knowledge import Knowledge, Signed
+from tinyport.proxy.line import Line, first_message, frame, upgrade
 from tinyport.proxy.stream import Stream
-
-PATH = "/v1/tunnel"
 
 # docs/protocol/tunnel.md
 BEAT = 50.0
-BEATS_TO_DEATH = 2.5
 GREETING_LIMIT = 10.0
 
 # What a node says: its addresses and labels. Documents of a megabyte only go the other way.
 MAX_FROM_NODE = 64 * 1024
-# Two of the largest documents. A node that takes less for that long has no use for more.
-MAX_QUEUED = 3 * 1024 * 1024
 MAX_ADDRESSES = 16
 MAX_LABELS = 64
 # Policies go to so many tunnels before others get a turn.
@@ -74,45 +68,16 @@ def _version(value: object) -> Version:
     raise PeerError("malformed hello: a document's version is [epoch, serial]")
 
 
-class Tunnel:
+class Tunnel(Line):
     """One node's tunnel. Made by ``Tunnels.serve``, which owns its stream and ends with it."""
 
-    __slots__ = ("_beat", "_loop", "_timer", "connected", "hello", "last_heard", "stream", "uuid")
+    __slots__ = ("connected", "hello", "uuid")
 
     def __init__(self, stream: Stream, hello: Hello, uuid: str, beat: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._beat = beat
-        self.stream = stream
+        super().__init__(stream, beat)
         self.hello = hello
         self.uuid = uuid
         self.connected = time.time()
-        self.last_heard = self._loop.time()
-        self._timer = self._loop.call_later(beat * BEATS_TO_DEATH, self._watch)
-
-    def heard(self) -> None:
-        self.last_heard = self._loop.time()
-
-    def _watch(self) -> None:
-        left = self.last_heard + self._beat * BEATS_TO_DEATH - self._loop.time()
-        if left <= 0:
-            self.stream.abort()
-        else:
-            self._timer = self._loop.call_later(left, self._watch)
-
-    def offer(self, frame: bytes) -> None:
-        """Queue one frame; a node that lets them pile up loses its tunnel."""
-        if self.stream.queued + len(frame) > MAX_QUEUED:
-            self.stream.abort()
-        elif not self.stream.closed:
-            self.stream.offer(frame)
-
-    def end(self, code: int, reason: str) -> None:
-        """Tell the node why, if it takes that at once, and close."""
-        self.offer(ws.encode_close(code, reason))
-        self.stream.abort()
-
-    def stop_watching(self) -> None:
-        self._timer.cancel()
 
     def presence(self) -> dict[str, object]:
         """The entry of this node in a presence report (docs/protocol/api.md)."""
@@ -173,45 +138,22 @@ class Tunnels:
         tunnel = Tunnel(stream, hello, uuid, self._beat)
         self._enter(tunnel)
         try:
-            while data := await stream.receive():
-                tunnel.heard()
-                for opcode, payload in decoder.feed(data):
-                    self._message(tunnel, opcode, payload)
+            await tunnel.listen(decoder, lambda message: self._said(tunnel, message))
         except PeerError as error:
             self._log.warning("tunnel closed", node=uuid, reason=error)
-            code = ws.CLOSE_TOO_BIG if error.code == "too_large" else ws.CLOSE_PROTOCOL_ERROR
-            tunnel.end(code, error.message)
         finally:
             tunnel.stop_watching()
             self._leave(tunnel)
 
     async def _greet(self, stream: Stream, uuid: str) -> tuple[Hello, ws.Decoder]:
-        data = await stream.receive_until(b"\r\n\r\n", MAX_HEAD)
-        head = parse_head(data) if data is not None else None
-        if head is None:
-            raise PeerError("not the request of a tunnel")
-        stream.offer(ws.server_handshake(ws.check_request(head, PATH)))
+        await upgrade(stream)
         decoder = ws.Decoder("server", MAX_FROM_NODE)
         try:
-            while True:
-                # One message, and nothing after it: a node waits for its welcome before it says more.
-                messages = decoder.feed(await self._some(stream))
-                if messages:
-                    break
-            opcode, payload = messages[0]
-            if opcode != ws.OP_TEXT or len(messages) > 1:
-                raise PeerError("the tunnel's first message is not a hello")
-            return Hello(_json_object(payload), uuid), decoder
+            # A node waits for its welcome before it says more.
+            return Hello(await first_message(stream, decoder), uuid), decoder
         except PeerError as error:
             stream.offer(ws.encode_close(ws.CLOSE_PROTOCOL_ERROR, error.message))
             raise
-
-    @staticmethod
-    async def _some(stream: Stream) -> bytes:
-        data = await stream.receive()
-        if not data:
-            raise ConnectionAbortedError("the tunnel ended before its hello")
-        return data
 
     def _enter(self, tunnel: Tunnel) -> None:
         old = self._tunnels.get(tunnel.uuid)
@@ -221,7 +163,7 @@ class Tunnels:
         self._log.info(
             "tunnel up", node=tunnel.uuid, peer=format_address(*tunnel.stream.peer), replaced=old is not None
         )
-        tunnel.offer(_frame({"op": "welcome", "beat": self._beat, "proxy": self._proxy_uuid}))
+        tunnel.offer(frame({"op": "welcome", "beat": self._beat, "proxy": self._proxy_uuid}))
         knowledge = self._knowledge
         if knowledge.signed_policy is not None and knowledge.policy_version > tunnel.hello.policy:
             tunnel.offer(_document(knowledge.signed_policy))
@@ -238,18 +180,6 @@ class Tunnels:
         self._dials.fail_node(tunnel.uuid, "the node's connection broke")
         self._log.info("tunnel down", node=tunnel.uuid, seconds=round(time.time() - tunnel.connected))
         self.on_change(tunnel.uuid)
-
-    def _message(self, tunnel: Tunnel, opcode: int, payload: bytes) -> None:
-        if opcode == ws.OP_PING:
-            tunnel.offer(ws.encode(ws.OP_PONG, payload))
-        elif opcode == ws.OP_CLOSE:
-            # RFC 6455 section 5.5.1: a close is answered with one, then the server closes the connection
-            # first.
-            tunnel.end(ws.CLOSE_NORMAL, "")
-        elif opcode == ws.OP_TEXT:
-            self._said(tunnel, _json_object(payload))
-        elif opcode != ws.OP_PONG:
-            raise PeerError("binary messages have no meaning here")
 
     def _said(self, tunnel: Tunnel, message: Mapping[str, object]) -> None:
         op = message.get("op")
@@ -280,7 +210,7 @@ class Tunnels:
             if tunnel is None:
                 raise Unavailable("the node is not connected to this proxy", code="offline")
             address = format_address(*client)
-            tunnel.offer(_frame({"op": "dial", "ticket": ticket, "client": address, "target_user": login}))
+            tunnel.offer(frame({"op": "dial", "ticket": ticket, "client": address, "target_user": login}))
 
         return await self._dials.dial(uuid, notify)
 
@@ -350,19 +280,5 @@ def refuse_locked(knowledge: Knowledge, uuid: str) -> None:
             raise AccessDenied(f"node {name} is locked{why}", detail=f"lock {lock.id}", code="locked")
 
 
-def _frame(message: Mapping[str, object]) -> bytes:
-    return ws.encode(ws.OP_TEXT, json.dumps(message, separators=(",", ":")).encode())
-
-
 def _document(signed: Signed) -> bytes:
-    return _frame({"op": "document", "signed": signed})
-
-
-def _json_object(payload: bytes) -> dict[str, object]:
-    try:
-        message = json.loads(payload)
-    except (ValueError, RecursionError):
-        raise PeerError("a message that is not JSON") from None
-    if not isinstance(message, dict):
-        raise PeerError("a message that is not a JSON object")
-    return message
+    return frame({"op": "document", "signed": signed})
