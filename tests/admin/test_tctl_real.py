@@ -10,7 +10,7 @@ import pytest
 
 from tests.admin.conftest import Run
 from tinyport.core.certificate import Certificate, parse_public_line
-from tinyport.core.config import is_pin
+from tinyport.core.names import is_pin
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import user_identity
 

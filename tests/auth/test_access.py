@@ -174,6 +174,28 @@ def test_foreign_and_malformed_certificates(farm: Farm) -> None:
         assert farm.proxy.client.post("/v1/access", {**body, **wrong}).status == 400, wrong
 
 
+def test_a_list_for_people_who_cannot_ask_themselves(farm: Farm) -> None:
+    """As judged by their certificate, which a proxy has seen to be theirs; and no more than a list needs."""
+
+    def listed(who: dict[str, Any], **question: Any) -> Answer:
+        blob = parse_public_line(who["ssh_certificate"])
+        return farm.proxy.client.post(
+            "/v1/access/nodes", {"certificate": base64.b64encode(blob).decode(), "source": "192.0.2.1", **question}
+        )
+
+    nodes = listed(farm.alice).body["nodes"]
+    assert {node["name"] for node in nodes} == set(farm.nodes)
+    assert all(set(node) == {"uuid", "name", "status", "last_seen", "labels", "declared_labels"} for node in nodes)
+    mine = {node["name"] for node in listed(farm.bob).body["nodes"]}
+    assert mine < set(farm.nodes)
+    assert [node["name"] for node in listed(farm.alice, search="b1").body["nodes"]] == ["b1"]
+    assert listed(farm.alice, selectors=["model=pi4", "site=moon"]).body["nodes"] == []
+    for wrong in ({"selectors": ["nonsense"]}, {"selectors": "x"}, {"selectors": ["a=b"] * 20}, {"certificate": "!"}):
+        assert listed(farm.alice, **wrong).status == 400, wrong
+    farm.auth.local().post("/v1/locks", {"target": {"user": "alice"}})
+    assert listed(farm.alice).code == "locked"
+
+
 def test_refusals_are_in_the_audit_log(farm: Farm) -> None:
     farm.ask(farm.bob, "p1", source="192.0.2.9")
     event = farm.auth.events("access.denied")[-1]

@@ -85,6 +85,36 @@ def test_a_user_from_there_can_be_locked(auth: AuthServer) -> None:
         assert auth.local().post("/v1/locks", {"target": {"user": bad}}).status == 400
 
 
+def test_where_one_may_go_and_whether_it_is_there(auth: AuthServer) -> None:
+    """Keys and addresses of tunnels are between the clusters: people are told what they need."""
+    client, _ = auth.user("ann", ["access"], ["pi"])
+    proxy = auth.join("gate", "proxy", addresses=["127.0.0.1:1"]).client
+    pin = "sha256:" + "1" * 64
+    for name, more in (
+        ("public.example", {"host_ca": PARTNER, "public_addr": "port.public.example:443"}),
+        ("leaf.example", {"host_ca": OTHER}),
+        ("guests.example", {"user_ca": public_line(Ed25519Key.generate().public_blob), "server": "g:1", "ca_pin": pin}),
+        ("off.example", {"host_ca": public_line(Ed25519Key.generate().public_blob), "enabled": False}),
+    ):
+        answer = auth.local().call("PUT", f"/v1/resources/trusted_cluster/{name}", {"name": name, **more})
+        assert answer.status == 200, answer.body
+
+    def known() -> dict[str, Any]:
+        return {one.pop("name"): one for one in client.get("/v1/clusters").body["clusters"]}
+
+    public = {"host_ca": [PARTNER], "public_addr": "port.public.example:443"}
+    assert known() == {"public.example": public, "leaf.example": {"host_ca": [OTHER], "online": False}}
+    assert proxy.post("/v1/presence", {"full": True, "nodes": [], "clusters": ["leaf.example"]}).status == 200
+    assert known()["leaf.example"]["online"] is True
+    # What is not said is as before; a proxy that is gone vouches for nothing.
+    proxy.post("/v1/presence", {"full": False, "nodes": []})
+    assert known()["leaf.example"]["online"] is True
+    auth.clock.now += 31
+    assert known()["leaf.example"]["online"] is False
+    for wrong in (["Not A Name"], "leaf.example", [5]):
+        assert proxy.post("/v1/presence", {"full": True, "nodes": [], "clusters": wrong}).status == 400
+
+
 def test_the_file_has_the_last_word_on_what_it_names(start: Callable[..., AuthServer]) -> None:
     cluster = parse_trusted_cluster(DOCUMENT)
     first = start(trusted_clusters=(cluster,))

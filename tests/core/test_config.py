@@ -213,6 +213,12 @@ def test_trusted_clusters_take_their_keys_from_files() -> None:
     table = {"name": "partner.example", "user_ca": {"path": "/partner.pub"}}
     (cluster,) = parse({"auth": AUTH, "trusted_clusters": [table]}).trusted_clusters
     assert (cluster.name, cluster.enabled, len(cluster.user_cas), cluster.role_map) == ("partner.example", True, 1, ())
+    pin = "sha256:" + "1" * 64
+    FILES["/partner.pin"] = f"{pin}\nsha256:{'2' * 64}\n"
+    for said, pins in (({"path": "/partner.pin"}, 2), (pin, 1), ([pin], 1)):
+        dialled = {**table, "server": "port.partner.example:443", "ca_pin": said}
+        (cluster,) = parse({"auth": AUTH, "trusted_clusters": [dialled]}).trusted_clusters
+        assert (cluster.server, len(cluster.ca_pins)) == ("port.partner.example:443", pins)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,11 @@ def test_trusted_clusters_take_their_keys_from_files() -> None:
     [
         ([{"name": "p"}], "trusted_clusters[0]: user_ca: must be given"),
         ([{"name": "p", "user_ca": {"path": "/gone"}}], "trusted_clusters[0].user_ca: cannot read /gone"),
-        ([{"name": "p", "user_ca": CA_LINE, "server": "p:1"}], "does not dial other clusters"),
+        ([{"name": "p", "user_ca": CA_LINE, "server": "p:1"}], "ca_pin: must be given beside server"),
+        (
+            [{"name": "p", "user_ca": CA_LINE, "server": "p:1", "ca_pin": {"path": "/gone"}}],
+            "ca_pin: cannot read /gone",
+        ),
         ([{"name": "p", "user_ca": CA_LINE}] * 2, "is there twice"),
         ([{"name": "p", "nope": 1}], "nope"),
         ({"name": "p"}, "must be a list of tables"),

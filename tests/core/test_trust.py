@@ -22,6 +22,7 @@ from tinyport.core.verified import VerifiedCertificates
 
 PARTNER = Ed25519Key.generate()
 THIRD = Ed25519Key.generate()
+PIN = "sha256:" + "0" * 64
 NAME = "partner.example"
 GUEST = {"name": "dev-guest", "allow": {"logins": ["guest", "{{user.name}}"], "node_labels": {"site": ["berlin"]}}}
 EVERY = {"name": "every", "allow": {"logins": ["*"], "node_labels": {"*": ["*"]}}}
@@ -194,6 +195,16 @@ def test_these_neither(pattern: str) -> None:
         ),
         (trusted(public_addr="proxy.partner.example"), "host_ca: must be given beside public_addr"),
         (trusted(public_addr=5, host_ca=public_line(THIRD.public_blob)), "must be a host and a port"),
+        (trusted(server="partner.example:443"), "ca_pin: must be given beside server"),
+        (trusted(ca_pin=PIN), "server: must be given beside ca_pin"),
+        (trusted(server=5, ca_pin=PIN), "server: must be a host and a port"),
+        (trusted(server="p:443", ca_pin="sha256:short"), "is not a pin"),
+        (trusted(server="p:443", ca_pin=[]), "a list of at most 3"),
+        (trusted(server="p:443", ca_pin=[PIN] * 4), "a list of at most 3"),
+        (
+            {"name": NAME, "host_ca": public_line(PARTNER.public_blob), "server": "p:443", "ca_pin": PIN},
+            "nobody could come through that tunnel",
+        ),
         ([], "is a table"),
     ],
 )
@@ -205,7 +216,14 @@ def test_every_problem_is_named(document: object, problem: str) -> None:
 
 def test_a_document_reads_as_it_was_written() -> None:
     elsewhere = {"public_addr": "proxy.partner.example:443", "host_ca": public_line(THIRD.public_blob)}
-    for document in (MAPPED, trusted(enabled=False), trusted(**elsewhere), trusted(("x", ["y", "z"]))):
+    dialled = {"server": "proxy.partner.example:443", "ca_pin": [PIN, PIN.replace("0", "1")]}
+    for document in (
+        MAPPED,
+        trusted(enabled=False),
+        trusted(**elsewhere),
+        trusted(("x", ["y", "z"])),
+        trusted(**dialled),
+    ):
         cluster = parse_trusted_cluster(document)
         assert parse_trusted_cluster(cluster.document) == cluster
 
@@ -249,7 +267,8 @@ def test_order_and_repetition_of_their_roles_never_matter(roles: list[str]) -> N
 
 
 @given(st.recursive(st.none() | st.booleans() | st.text(max_size=9), lambda x: st.lists(x) | st.dictionaries(
-    st.sampled_from(["name", "enabled", "user_ca", "host_ca", "role_map", "remote", "local"]), x)))  # fmt: skip
+    st.sampled_from(["name", "enabled", "user_ca", "host_ca", "role_map", "remote", "local", "server", "ca_pin"]),
+    x)))  # fmt: skip
 def test_never_anything_but_a_cluster_or_a_config_error(document: object) -> None:
     try:
         made = parse_trusted_cluster(document)

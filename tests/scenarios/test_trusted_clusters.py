@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def test_nothing_crosses_the_other_way_nor_into_the_api(cluster: Cluster, partne
 
 @pytest.fixture
 def tunnel(cluster: Cluster, partner: Cluster, dev: Path) -> Path:
-    """The other cluster's proxy is nowhere to be reached: it dials a tunnel to the partner's. OpenSSH's configuration."""
+    """The other cluster's proxy has no address: it dials a tunnel to the partner's. OpenSSH's configuration."""
     create(partner, kind="trusted_cluster", name=HERE, host_ca=keys(cluster, "host"))
     trust(cluster, partner, **way_to(partner))
     wait_for("the tunnel", lambda: standing(partner) is True)
@@ -263,11 +263,12 @@ def test_the_wrong_pin_and_a_disabled_entry_dial_nothing(cluster: Cluster, partn
 @needs_openssh
 def test_either_side_cuts_at_once(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
     entry = {"kind": "trusted_cluster", "name": HERE, "host_ca": keys(cluster, "host")}
-    for take_back, give_again in (
+    ways: list[tuple[Callable[[], object], Callable[[], object]]] = [
         (lambda: partner.tctl("rm", f"trusted_cluster/{HERE}"), lambda: create(partner, **entry)),
         (lambda: create(partner, **entry, enabled=False), lambda: create(partner, **entry)),
         (lambda: cluster.tctl("rm", f"trusted_cluster/{PARTNER}"), lambda: trust(cluster, partner, **way_to(partner))),
-    ):
+    ]
+    for take_back, give_again in ways:
         target = (f"{cluster.login_name}@{cluster.node}", "echo ready; exec sleep 1000")
         command = [str(BIN / "tsh"), "ssh", "--cluster", HERE, *target]
         with subprocess.Popen(

@@ -19,7 +19,15 @@ from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
 from tinyport.core.access import claimed_name, judge_certificate
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
-from tinyport.core.names import check_cluster, check_label, check_login, format_address, is_uuid, parse_address, printable
+from tinyport.core.names import (
+    check_cluster,
+    check_label,
+    check_login,
+    format_address,
+    is_uuid,
+    parse_address,
+    printable,
+)
 
 MAX_REPORTED = 20_000
 #: what people of other clusters see of a node: not where it is in our network
@@ -249,7 +257,9 @@ async def access_nodes(call: Call) -> Answer:
         search,
     )
     return {
-        "nodes": [{key: value for key, value in node_document(service, node).items() if key in _SHOWN} for node in found]
+        "nodes": [
+            {key: value for key, value in node_document(service, node).items() if key in _SHOWN} for node in found
+        ]
     }
 
 

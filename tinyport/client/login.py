@@ -171,7 +171,10 @@ def clusters(args: argparse.Namespace) -> int:
     rows: list[dict[str, object]] = []
     for profile in found:
         row = _document(profile, now, current=profile.name == current)
-        rows.append({key: row[key] for key in ("cluster", "proxy", "user", "current", "expired")} | {"through": None, "online": None})
+        rows.append(
+            {key: row[key] for key in ("cluster", "proxy", "user", "current", "expired")}
+            | {"through": None, "online": None}
+        )
         if not row["expired"]:
             rows += _others(profile)
     emit(

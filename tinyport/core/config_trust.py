@@ -6,6 +6,7 @@ from tinyport.core.config_reader import SettingsReader
 from tinyport.core.errors import ConfigError
 from tinyport.core.trust import KEYS, MOST_CLUSTERS, TrustedCluster, parse_trusted_cluster
 
+
 def read_trusted_clusters(reader: SettingsReader, value: object) -> tuple[TrustedCluster, ...]:
     """Every problem is noted in ``reader``."""
     if value is None:

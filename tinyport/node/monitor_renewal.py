@@ -8,8 +8,8 @@ import time
 
 from tinyport.core.errors import TinyportError
 from tinyport.link import http_proxy
-from tinyport.node import identity_view
 from tinyport.link.dial_notice import Bucket
+from tinyport.node import identity_view
 from tinyport.node.loop import Loop, spread
 from tinyport.node.python_process import arguments, spawn
 

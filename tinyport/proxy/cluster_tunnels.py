@@ -1,8 +1,8 @@
 """Tunnels that proxies of other clusters dial to us: the way of our people to nodes there (docs/protocol/tunnel.md).
 
-What comes through one is an SSH connection to the other cluster's proxy, dialled back by ticket as nodes dial back. That
-proxy judges who comes, by its own policy; we vouch for nobody and read nothing. A tunnel brings our people there and
-nobody here: there is no word by which it could ask anything of us.
+What comes through one is an SSH connection to the other cluster's proxy, dialled back by ticket as nodes dial back.
+That proxy judges who comes, by its own policy; we vouch for nobody and read nothing. A tunnel brings our people there
+and nobody here: there is no word by which it could ask anything of us.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Said = Callable[[dict[str, object]], None]
 
 
 class Line:
-    """Our end of one that was dialled to us. Whoever made it owns the stream, and calls ``stop_watching`` in the end."""
+    """Our end of one that was dialled to us. Its maker owns the stream, and calls ``stop_watching`` in the end."""
 
     __slots__ = ("_beat", "_loop", "_timer", "last_heard", "stream")
 

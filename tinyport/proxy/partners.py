@@ -1,4 +1,4 @@
-"""Tunnels that we dial to proxies of clusters whose people we let in (docs/trusted-clusters.md, docs/protocol/tunnel.md).
+"""Tunnels that we dial to proxies of clusters whose people we let in (docs/protocol/tunnel.md).
 
 One for each enabled trusted cluster with a ``server``. Whom we dial is known by the pin of its TLS CA; who we are we
 prove with our host key. All that it may ask of us is to dial back, and what comes then is an SSH client like any other:
