@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tinyport.auth.api_proxy import expire_presence, flush_last_seen
 from tinyport.auth.presence import FULL_REPORT_GRACE, LEASE, Presence
+from tinyport.auth.store_nodes import NodeRow
 
 from .conftest import START, AuthServer, Machine
 
@@ -59,6 +60,35 @@ def test_offline_nodes_are_listed_for_ever(start: Callable[..., AuthServer]) -> 
     again = start()
     (listed,) = again.local().get("/v1/nodes").body["nodes"]
     assert (listed["status"], listed["last_seen"]) == ("offline", START + 10)
+
+
+def test_what_is_written_of_a_quiet_fleet_is_one_row(auth: AuthServer) -> None:
+    proxy, nodes = auth.join("gate", "proxy"), [auth.join(name) for name in "abc"]
+    _report(proxy, True, **{_key(node): True for node in nodes})
+
+    async def rows() -> list[NodeRow]:
+        return await auth.service.store.read.nodes.all("node")
+
+    before = auth.do(rows())
+    auth.clock.now += 10
+    _report(proxy)
+    auth.do(flush_last_seen(auth.service))
+    assert auth.do(rows()) == before
+    assert auth.do(auth.service.store.read.cluster.meta("online_at")) == repr(START + 10)
+
+
+def test_who_had_left_before_a_crash_was_not_there_until_it(start: Callable[..., AuthServer]) -> None:
+    auth = start()
+    proxy, left, stayed = auth.join("gate", "proxy"), auth.join("left"), auth.join("stayed")
+    _report(proxy, True, **{_key(left): True, _key(stayed): True})
+    auth.clock.now += 5
+    _report(proxy, **{_key(left): False})
+    auth.clock.now += 20
+    _report(proxy)
+    auth.do(flush_last_seen(auth.service))
+    auth.stop()
+    listed = {node["name"]: node["last_seen"] for node in start().local().get("/v1/nodes").body["nodes"]}
+    assert listed == {"left": START + 5, "stayed": START + 25}
 
 
 def test_what_a_node_declares_is_shown_and_cleaned(auth: AuthServer) -> None:
@@ -129,9 +159,9 @@ def test_a_full_report_in_parts_does_not_flap() -> None:
     change = presence.report("p", {"a": True}, full=True, now=10.0, wall=10.0)
     assert (change.came, change.went) == (frozenset(), frozenset())
     presence.report("p", {"b": True}, full=False, now=10.1, wall=10.1)
-    assert presence.expire(10.0 + FULL_REPORT_GRACE) == frozenset()
+    assert presence.expire(10.0 + FULL_REPORT_GRACE) == {}
     presence.report("p", {"a": True}, full=True, now=20.0, wall=20.0)
-    assert presence.expire(20.0 + FULL_REPORT_GRACE) == {"b"}
+    assert presence.expire(20.0 + FULL_REPORT_GRACE) == {"b": 20.0}
 
 
 _REPORTS = st.lists(
@@ -150,7 +180,7 @@ def test_online_is_what_some_live_proxy_says(reports: list[tuple[str, dict[str, 
     presence, now, online = Presence(0.0), 0.0, set[str]()
     for proxy, nodes, full, pause in reports:
         now += pause
-        online -= presence.expire(now)
+        online -= presence.expire(now).keys()
         change = presence.report(proxy, nodes, full=full, now=now, wall=now)
         assert change.came.isdisjoint(online)
         assert change.went <= online
@@ -158,5 +188,5 @@ def test_online_is_what_some_live_proxy_says(reports: list[tuple[str, dict[str, 
         assert online == set(presence.all_online())
         for node in "abc":
             assert presence.online(node) == bool(presence.proxies_of(node)) == (presence.last_heard(node) is not None)
-    assert presence.expire(now + LEASE) == online
+    assert presence.expire(now + LEASE).keys() == online
     assert not list(presence.all_online())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from dataclasses import replace
 
 from tinyport.auth.api_join import public_addresses, refused
 from tinyport.auth.api_nodes import MAX_SELECTORS, matching, node_document
@@ -94,21 +94,21 @@ def _addresses(value: object) -> tuple[str, ...]:
     return tuple(kept[:MAX_NODE_ADDRESSES])
 
 
-def _seen(fields: Fields, now: float) -> tuple[Seen, bool]:
-    """One entry of a report → what to write down, and whether the node is online."""
+def _seen(fields: Fields, now: float) -> Seen:
+    """One entry of a report."""
     uuid = fields.text("uuid", 64)
     if not is_uuid(uuid):
         raise PeerError("nodes: uuid: a UUID is needed")
     body = fields.body
-    seen = Seen(
+    return Seen(
         uuid=uuid,
         last_seen=now,
+        online=fields.flag("online"),
         addresses=_addresses(body["addresses"]) if "addresses" in body else None,
         declared_labels=_declared(body["labels"]) if "labels" in body else None,
         peer=one_line(body["peer"], 80) if "peer" in body else None,
         version=one_line(body["version"], 64) if "version" in body else None,
     )
-    return seen, fields.flag("online")
 
 
 async def presence(call: Call) -> Answer:
@@ -117,41 +117,36 @@ async def presence(call: Call) -> Answer:
     full = fields.flag("full")
     now = service.now()
     service.proxy_sources[call.caller.uuid] = call.source
-    reported: dict[str, tuple[Seen, bool]] = {}
+    reported: dict[str, Seen] = {}
     for item in fields.items("nodes", MAX_REPORTED):
-        seen, online = _seen(Fields(item if isinstance(item, dict) else {}), now)
-        reported[seen.uuid] = (seen, online)
-    known = await _known(service, reported)
+        seen = _seen(Fields(item if isinstance(item, dict) else {}), now)
+        reported[seen.uuid] = seen
+    # Without the nodes that were removed: their tunnels are about to be closed, they are not to come back by that.
+    there = await service.store.read.nodes.names(reported)
+    known = {uuid: seen for uuid, seen in reported.items() if uuid in there}
     change = service.presence.report(
         call.caller.uuid,
-        {uuid: online for uuid, (_, online) in known.items()},
+        {uuid: seen.online for uuid, seen in known.items()},
         full=full,
         now=service.settings.monotonic(),
         wall=now,
         clusters=fields.texts("clusters", check_cluster) if fields.has("clusters") else None,
     )
-    await _write(service, [seen for seen, _ in known.values()], change)
+    await _write(service, list(known.values()), change)
     if fields.has("addresses"):
         await _moved(call, public_addresses(fields.items("addresses")))
     return {"lease": int(LEASE)}
-
-
-async def _known(service: Service, reported: Mapping[str, tuple[Seen, bool]]) -> dict[str, tuple[Seen, bool]]:
-    """Without the nodes that were removed: their tunnels are about to be closed, they are not to come back by that."""
-    nodes = service.store.read.nodes
-    if len(reported) > _PAGE:
-        there = await nodes.uuids("node")
-        return {uuid: entry for uuid, entry in reported.items() if uuid in there}
-    return {uuid: entry for uuid, entry in reported.items() if await nodes.get(uuid) is not None}
 
 
 async def _write(service: Service, news: list[Seen], change: Change) -> None:
     """Write what is new. The same again, which is most reports, costs the database nothing."""
     fresh = []
     for seen in news:
-        said = (seen.addresses, seen.declared_labels, seen.peer, seen.version)
+        labels = None if seen.declared_labels is None else tuple(sorted(seen.declared_labels.items()))
+        said = hash((seen.addresses, labels, seen.peer, seen.version))
         if seen.uuid in change.came or seen.uuid in change.went or service.written.get(seen.uuid) != said:
-            fresh.append((seen, said))
+            # Another proxy may have it though this one has not.
+            fresh.append((replace(seen, online=service.presence.online(seen.uuid)), said))
     if not fresh:
         return
     async with service.store.write() as tables:
@@ -164,34 +159,38 @@ async def _write(service: Service, news: list[Seen], change: Change) -> None:
 async def _tell(service: Service, tables: WriteTables, came: frozenset[str], went: frozenset[str]) -> None:
     # After an outage these are thousands: one chain of events with one signature, not a signature for each.
     events = []
-    for name, uuids in (("node.online", came), ("node.offline", went)):
-        for uuid in sorted(uuids):
-            node = await tables.nodes.get(uuid)
-            if node is not None:
-                events.append(service.audit.event(name, node=node.name, node_uuid=uuid))
+    names = await tables.nodes.names(came | went)
+    for event, uuids in (("node.online", came), ("node.offline", went)):
+        for uuid in sorted(uuids & names.keys()):
+            events.append(service.audit.event(event, node=names[uuid], node_uuid=uuid))
     await service.audit.append(tables, events)
 
 
 async def expire_presence(service: Service) -> None:
     """Leases that ran out: their nodes are offline, since their proxy was last heard."""
-    presence = service.presence
-    heard = {uuid: presence.last_heard(uuid) for uuid in presence.all_online()}
-    went = presence.expire(service.settings.monotonic())
+    went = service.presence.expire(service.settings.monotonic())
     if not went:
         return
     service.log.info("nodes went offline with their proxy", count=len(went))
     async with service.store.write() as tables:
-        await tables.nodes.seen(Seen(uuid, heard.get(uuid) or 0.0) for uuid in went)
-        await _tell(service, tables, frozenset(), went)
+        await tables.nodes.seen(Seen(uuid, heard, online=False) for uuid, heard in went.items())
+        await _tell(service, tables, frozenset(), frozenset(went))
 
 
 async def flush_last_seen(service: Service) -> None:
-    """Once in a while, for the day that this process is killed: when online nodes were last heard."""
-    presence = service.presence
-    news = [Seen(uuid, presence.last_heard(uuid) or 0.0) for uuid in presence.all_online()]
-    if news:
+    """Once in a while, for the day that this process is killed: when the nodes that are online were last heard. One row
+    says it of all of them: ten thousand rows a minute would be 14 GB a day for a server's flash."""
+    heard = service.presence.heard_at_least()
+    if heard is not None:
         async with service.store.write() as tables:
-            await tables.nodes.seen(news)
+            await tables.cluster.set_meta("online_at", repr(heard))
+
+
+async def forget_online(service: Service) -> None:
+    """At the start: what an earlier process left as online was there until it last said so."""
+    heard = float(await service.store.read.cluster.meta("online_at") or 0.0)
+    async with service.store.write() as tables:
+        await tables.nodes.none_online(heard)
 
 
 async def _moved(call: Call, addresses: tuple[str, ...]) -> None:

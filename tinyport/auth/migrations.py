@@ -119,6 +119,11 @@ CREATE INDEX recordings_node ON recordings (node_uuid, started);
 CREATE INDEX recordings_live ON recordings (node_uuid) WHERE state = 'live';
 """
 
+_ONLINE = """
+-- online: as auth last wrote it down. meta's online_at says until when at least.
+ALTER TABLE nodes ADD COLUMN online INTEGER NOT NULL DEFAULT 0;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -127,6 +132,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0005-registrations", _REGISTRATIONS),
     ("0006-trusted-clusters", _TRUSTED_CLUSTERS),
     ("0007-recordings", _RECORDINGS),
+    ("0008-online", _ONLINE),
 )
 
 

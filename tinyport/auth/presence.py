@@ -22,7 +22,7 @@ class Change:
 
 
 class _Lease:
-    __slots__ = ("clusters", "end", "heard", "nodes")
+    __slots__ = ("clusters", "doubted", "end", "heard", "nodes")
 
     def __init__(self) -> None:
         self.end = 0.0
@@ -30,18 +30,22 @@ class _Lease:
         self.clusters: frozenset[str] = frozenset()
         #: wall clock of the last report
         self.heard = 0.0
-        #: UUID → until when it is believed without being said again; None: as long as the lease
-        self.nodes: dict[str, float | None] = {}
+        self.nodes: set[str] = set()
+        #: of these: until when they are believed without being said again
+        self.doubted: dict[str, float] = {}
 
 
 class Presence:
-    """``now`` is monotonic seconds everywhere, ``wall`` Unix seconds."""
+    """``now`` is monotonic seconds everywhere, ``wall`` Unix seconds.
+
+    A report costs by what it says and a look at the leases by what ends, not by how many nodes there are.
+    """
 
     def __init__(self, started: float) -> None:
         self._started = started
         self._leases: dict[str, _Lease] = {}
-        #: UUID → proxies that hold its tunnel
-        self._online: dict[str, set[str]] = {}
+        #: UUID → proxies that hold its tunnel; tuples, as a set is four times the size
+        self._online: dict[str, tuple[str, ...]] = {}
 
     def settled(self, now: float) -> bool:
         """False for the first seconds after a start: proxies have not all reported, so "offline" is not known yet."""
@@ -63,44 +67,58 @@ class Presence:
         lease.end, lease.heard = now + LEASE, wall
         if clusters is not None:
             lease.clusters = frozenset(clusters)
-        before = set(self._online)
         if full:
-            for uuid in lease.nodes.keys() - nodes.keys():
-                lease.nodes[uuid] = now + FULL_REPORT_GRACE
+            for uuid in lease.nodes - nodes.keys():
+                lease.doubted.setdefault(uuid, now + FULL_REPORT_GRACE)
+        came, went = set(), set()
         for uuid, online in nodes.items():
+            before = uuid in self._online
             if online:
-                lease.nodes[uuid] = None
-                self._online.setdefault(uuid, set()).add(proxy)
+                self._hold(proxy, lease, uuid)
             else:
                 self._drop(proxy, lease, uuid)
-        touched = set(nodes)
-        after = set(self._online)
-        return Change(frozenset((after - before) & touched), frozenset((before - after) & touched))
+            if online and not before:
+                came.add(uuid)
+            elif before and uuid not in self._online:
+                went.add(uuid)
+        return Change(frozenset(came), frozenset(went))
 
-    def expire(self, now: float) -> frozenset[str]:
-        """Forget what is no longer believed; the nodes that are offline by that."""
-        before = set(self._online)
+    def expire(self, now: float) -> dict[str, float]:
+        """Forget what is no longer believed; the nodes that are offline by that, and when each was last heard (Unix
+        seconds)."""
+        went: dict[str, float] = {}
         for proxy, lease in list(self._leases.items()):
             ended = lease.end <= now
-            for uuid, until in list(lease.nodes.items()):
-                if ended or (until is not None and until <= now):
-                    self._drop(proxy, lease, uuid)
+            gone = list(lease.nodes) if ended else [uuid for uuid, until in lease.doubted.items() if until <= now]
+            for uuid in gone:
+                heard = self.last_heard(uuid) or lease.heard
+                self._drop(proxy, lease, uuid)
+                if uuid not in self._online:
+                    went[uuid] = max(heard, went.get(uuid, 0.0))
             if ended:
                 del self._leases[proxy]
-        return frozenset(before - set(self._online))
+        return went
 
     def forget(self, uuid: str) -> None:
         """The node was removed."""
         for proxy in list(self._online.get(uuid, ())):
             self._drop(proxy, self._leases[proxy], uuid)
 
+    def _hold(self, proxy: str, lease: _Lease, uuid: str) -> None:
+        lease.doubted.pop(uuid, None)
+        lease.nodes.add(uuid)
+        holders = self._online.get(uuid, ())
+        if proxy not in holders:
+            self._online[uuid] = (*holders, proxy)
+
     def _drop(self, proxy: str, lease: _Lease, uuid: str) -> None:
-        lease.nodes.pop(uuid, None)
-        holders = self._online.get(uuid)
-        if holders is not None:
-            holders.discard(proxy)
-            if not holders:
-                del self._online[uuid]
+        lease.doubted.pop(uuid, None)
+        lease.nodes.discard(uuid)
+        left = tuple(holder for holder in self._online.get(uuid, ()) if holder != proxy)
+        if left:
+            self._online[uuid] = left
+        else:
+            self._online.pop(uuid, None)
 
     def online(self, uuid: str) -> bool:
         return uuid in self._online
@@ -124,6 +142,10 @@ class Presence:
         """When a proxy last vouched for the node (Unix seconds); None when it is offline."""
         holders = self._online.get(uuid)
         return max(self._leases[proxy].heard for proxy in holders) if holders else None
+
+    def heard_at_least(self) -> float | None:
+        """Every node that is online was heard then or later (Unix seconds); None when none is."""
+        return min((lease.heard for lease in self._leases.values() if lease.nodes), default=None)
 
     def all_online(self) -> Iterable[str]:
         return list(self._online)

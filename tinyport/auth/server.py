@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from tinyport.auth.api_proxy import expire_presence, flush_last_seen
+from tinyport.auth.api_proxy import expire_presence, flush_last_seen, forget_online
 from tinyport.auth.api_web import SILENCE
 from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
@@ -97,6 +97,7 @@ async def serve_service(
     """Serve an open service on a listening socket until ``stop`` is set; both stay the caller's to close."""
     settings = service.settings
     path = settings.data_dir / "auth" / "api.sock"
+    await forget_online(service)
     leaf = _Leaf(service)
     app = make_app(service, ROUTES)
     runner = web.AppRunner(

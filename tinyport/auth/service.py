@@ -55,8 +55,8 @@ class Service:
     counts: Counts = field(default_factory=Counts)
     #: set when auth stops: never-ending answers end
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    #: node UUID → what of it was last written to the store, so that repetitions are not
-    written: dict[str, object] = field(default_factory=dict)
+    #: node UUID → hash of what of it was last written to the store, so that repetitions are not
+    written: dict[str, int] = field(default_factory=dict)
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
     boots: dict[str, str] = field(default_factory=dict)
 

@@ -42,11 +42,15 @@ class Seen:
 
     uuid: str
     last_seen: float
+    online: bool
     addresses: tuple[str, ...] | None = None
     declared_labels: Mapping[str, str] | None = None
     peer: str | None = None
     version: str | None = None
 
+
+# SQLite's own limit was 999 values in one statement until 3.32.
+_AT_ONCE = 500
 
 _COLUMNS = (
     "uuid, kind, name, ssh_key, state, labels, token, created, generation, issued_generation, last_seen, addresses, "
@@ -71,8 +75,15 @@ class NodeRows:
         rows = await self._rows.all(f"SELECT {_COLUMNS} FROM nodes WHERE kind = ? ORDER BY name", kind)  # noqa: S608
         return [_node(row) for row in rows]
 
-    async def uuids(self, kind: str) -> set[str]:
-        return {row["uuid"] for row in await self._rows.all("SELECT uuid FROM nodes WHERE kind = ?", kind)}
+    async def names(self, uuids: Iterable[str]) -> dict[str, str]:
+        """UUID → name of those among ``uuids`` that are nodes."""
+        wanted, found = list(uuids), dict[str, str]()
+        for at in range(0, len(wanted), _AT_ONCE):
+            some = wanted[at : at + _AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            query = f"SELECT uuid, name FROM nodes WHERE kind = 'node' AND uuid IN ({marks})"  # noqa: S608
+            found.update((row["uuid"], row["name"]) for row in await self._rows.all(query, *some))
+        return found
 
     async def _one(self, where: str, value: object) -> NodeRow | None:
         row = await self._rows.one(f"SELECT {_COLUMNS} FROM nodes WHERE {where}", value)  # noqa: S608
@@ -111,12 +122,13 @@ class NodeRows:
     async def seen(self, news: Iterable[Seen]) -> None:
         """Write down what was heard. Rows of nodes that are gone are not made again."""
         await self._rows.many(
-            "UPDATE nodes SET last_seen = max(last_seen, ?), addresses = coalesce(?, addresses), "
+            "UPDATE nodes SET last_seen = max(last_seen, ?), online = ?, addresses = coalesce(?, addresses), "
             "declared_labels = coalesce(?, declared_labels), peer = coalesce(?, peer), "
             "version = coalesce(?, version) WHERE uuid = ?",
             [
                 (
                     item.last_seen,
+                    item.online,
                     None if item.addresses is None else pack(list(item.addresses)),
                     None if item.declared_labels is None else pack(dict(item.declared_labels)),
                     item.peer,
@@ -126,6 +138,11 @@ class NodeRows:
                 for item in news
             ],
         )
+
+    async def none_online(self, heard: float) -> None:
+        """Whoever knew which nodes are online has ended: those that were so were seen ``heard`` (Unix seconds) at
+        least."""
+        await self._rows.run("UPDATE nodes SET last_seen = max(last_seen, ?), online = 0 WHERE online", heard)
 
     async def delete(self, uuid: str) -> bool:
         return await self._rows.run("DELETE FROM nodes WHERE uuid = ?", uuid) > 0
