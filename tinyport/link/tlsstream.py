@@ -67,8 +67,13 @@ class TlsStream:
         return self._sock.selected_alpn_protocol()
 
     def identity(self) -> Identity:
-        """Who the peer is. PeerError when its certificate does not say, or it has none."""
-        return from_peer_certificate(self._sock.getpeercert())
+        """Who the peer is. PeerError when its certificate does not say, or it has none; Unavailable when the
+        connection broke as soon as the handshake was over, after which OpenSSL does not tell."""
+        try:
+            certificate = self._sock.getpeercert()
+        except ValueError:
+            raise Unavailable("the connection was closed") from None
+        return from_peer_certificate(certificate)
 
     def peer_address(self) -> tuple[str, int]:
         """(host, port) that the connection goes to."""
