@@ -21,6 +21,7 @@ SUITES = {
     "paths": "exec, sftp and scp, straight and through proxy and tunnel, beside sshd and ssh -J",
     "certificate": "certificate checks and access decisions a second on one core",
     "fleet": "joins a second at auth, listings of 10,000 nodes",
+    "scale": "simulated fleets: memory, CPU and traffic at rest, listings, everybody back after a restart",
     "latency": "exec at ten a second, the echo of a key, the first session, beside sshd",
     "footprint": "an idle node's size on disk, writes and wake-ups",
     "modules": "what each import costs each process of a node",
