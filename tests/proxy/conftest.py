@@ -43,6 +43,8 @@ Result = TypeVar("Result")
 
 NAME = "farm"
 DAY = 86400
+#: seconds for tasks to end after their test
+LEAVING_LIMIT = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,13 +60,10 @@ def run(main: Coroutine[Any, Any, Result], limit: float = 30.0) -> Result:
     async def guarded() -> Result:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
         result = await asyncio.wait_for(main, limit)
-        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for _ in range(50):
-            # What was cancelled a moment ago needs a few turns to end.
-            left = [task for task in left if not task.done()]
-            if not left:
-                break
-            await asyncio.sleep(0)
+        left = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        if left:
+            # What was cancelled, or whose other end has just gone, is about to end.
+            _, left = await asyncio.wait(left, timeout=LEAVING_LIMIT)
         assert not left, left
         return result
 
