@@ -2,6 +2,8 @@
 #
 #   make setup   the environment in .venv (PYTHON=python3.12 chooses the interpreter, 3.10 to 3.13)
 #   make demo    a cluster on loopback, and what one does with it
+#   make web     the proxy's web page, built from web/ (needs Node.js 18+ and npm)
+#   make test-web    the page in a real browser (chromium), after its types were checked
 #   make test    every test that runs at each commit        make test-slow   those that take longer
 #   make test-arm    the node on emulated arm64 and armhf (root, qemu-user-static, mmdebstrap)
 #   make check   format, lint, types, architecture          make fmt         put the format right
@@ -9,7 +11,7 @@
 #   make deb     Debian packages in build/deb (needs dpkg-dev, debhelper, dh-python)
 #   make guard   has CPU per handshake or memory grown by more than a tenth?
 
-.PHONY: setup demo test test-slow test-arm check fmt bench guard deb clean
+.PHONY: setup demo web test test-slow test-arm test-web check fmt bench guard deb clean
 
 # Byte code matters for what we measure: without it an import costs seconds and megabytes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -26,16 +28,27 @@ $(READY): pyproject.toml tools/setup_environment.sh
 	touch $@
 
 demo: setup
+	@sh tools/build_page.sh --if-possible
 	@$(BIN)/python demo/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not web"
 
 test-slow: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "slow and not emulated"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "slow and not emulated and not web"
 
 test-arm: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m emulated
+
+web:
+	sh tools/build_page.sh
+
+$(VENV)/.web-ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[web-test]'
+	touch $@
+
+test-web: $(VENV)/.web-ready web
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/web
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -57,4 +70,4 @@ deb:
 	sh packaging/debian/build.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info web/node_modules tinyport/proxy/page .mypy_cache .ruff_cache .pytest_cache .hypothesis

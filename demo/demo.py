@@ -19,10 +19,12 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -182,7 +184,7 @@ class Demo:
         title("A user is invited, signs up, and logs in: a certificate for twelve hours")
         words = ("tctl", "-c", self.config, "users", "add", "alice", "--logins", LOGIN, "--roles", "access")
         invited = json.loads(self.run(*words, "--format", "json"))
-        password = secrets.token_urlsafe(12)
+        password = self.password = secrets.token_urlsafe(12)
         self.run("tsh", "signup", invited["urls"][0], "--ca-pin", self.pin, typed=password)
         self.run("tsh", "login", "--proxy", self.proxy, "--user", "alice", "--ca-pin", self.pin, typed=password)
         self.run("tsh", "status")
@@ -218,6 +220,18 @@ class Demo:
         self.run("ssh", *options, f"{LOGIN}@{NODE}.{CLUSTER}", "echo hello through ProxyCommand")
         jump = f"{LOGIN}@{self.proxy}"
         self.run("ssh", *options, "-J", jump, f"{LOGIN}@{NODE}.{CLUSTER}", "echo hello through -J")
+
+    def page(self) -> None:
+        title("The web page, from the same port")
+        context = ssl.create_default_context(cafile=str(self.folder / "server" / "proxy" / "web.pem"))
+        with urllib.request.urlopen(f"https://{self.proxy}/", context=context, timeout=PATIENCE) as answer:
+            text = answer.read().decode()
+        if "<script" not in text:
+            print('This checkout has no page yet: "make web" builds it, with Node.js 18 or newer.')
+            return
+        print(f"https://{self.proxy}/  (its certificate is self-made: the browser asks)")
+        if terminal(sys.stdin) and terminal(sys.stdout):
+            print(f"log in as alice, with the password {self.password}")
 
     def after(self) -> None:
         title("What happened")
@@ -277,6 +291,7 @@ def main() -> int:
         demo.user()
         demo.sessions()
         demo.openssh()
+        demo.page()
         demo.after()
         if terminal(sys.stdin) and terminal(sys.stdout):
             demo.shell()

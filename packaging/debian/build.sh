@@ -15,6 +15,10 @@ mkdir -p "$out/tinyport"
 # What git knows, as it is now: neither caches nor whatever else lies around.
 git ls-files -z -- tinyport packaging tools docs LICENSE README.md CHANGELOG.md pyproject.toml |
     xargs -0 cp -a --parents -t "$out/tinyport"
+# The web page, when "make web" has built it: a package of it needs no Node.js.
+if [ -e tinyport/proxy/page/index.html ]; then
+    cp -a --parents -t "$out/tinyport" tinyport/proxy/page
+fi
 cd "$out/tinyport"
 mv packaging/debian debian
 if [ -n "${VERSION:-}" ]; then

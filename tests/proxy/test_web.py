@@ -32,7 +32,10 @@ async def get(here_address: tuple[str, int], context: ssl.SSLContext, path: str)
     return int(status.split()[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}, body
 
 
-def test_pages(cluster: Cluster, tmp_path: Path) -> None:
+def test_pages(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the built page, wherever the tests run."""
+    monkeypatch.setattr(web, "PAGE", tmp_path / "page")
+
     async def main() -> None:
         async with world(cluster, tmp_path) as here:
             context = browser(tmp_path)

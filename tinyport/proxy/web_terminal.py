@@ -93,10 +93,9 @@ class Terminal:
         before, self._browser = self._browser, browser
         if before is not None:
             await before.close(code=4000, message=b"shown elsewhere")
-        place = min(max(seen, self._replay.begins), self._replay.ends)
-        await browser.send_json(
-            {"type": "attached", "id": self.id, "node": self.node, "login": self.login, "from": place}
-        )
+        place, ends = min(max(seen, self._replay.begins), self._replay.ends), self._replay.ends
+        about = {"id": self.id, "node": self.node, "login": self.login, "from": place, "to": ends}
+        await browser.send_json({"type": "attached", **about})
         sender = asyncio.ensure_future(self._send(browser, place))
         try:
             async for message in browser:
@@ -104,8 +103,8 @@ class Terminal:
                     self.session.touched = time.monotonic()
                     if self.shell is not None:
                         await self.shell.write(message.data)
-                elif message.type is WSMsgType.TEXT:
-                    self._told(message.data)
+                elif message.type is WSMsgType.TEXT and self._told(message.data):
+                    await browser.send_json({"type": "pong"})
         finally:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
@@ -132,8 +131,8 @@ class Terminal:
             # It left in the middle; whoever reads from it learns the same.
             return
 
-    def _told(self, text: str) -> None:
-        """A message of the browser. PeerError when it is none that we know."""
+    def _told(self, text: str) -> bool:
+        """A message of the browser; does it want an answer? PeerError when it is none that we know."""
         message = _object(text)
         kind = message.get("type")
         if kind == "ack":
@@ -146,8 +145,9 @@ class Terminal:
                 self.shell.resize(_number(message, "cols", 1, 1000), _number(message, "rows", 1, 1000))
         elif kind == "close":
             self.close("closed")
-        else:
+        elif kind != "ping":
             raise PeerError("unknown message")
+        return kind == "ping"
 
 
 class Terminals:

@@ -1,0 +1,5 @@
+import { Head } from "../parts/basics";
+
+export function PendingPage() {
+  return <Head title="Waiting devices" />;
+}

@@ -1,0 +1,5 @@
+import { Head } from "../parts/basics";
+
+export function RolesPage() {
+  return <Head title="Roles" />;
+}

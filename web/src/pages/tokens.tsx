@@ -1,0 +1,5 @@
+import { Head } from "../parts/basics";
+
+export function TokensPage() {
+  return <Head title="Join tokens" />;
+}
