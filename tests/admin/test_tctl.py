@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.admin.conftest import PIN, TOKEN, FakeAuth, Run
-from tinyport.admin import moments
 from tinyport.admin.tctl import build_parser, main
+from tinyport.host import moments
 
 At = Callable[[Path], Run]
 NOW = 1_800_000_000.0

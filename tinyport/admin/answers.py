@@ -9,10 +9,10 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from tinyport.admin import moments
 from tinyport.core.durations import parse_duration
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.labels import parse_pairs
+from tinyport.host import moments
 from tinyport.host.console import UsageError
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyport.admin import config_file
-from tinyport.admin.moments import ago, span
 from tinyport.core.errors import OperatorError, PeerError, Unavailable
 from tinyport.core.names import printable
 from tinyport.host.console import emit
+from tinyport.host.moments import ago, span
 
 MAX_STATUS = 256 * 1024
 ASK_LIMIT = 5.0

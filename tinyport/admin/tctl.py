@@ -11,6 +11,7 @@ from tinyport.admin import (
     tctl_auth,
     tctl_backup,
     tctl_nodes,
+    tctl_recordings,
     tctl_resources,
     tctl_tokens,
     tctl_top,
@@ -53,6 +54,7 @@ def build_parser() -> CommandLine:
     tctl_resources.add_commands(parser)
     tctl_access.add_commands(parser)
     tctl_audit.add_commands(parser)
+    tctl_recordings.add_commands(parser)
     tctl_auth.add_commands(parser)
     tctl_backup.add_commands(parser)
     parser.command("version", _version, help="print the version", examples=["tctl version"], parents=[output_options()])

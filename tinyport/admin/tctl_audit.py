@@ -12,10 +12,10 @@ from typing import Any
 from tinyport.admin import tctl_audit_check
 from tinyport.admin.answers import ago, path, rows
 from tinyport.admin.connection import connect
-from tinyport.admin.moments import when
 from tinyport.core.events import CODES
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options, table
+from tinyport.host.moments import when
 
 #: shown in their own columns
 _COLUMNS = ("id", "time", "code", "event", "user", "node", "cluster", "received", "node_uuid", "proxy_uuid", "boot")

@@ -294,6 +294,53 @@ def join(build: Build) -> None:
     parser.add_argument("-l", "--login", metavar="LOGIN", help="the login of your own connection to the node")
 
 
+def play(build: Build) -> None:
+    parser = build.add(
+        "play",
+        "play a recorded session, or one that is live",
+        "tsh play 3fa9",
+        "tsh play --speed 4 session.cast",
+        "tsh play --follow 3fa9",
+        description="Play a recording in this terminal. Keys: space pauses, left and right skip 5 seconds, [ and ] a "
+        "minute, + and - change the speed, 0 goes to the start, G to what is live, q quits. Not on a terminal, all of "
+        "it is written at once.",
+    )
+    add = parser.add_argument
+    add("what", metavar="SESSION|FILE", help='a session ("tsh recordings ls" lists them), or a file of asciicast')
+    add("--speed", type=float, default=1.0, metavar="N", help="2 is twice as fast")
+    add("--idle-limit", metavar="T", help='longer waits are cut to this: "2s" (the default), or "none"')
+    add("-f", "--follow", action="store_true", help="a live session, as it happens")
+    add(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        help="write it into a file, that asciinema plays, too (-: standard output)",
+    )
+
+
+def recordings(build: Build) -> None:
+    from tinyport.host.console_recordings import add_filters
+
+    group = build.parser.command("recordings", help="recorded sessions", examples=["tsh recordings ls"])
+    ls = group.command(
+        "ls",
+        build.runs["recordings ls"],
+        help="list them, the newest first",
+        examples=["tsh recordings ls --since 7d", "tsh recordings ls --node greenhouse --text 'rm -rf'"],
+        parents=[build.common, output_options()],
+    )
+    add_filters(ls)
+    export = group.command(
+        "export",
+        build.runs["recordings export"],
+        help="write one as a file that asciinema plays, too",
+        examples=["tsh recordings export 3fa9 -o session.cast"],
+        parents=[build.common],
+    )
+    export.add_argument("id", metavar="ID", help="the session's id, or how it begins")
+    export.add_argument("-o", dest="output", metavar="FILE", default="-", help="default: standard output")
+
+
 def mfa(build: Build) -> None:
     group = build.parser.command("mfa", help="your second factors: one-time codes", examples=["tsh mfa add phone"])
 
@@ -336,6 +383,8 @@ COMMANDS: Commands = {
     "proxy": proxy,
     "sessions": sessions,
     "join": join,
+    "play": play,
+    "recordings": recordings,
     "clusters": clusters,
     "mfa": mfa,
     "completion": completion,

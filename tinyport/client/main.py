@@ -84,6 +84,24 @@ def _join(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _play(args: argparse.Namespace) -> int:
+    from tinyport.client.play import run
+
+    return run(args)
+
+
+def _recordings_ls(args: argparse.Namespace) -> int:
+    from tinyport.client.recordings import ls
+
+    return ls(args)
+
+
+def _recordings_export(args: argparse.Namespace) -> int:
+    from tinyport.client.recordings import export
+
+    return export(args)
+
+
 def _mfa_add(args: argparse.Namespace) -> int:
     from tinyport.client.factors import add
 
@@ -144,6 +162,9 @@ RUNS: dict[str, Run] = {
     "proxy ssh": _proxy_ssh,
     "sessions": _sessions,
     "join": _join,
+    "play": _play,
+    "recordings ls": _recordings_ls,
+    "recordings export": _recordings_export,
     "mfa add": _mfa_add,
     "mfa ls": _mfa_ls,
     "mfa rm": _mfa_rm,

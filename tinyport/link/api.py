@@ -125,6 +125,11 @@ class AuthClient:
 
         ``silence``: seconds without a byte after which Unavailable is raised; None waits for ever.
         """
+        for line in self.lines(method, path, silence=silence):
+            yield self._object(200, line)
+
+    def lines(self, method: str, path: str, *, silence: float | None = None) -> Iterator[bytes]:
+        """Ask, and yield the lines of an answer that are not empty, without their ends, as ``stream``."""
         response = self._ask(method, path, None)
         if response.status >= 400:
             raise error_of(response.status, self._object(response.status, response.read(MAX_HELLO)))
@@ -146,7 +151,7 @@ class AuthClient:
                     raise PeerError(f"{self._where} sent a line of more than {MAX_LINE} bytes")
                 for line in lines:
                     if line.strip():
-                        yield self._object(200, bytes(line))
+                        yield bytes(line)
         finally:
             # What is left of an endless answer cannot be skipped; the connection is of no more use.
             self.close()
