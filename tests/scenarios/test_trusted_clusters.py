@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.scenarios.browser import Browser
 from tests.scenarios.cluster import BIN, LIMIT, Cluster, text, wait_for
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import TinyportError
@@ -247,6 +249,46 @@ def test_nodes_are_listed_as_their_own_cluster_lets_one_see(cluster: Cluster, pa
     finally:
         everywhere = {"node_labels": {"*": ["*"]}}
         create(cluster, kind="role", name="dev-guest", allow={"logins": [cluster.login_name], **everywhere})
+
+
+def test_a_browser_goes_there_too(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    async def main() -> None:
+        async with Browser(partner) as browser:
+            await browser.log_in("dev")
+            status, answer = await browser.ask("GET", "/web/api/v1/clusters")
+            assert (status, [(one["name"], one["online"]) for one in answer["clusters"]]) == (200, [(HERE, True)])
+            status, answer = await browser.ask("GET", f"/web/api/v1/nodes?cluster={HERE}")
+            assert (status, [node["name"] for node in answer["nodes"]]) == (200, [cluster.node])
+            status, answer = await browser.ask("GET", f"/web/api/v1/nodes?cluster={HERE}&selector=site=nowhere")
+            assert (status, answer["nodes"]) == (200, [])
+            for wrong in ("nowhere.example", "..", "x" * 300):
+                status, answer = await browser.ask("GET", f"/web/api/v1/nodes?cluster={wrong}")
+                assert (status, answer["error"]["code"]) == (404, "not_found")
+            wish = {"type": "open", "node": cluster.node, "login": cluster.login_name, "cols": 80, "rows": 24}
+            screen = await browser.terminal({**wish, "cluster": HERE})
+            await screen.attached()
+            await screen.type("echo $((6 * 7))-there; exit 3\r")
+            await screen.until(b"42-there")
+            assert await screen.end() == {"type": "exit", "status": 3}
+            for change, said in (
+                ({"cluster": "nowhere.example"}, "no cluster nowhere.example is known"),
+                ({"cluster": 5}, "a name is needed"),
+                ({"node": "nowhere"}, "there is no node nowhere"),
+                ({"node": "site=berlin"}, "labels find nodes"),
+                ({"login": "games"}, "games is not one of yours"),
+            ):
+                refused = await browser.terminal({**wish, "cluster": HERE, **change})
+                message = await refused.socket.receive_json()
+                assert (message["type"], said in message["message"]) == ("error", True), message
+            # What the other side takes back ends a terminal that is open.
+            screen = await browser.terminal({**wish, "cluster": HERE})
+            await screen.attached()
+            await screen.type("echo ready\r")
+            await screen.until(b"ready")
+            await asyncio.to_thread(cluster.tctl, "rm", f"trusted_cluster/{PARTNER}")
+            assert "message" in await screen.end()
+
+    asyncio.run(asyncio.wait_for(main(), 2 * LIMIT))
 
 
 def test_the_wrong_pin_and_a_disabled_entry_dial_nothing(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:

@@ -29,6 +29,7 @@ from tinyport.proxy.knowledge import Knowledge
 from tinyport.proxy.partners import Partners
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.sockets import listen
+from tinyport.proxy.ssh_elsewhere import Elsewhere
 from tinyport.proxy.ssh_gateway import SshGateway
 from tinyport.proxy.tsh_gateway import TshGateway
 from tinyport.proxy.tunnels import Tunnels
@@ -91,6 +92,7 @@ class Proxy:
             ssh_certificate=credentials.ssh_certificate,
         )
         self.tsh = TshGateway(self.gatekeeper, self.tunnels.dial, self.clusters, log("tsh"))
+        elsewhere = Elsewhere(self.knowledge, self.gatekeeper, self.clusters)
         self.web = Web(
             web,
             log("web"),
@@ -102,7 +104,8 @@ class Proxy:
                 WebSessions(
                     self.authlink.ask, lambda: UserApi(settings.auth_address, credentials.user_context), log("web")
                 ),
-                Terminals(self.gatekeeper, self.tunnels.dial, self.knowledge, log("web")),
+                Terminals(self.gatekeeper, self.tunnels.dial, self.knowledge, elsewhere, log("web")),
+                elsewhere,
                 self.authlink.ask,
                 public,
                 log("web"),

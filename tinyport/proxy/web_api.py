@@ -12,6 +12,8 @@ from aiohttp import web
 
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.host.logging_line import Log
+from tinyport.proxy.ssh_client import Person
+from tinyport.proxy.ssh_elsewhere import Elsewhere
 from tinyport.proxy.web_limits import Tries
 from tinyport.proxy.web_sessions import Ask, WebSession, WebSessions
 from tinyport.proxy.web_terminal import Terminals
@@ -26,7 +28,7 @@ MAX_NAME, MAX_PASSWORD, MAX_INVITATION = 64, 4096, 300
 _PASSED: tuple[tuple[str, str], ...] = (
     (
         "GET",
-        r"status|nodes|users|tokens|locks|sessions|audit|mfa|web/sessions|resources/(role|node|user|cluster_config)",
+        r"status|nodes|clusters|users|tokens|locks|sessions|audit|mfa|web/sessions|resources/(role|node|user|cluster_config)",
     ),
     ("PATCH|DELETE", r"nodes/[^/]+|users/[^/]+"),
     ("POST", r"nodes/[^/]+/(accept|reject)"),
@@ -67,9 +69,12 @@ def refusal(error: TinyportError) -> web.Response:
 class People:
     """The routes of people with a browser."""
 
-    def __init__(self, sessions: WebSessions, terminals: Terminals, ask: Ask, host: str, log: Log) -> None:
+    def __init__(
+        self, sessions: WebSessions, terminals: Terminals, elsewhere: Elsewhere, ask: Ask, host: str, log: Log
+    ) -> None:
         self.sessions = sessions
         self._terminals = terminals
+        self._elsewhere = elsewhere
         self._ask = ask
         self._host = host
         self._log = log
@@ -191,10 +196,20 @@ class People:
         session = await self._session(request)
         if request.headers.get("Tinyport-Background") is None:
             session.touched = time.monotonic()
+        cluster = request.query.get("cluster")
+        if path == "nodes" and cluster is not None and self._elsewhere.is_other(cluster):
+            return await self._nodes_elsewhere(request, session, cluster)
         body = await _body(request) if request.method in ("POST", "PUT", "PATCH") else None
         query = {key: value[:500] for key, value in request.query.items() if key != "follow"}
         status, data = await session.api.ask(request.method, "/v1/" + path, query, body)
         return web.Response(status=status, body=data, content_type="application/json")
+
+    async def _nodes_elsewhere(self, request: web.Request, session: WebSession, cluster: str) -> web.Response:
+        person = Person(session.user, session.ssh_key, session.ssh_certificate)
+        selectors = [text[:500] for text in request.query.getall("selector", [])]
+        search = request.query.get("search", "")[:500]
+        nodes = await self._elsewhere.nodes(cluster[:100], person, _peer(request), selectors, search)
+        return _answer({"nodes": nodes})
 
     def _about(self, session: WebSession) -> dict[str, object]:
         return {**session.about, "session": session.id, "csrf": session.csrf, "proxy": self._host}

@@ -15,12 +15,15 @@ from contextlib import ExitStack
 
 from aiohttp import WSMsgType, web
 
+from tinyport.core.access import Subject
 from tinyport.core.certificate import Certificate, parse_public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import check_login
 from tinyport.host.logging_line import Log
-from tinyport.proxy.access import Admitted, Gatekeeper
+from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.knowledge import Knowledge
+from tinyport.proxy.ssh_client import Host, Person, SshLink, connected
+from tinyport.proxy.ssh_elsewhere import Elsewhere
 from tinyport.proxy.ssh_gateway import Dial
 from tinyport.proxy.ssh_terminal import Shell, open_shell
 from tinyport.proxy.web_replay import Replay
@@ -153,10 +156,13 @@ class Terminal:
 class Terminals:
     """Opens them and hands browsers over to them."""
 
-    def __init__(self, gatekeeper: Gatekeeper, dial: Dial, knowledge: Knowledge, log: Log) -> None:
+    def __init__(
+        self, gatekeeper: Gatekeeper, dial: Dial, knowledge: Knowledge, elsewhere: Elsewhere, log: Log
+    ) -> None:
         self._gatekeeper = gatekeeper
         self._dial = dial
         self._knowledge = knowledge
+        self._elsewhere = elsewhere
         self._log = log
 
     async def serve(self, request: web.Request, session: WebSession, peer: tuple[str, int]) -> web.WebSocketResponse:
@@ -192,52 +198,71 @@ class Terminals:
         if len(session.terminals) >= MOST_TERMINALS:
             raise AccessDenied(f"at most {MOST_TERMINALS} terminals at once", hint="close one", code="in_use")
         session.touched = time.monotonic()
-        certificate = session.ssh_certificate
-        if isinstance(otp, str) and otp:
-            certificate = await session.api.session_certificate(target, otp[:16], session.ssh_public_key)
-        admitted = await self._gatekeeper.admit(
-            Certificate.decode(parse_public_line(certificate)), target, login, peer[0]
-        )
-        terminal = Terminal(session, admitted.name, login)
+        cluster = wish.get("cluster")
+        if cluster is not None and not isinstance(cluster, str):
+            raise PeerError("cluster: a name is needed")
+        otp = wish.get("otp")
+        terminal = Terminal(session, target, login)
         session.terminals[terminal.id] = terminal
         try:
-            terminal.shell = await self._shell(terminal, admitted, login, certificate, size, peer)
+            if cluster is not None and self._elsewhere.is_other(cluster):
+                way = await self._to_other(session, cluster, target, login, peer)
+            else:
+                way = await self._to_node(session, target, login, otp[:16] if isinstance(otp, str) else "", peer)
+            terminal.node = way.name
+            terminal.shell = await open_shell(terminal, way.link, size=size)
         except BaseException:
             session.terminals.pop(terminal.id, None)
             raise
         if session.over:
             terminal.close("your web session was ended")
             return
-        self._log.info("session", user=session.user, node=admitted.name, login=login, web=session.id)
+        self._log.info("session", user=session.user, to=way.name, login=login, web=session.id)
         terminal.watched.enter_context(
             self._gatekeeper.watched(
-                admitted.subject, node=admitted.uuid, login=login, source=peer[0], cut=terminal.close
+                way.subject,
+                node=way.uuid,
+                login=login if way.cluster is None else None,
+                source=peer[0],
+                cut=terminal.close,
+                cluster=way.cluster,
             )
         )
         await terminal.serve(browser, 0)
 
-    async def _shell(
-        self,
-        terminal: Terminal,
-        admitted: Admitted,
-        login: str,
-        certificate: str,
-        size: tuple[int, int],
-        peer: tuple[str, int],
-    ) -> Shell:
-        session = terminal.session
-        stream = await self._dial(admitted.uuid, peer, login)
-        return await open_shell(
-            terminal,
-            stream,
-            uuid=admitted.uuid,
-            login=login,
-            cluster=self._knowledge.cluster,
-            host_cas=self._knowledge.policy.host_cas,
-            ssh_key=session.ssh_key,
-            ssh_certificate=certificate,
-            size=size,
+    async def _to_other(
+        self, session: WebSession, cluster: str, target: str, login: str, peer: tuple[str, int]
+    ) -> _Way:
+        """To a node of another cluster, which judges it alone."""
+        person = Person(login, session.ssh_key, session.ssh_certificate)
+        link, subject = await self._elsewhere.to_node(cluster, target, person, peer)
+        return _Way(link, subject, f"{target.removesuffix(f'.{cluster}')}.{cluster}", None, cluster)
+
+    async def _to_node(self, session: WebSession, target: str, login: str, otp: str, peer: tuple[str, int]) -> _Way:
+        """To a node of ours, once the gatekeeper has said yes and it has dialled back."""
+        certificate = session.ssh_certificate
+        if otp:
+            certificate = await session.api.session_certificate(target, otp, session.ssh_public_key)
+        admitted = await self._gatekeeper.admit(
+            Certificate.decode(parse_public_line(certificate)), target, login, peer[0]
         )
+        stream = await self._dial(admitted.uuid, peer, login)
+        host = Host(self._knowledge.cluster, self._knowledge.policy.host_cas, admitted.uuid)
+        link = await connected(stream, host, Person(login, session.ssh_key, certificate))
+        return _Way(link, admitted.subject, admitted.name, admitted.uuid, None)
+
+
+class _Way:
+    """An open way to a node, of ours (``uuid``) or of another ``cluster``."""
+
+    __slots__ = ("cluster", "link", "name", "subject", "uuid")
+
+    def __init__(self, link: SshLink, subject: Subject, name: str, uuid: str | None, cluster: str | None) -> None:
+        self.link = link
+        self.subject = subject
+        self.name = name
+        self.uuid = uuid
+        self.cluster = cluster
 
 
 async def _refuse(browser: web.WebSocketResponse, error: TinyportError) -> None:
