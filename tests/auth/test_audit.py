@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tinyport.auth.audit import SIGN_EVERY
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.policy import open_document
 
@@ -156,11 +157,27 @@ def test_following_ends_with_the_right_to(auth: AuthServer) -> None:
 
 def test_the_chain_holds_and_its_head_is_signed(auth: AuthServer) -> None:
     auth.join("greenhouse")
-    answer = auth.local().get("/v1/audit/head").body
-    assert answer["broken_at"] is None
-    key = parse_public_line(auth.local().get("/v1/ca", type="policy").body["keys"][0]["line"])
-    head = open_document(answer["head"], key, "audit-head", CLUSTER)
+    assert auth.local().get("/v1/audit/head").body["broken_at"] is None
+    head = open_head(auth)
     assert (head["id"], head["hash"]) == auth.do(auth.service.store.read.audit.head())
+
+
+def test_the_head_is_signed_again_while_nothing_happens(auth: AuthServer) -> None:
+    """So that an export says until when there was nothing more."""
+    auth.join("greenhouse")
+    before = open_head(auth)
+    auth.do(auth.service.audit.keep_signed(auth.service.store))
+    assert open_head(auth) == before
+    auth.clock.now += SIGN_EVERY
+    auth.do(auth.service.audit.keep_signed(auth.service.store))
+    after = open_head(auth)
+    assert (after["id"], after["hash"]) == (before["id"], before["hash"])
+    assert float(str(after["time"])) >= float(str(before["time"])) + SIGN_EVERY
+
+
+def open_head(auth: AuthServer) -> dict[str, object]:
+    key = parse_public_line(auth.local().get("/v1/ca", type="policy").body["keys"][0]["line"])
+    return open_document(auth.local().get("/v1/audit/head").body["head"], key, "audit-head", CLUSTER)
 
 
 def test_the_log_cannot_be_changed_by_accident_nor_unseen(auth: AuthServer, tmp_path: Path) -> None:

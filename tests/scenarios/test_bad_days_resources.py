@@ -121,6 +121,44 @@ def test_a_full_disk(start: Start) -> None:
     a_disk_that_takes_nothing(cluster, user, mallory, filler.unlink)
 
 
+def test_a_full_disk_of_auth(tmp_path: Path) -> None:
+    """Logins and access go on; the audit log says afterwards what is not in it."""
+    need_program("mount")
+    auth = tmp_path / "data" / "auth"
+    auth.mkdir(parents=True, mode=0o700)
+    auth.parent.chmod(0o700)
+    # Not in a namespace: tctl has to find auth's socket there.
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(auth)]
+    subprocess.run(mount, check=True, capture_output=True, timeout=LIMIT)
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+        user = cluster.add_user("wendy", cluster.login_name)
+        gets_in(cluster, user)
+        filler = auth / "filler"
+        subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True, timeout=LIMIT, check=False)
+        assert os.statvfs(auth).f_bavail == 0
+
+        def takes_nothing() -> bool:
+            # The write-ahead log has some room of its own, until it is used.
+            return cluster.tctl("lock", "--login", "nobody", "--ttl", "1h").returncode != 0
+
+        wait_for("the disk to be full", takes_nothing)
+        cluster.login("wendy")
+        gets_in(cluster, user)
+        refused = cluster.tctl("users", "add", "ben", "--logins", "pi", "--roles", "access")
+        assert refused.returncode == 1
+        assert b"takes nothing more" in refused.stderr, text(refused)
+        filler.unlink()
+        cluster.login("wendy")
+        (gap,) = [event for event in cluster.tctl_json("audit", "--type", "events.lost")["events"] if "sender" in event]
+        assert (gap["sender"], gap["count"] >= 1) == ("auth", True)
+        assert cluster.tctl("audit", "verify").returncode == 0
+    finally:
+        cluster.stop()
+        subprocess.run(["umount", "--lazy", str(auth)], check=True, capture_output=True, timeout=LIMIT)
+
+
 def test_a_read_only_file_system(start: Start) -> None:
     cluster = start("mount -t tmpfs tmpfs NODE")
     user, mallory = (cluster.add_user(name, cluster.login_name) for name in ("wendy", "mallory"))

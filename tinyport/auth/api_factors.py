@@ -94,8 +94,8 @@ async def session_certificate(call: Call) -> Answer:
         raise AccessDenied(
             "a one-time code is needed, and none is set up for you", hint="tsh mfa add NAME", code="factor_missing"
         )
-    await _prove(call)
-    async with service.store.write() as tables:
+    await _prove(call, or_go_on=True)
+    async with service.store.write(or_go_on=True) as tables:
         user = await tables.users.get(call.caller.name)
         if user is None:
             raise not_found("user", call.caller.name)
@@ -140,18 +140,19 @@ async def _one(call: Call, tables: WriteTables) -> FactorRow:
     raise not_found("second factor", wanted)
 
 
-async def _prove(call: Call) -> None:
+async def _prove(call: Call, *, or_go_on: bool = False) -> None:
     """Whoever has a factor shows a code. A wrong one counts as a wrong password does."""
     service = call.service
     name = call.caller.name
     code = second_factor.code_of(call)
-    async with service.store.write() as tables:
+    async with service.store.write(or_go_on=or_go_on) as tables:
         user = await tables.users.get(name)
         if not await tables.factors.of(name):
             return
         if code is None:
             raise AccessDenied("a code of a second factor that you have is needed", code="otp_required")
-        waits = user is None or service.now() < user.locked_until
-        if not waits and await second_factor.spend_code(tables, name, code, service.now()):
+        now = service.now()
+        waits = user is None or now < user.locked_until or service.unwritten.locked_out(name, now)
+        if not waits and await second_factor.spend_code(service, tables, name, code, service.now()):
             return
     await login_failed(call, name, counts=True)

@@ -83,7 +83,7 @@ async def failed(call: Call, event: str, error: TinyportError, **fields: object)
 async def refused(call: Call, event: str, error: TinyportError, **fields: object) -> None:
     """Write down what was refused, and why: both sentences of the error."""
     service = call.service
-    async with service.store.write() as tables:
+    async with service.store.write(or_go_on=True) as tables:
         await service.audit.record(
             tables,
             event,

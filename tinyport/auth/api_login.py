@@ -37,21 +37,31 @@ def roles_of(call: Call, user: UserRow) -> list[Role]:
 async def login(call: Call) -> Answer:
     """User and password → an SSH and a TLS certificate for the same person."""
     keys, asked = asked_keys(call)
-    return await prove(call, lambda tables, user: _log_in(call, tables, user, keys, asked, proven=call.service.now()))
+
+    async def then(tables: WriteTables, user: UserRow) -> Mapping[str, object]:
+        return await _log_in(call, tables, user, keys, asked, proven=call.service.now())
+
+    return await prove(call, then, or_go_on=True)
 
 
-async def prove(call: Call, then: Callable[[WriteTables, UserRow], Awaitable[Mapping[str, object]]]) -> Answer:
-    """User, password and, where one is asked for, a code: ``then`` for that user, within the same transaction."""
+async def prove(
+    call: Call, then: Callable[[WriteTables, UserRow], Awaitable[Mapping[str, object]]], *, or_go_on: bool = False
+) -> Answer:
+    """User, password and, where one is asked for, a code: ``then`` for that user, within the same transaction.
+    ``or_go_on``: even when the disk takes nothing of it."""
     service, fields = call.service, call.fields
     service.check_source(call.source)
     name = fields.text("user", 64)
     password = fields.text("password", LONGEST)
     user = await service.store.read.users.get(name)
     right = await service.passwords.verify(user.password if user is not None else None, password)
-    if user is None or not right or service.now() < user.locked_until:
+    waits = user is not None and (
+        service.now() < user.locked_until or service.unwritten.locked_out(name, service.now())
+    )
+    if user is None or not right or waits:
         await login_failed(call, name, counts=not right)
     code = second_factor.code_of(call)
-    async with service.store.write() as tables:
+    async with service.store.write(or_go_on=or_go_on) as tables:
         # Read again: while the password was hashed it may have been changed, or the user removed or locked out.
         current = await tables.users.get(name)
         if current is None or user is None or current.password != user.password or service.now() < current.locked_until:
@@ -60,6 +70,7 @@ async def prove(call: Call, then: Callable[[WriteTables, UserRow], Awaitable[Map
         if await _code_is_right(call, tables, name, code):
             if current.failures:
                 await tables.users.set_failures(name, 0, 0)
+            service.unwritten.succeeded(name)
             return await then(tables, current)
     # Not within the transaction: an error would take the count back.
     await login_failed(call, name, counts=True)
@@ -71,7 +82,7 @@ async def _code_is_right(call: Call, tables: WriteTables, name: str, code: str |
         return True
     if code is None:
         raise AccessDenied("a one-time code is needed", hint="your authenticator shows it", code="otp_required")
-    return await second_factor.spend_code(tables, name, code, call.service.now())
+    return await second_factor.spend_code(call.service, tables, name, code, call.service.now())
 
 
 async def extend(call: Call) -> Answer:
@@ -80,7 +91,7 @@ async def extend(call: Call) -> Answer:
     service = call.service
     keys, asked = asked_keys(call)
     leaf = call.caller.leaf
-    async with service.store.write() as tables:
+    async with service.store.write(or_go_on=True) as tables:
         user = await tables.users.get(call.caller.name)
         if user is None or leaf is None:
             raise login_required("the certificate's user was removed")

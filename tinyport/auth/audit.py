@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from tinyport.auth.authority import Authority
-from tinyport.auth.store import WriteTables
+from tinyport.auth.store import Store, WriteTables
+from tinyport.auth.unwritten import Unwritten
 from tinyport.core.events import event
+
+#: how old a signed head may get, in seconds
+SIGN_EVERY = 300.0
 
 
 class Audit:
@@ -18,11 +22,15 @@ class Audit:
         authority: Authority,
         clock: Callable[[], float],
         noted: Callable[[Mapping[str, object]], None] = lambda event: None,
+        unwritten: Unwritten | None = None,
     ) -> None:
         self._authority = authority
+        self._unwritten = unwritten or Unwritten()
         self._clock = clock
         self._noted = noted
         self._grown = asyncio.Event()
+        #: Unix time; 0 before this process has signed one
+        self._signed_at = 0.0
 
     def event(self, name: str, **fields: object) -> dict[str, object]:
         """An event of our own, now, for ``append``. Fields that are None are left out."""
@@ -36,18 +44,37 @@ class Audit:
         """Write down events that are complete."""
         if not events:
             return
-        id, hash = await tables.audit.append(events)
-        head = {
-            "kind": "audit-head",
-            "cluster": self._authority.cluster,
-            "id": id,
-            "hash": hash,
-            "time": int(self._clock()),
-        }
-        await tables.audit.set_head(id, hash, self._authority.sign(head))
-        tables.after_commit(lambda: self._written(events))
+        lost = self._unwritten.events
+        own = events
+        if lost:
+            # There may be room again: what came after what was lost begins by saying so.
+            gap = self.event("events.lost", sender="auth", count=lost, reason="the disk of the auth server was full")
+            events = [gap, *events]
+        await self._sign(tables, *await tables.audit.append(events))
+        tables.after_commit(lambda: self._written(events, lost))
+        tables.when_lost(lambda: self._unwritten.lost_events(len(own)))
 
-    def _written(self, events: Sequence[Mapping[str, object]]) -> None:
+    async def _sign(self, tables: WriteTables, id: int, hash: str) -> None:
+        now = self._clock()
+        head = {"kind": "audit-head", "cluster": self._authority.cluster, "id": id, "hash": hash, "time": int(now)}
+        await tables.audit.set_head(id, hash, self._authority.sign(head))
+        tables.after_commit(lambda: self._signed(now))
+
+    def _signed(self, when: float) -> None:
+        self._signed_at = when
+
+    async def keep_signed(self, store: Store) -> None:
+        """Sign the head again when it has stood for some minutes: "and nothing has happened since" is worth as much as
+        an event. For whoever looks after the house to call again and again."""
+        if abs(self._clock() - self._signed_at) < SIGN_EVERY:
+            return
+        async with store.write() as tables:
+            id, hash = await tables.audit.head()
+            if id:
+                await self._sign(tables, id, hash)
+
+    def _written(self, events: Sequence[Mapping[str, object]], told_of: int) -> None:
+        self._unwritten.told_of(told_of)
         for one in events:
             self._noted(one)
         self.wake()

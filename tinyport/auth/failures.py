@@ -24,7 +24,7 @@ async def login_failed(call: Call, name: str, *, counts: bool) -> NoReturn:
     service = call.service
     told = service.count_failure(call.source)
     now = service.now()
-    async with service.store.write() as tables:
+    async with service.store.write(or_go_on=True) as tables:
         user = await tables.users.get(name)
         if told:
             await service.audit.record(
@@ -34,6 +34,7 @@ async def login_failed(call: Call, name: str, *, counts: bool) -> NoReturn:
             failures = user.failures + 1
             out = failures >= MAX_FAILURES
             await tables.users.set_failures(name, 0 if out else failures, now + LOCK_OUT if out else 0)
+            tables.when_lost(lambda: service.unwritten.failed(name, MAX_FAILURES, now, LOCK_OUT))
             if out:
                 await service.audit.record(
                     tables, "user.locked_out", user=name, until=now + LOCK_OUT, source=call.source or None

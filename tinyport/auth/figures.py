@@ -95,6 +95,12 @@ async def figures(service: Service) -> list[Figure]:
             "Bytes of recordings that the disk had no room for since auth started, as often as they came",
             counts.recording_bytes_refused,
         ),
+        Figure.one(
+            "audit_events_lost",
+            "Events that are missing in the audit log because the disk was full, since auth started",
+            service.unwritten.events_ever,
+            counts=True,
+        ),
         Figure.one("locks", "Locks in the policy", len(policy.locks)),
         Figure.one("policy_serial", "Serial of the policy that nodes follow", policy.serial),
         Figure.one("policy_issued_seconds", "When it was made, in Unix seconds", policy.issued_at),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+from functools import partial
 from urllib.parse import quote
 
 import segno
@@ -64,12 +65,18 @@ def new_factor(user: str, name: str, now: float) -> FactorRow:
     return FactorRow(secrets.token_hex(ID_BYTES), user, name, secrets.token_bytes(SECRET_BYTES), now)
 
 
-async def spend_code(tables: WriteTables, user: str, code: str, now: float) -> bool:
-    """Is this a code of one of the user's confirmed factors, and was it never used? It is used up then."""
+async def spend_code(service: Service, tables: WriteTables, user: str, code: str, now: float) -> bool:
+    """Is this a code of one of the user's confirmed factors, and was it never used? It is used up then, also when the
+    disk does not take that."""
+    unwritten = service.unwritten
     for factor in await tables.factors.of(user):
         step = matching_step(factor.secret, code, now)
-        if step is not None:
-            return await tables.factors.use_step(factor.id, step)
+        if step is None:
+            continue
+        if unwritten.was_used(factor.id, step) or not await tables.factors.use_step(factor.id, step):
+            return False
+        tables.when_lost(partial(unwritten.use_step, factor.id, step))
+        return True
     return False
 
 

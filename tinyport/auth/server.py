@@ -168,6 +168,7 @@ async def _housekeeping(service: Service) -> None:
         try:
             await expire_presence(service)
             await advance(service)
+            await service.audit.keep_signed(service.store)
             if clock() - swept >= _SWEEP_EVERY:
                 swept = clock()
                 await sweep(service)

@@ -23,6 +23,7 @@ from tinyport.auth.sealing import new_seal
 from tinyport.auth.settings import AuthSettings
 from tinyport.auth.store import Store, open_store
 from tinyport.auth.trusting import follow_file
+from tinyport.auth.unwritten import Unwritten
 from tinyport.auth.watchers import Watchers
 from tinyport.core.errors import OperatorError
 from tinyport.core.roles import BUILTIN_ROLES, parse_role, role_document
@@ -53,6 +54,8 @@ class Service:
     version: str = VERSION
     failures: FailureLimiter = field(default_factory=FailureLimiter)
     counts: Counts = field(default_factory=Counts)
+    #: what a full disk did not take
+    unwritten: Unwritten = field(default_factory=Unwritten)
     #: set when auth stops: never-ending answers end
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     #: node UUID → hash of what of it was last written to the store, so that repetitions are not
@@ -114,7 +117,8 @@ async def open_service(settings: AuthSettings) -> Service:
         issuer = PolicyIssuer(authority, watchers, settings.clock)
         await issuer.load(store)
         counts = Counts()
-        audit = Audit(authority, settings.clock, counts.noted)
+        unwritten = Unwritten(lambda count: _say_unwritten(log, count))
+        audit = Audit(authority, settings.clock, counts.noted, unwritten)
         await follow_file(store, settings.trusted_clusters, authority, issuer, audit)
     except BaseException:
         await store.close()
@@ -136,7 +140,12 @@ async def open_service(settings: AuthSettings) -> Service:
         recordings=Recordings(RecordingFiles(settings.data_dir / "auth")),
         began=settings.monotonic(),
         counts=counts,
+        unwritten=unwritten,
     )
+
+
+def _say_unwritten(log: Log, count: int) -> None:
+    log.error("the disk takes nothing: logins and access go on, the audit log does not", events_lost=count)
 
 
 async def _tell_of_restore(store: Store, audit: Audit) -> None:

@@ -97,8 +97,17 @@ class Database:
         await self._connection.close()
 
 
+#: how SQLite says that the disk takes nothing more: full, broken, read-only (Python 3.10 has no codes for it)
+_NO_ROOM = ("database or disk is full", "disk I/O error", "attempt to write a readonly database")
+#: the code of an Unavailable that means so
+NO_ROOM = "no_room"
+
+
 def _unavailable(error: sqlite3.Error) -> Unavailable:
-    return Unavailable("the cluster's database cannot be used now", detail=f"sqlite: {error}")
+    what, detail = "the cluster's database cannot be used now", f"sqlite: {error}"
+    if any(text in str(error) for text in _NO_ROOM):
+        return Unavailable(what, detail=detail, hint="the disk of the auth server takes nothing more", code=NO_ROOM)
+    return Unavailable(what, detail=detail)
 
 
 class Tables:
@@ -125,6 +134,15 @@ class WriteTables(Tables):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._after: list[Callable[[], None]] = []
+        self._lost: list[Callable[[], None]] = []
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """``call`` when the disk took nothing of it, and whoever asked goes on all the same (``or_go_on``)."""
+        self._lost.append(call)
+
+    def lost(self) -> None:
+        for call in self._lost:
+            call()
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """``call`` once the transaction is on disk, in the order of commits; never when it is rolled back."""
@@ -147,13 +165,26 @@ class Store:
         self.read = Tables(reader)
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[WriteTables]:
-        """A transaction. It is on disk when the block was left without an error."""
+    async def write(self, *, or_go_on: bool = False) -> AsyncIterator[WriteTables]:
+        """A transaction. It is on disk when the block was left without an error.
+
+        ``or_go_on``: for what must go on when the disk takes nothing. Then all of it is taken back, those who asked by
+        ``when_lost`` are told, and the block is left without an error.
+        """
         async with self._writing:
             tables = WriteTables(self._writer)
-            async with self._writer.transaction():
-                yield tables
-            tables.committed()
+            done = False
+            try:
+                async with self._writer.transaction():
+                    yield tables
+                    done = True
+            except Unavailable as error:
+                # In WAL mode statements stay in memory until the commit: that is what fails, and the block has ended.
+                if not (or_go_on and done and error.code == NO_ROOM):
+                    raise
+                tables.lost()
+            else:
+                tables.committed()
 
     async def snapshot(self, path: Path) -> None:
         """The whole database as it is at one moment, in a new file (0600). Writers go on meanwhile."""
