@@ -33,7 +33,7 @@ from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
 from tinyport.node.link_tunnel import CONNECTING, GREETING, UP, Tunnel
-from tinyport.node.loop import READ, WRITE, Loop, Timer
+from tinyport.node.loop import READ, WRITE, Loop, Timer, spread
 
 # Descriptors that a process needs besides a socket for each node.
 SPARE_FILES = 256
@@ -116,27 +116,46 @@ class SimulatedNode(Tunnel):
         def context(alpn: str) -> Any:
             return client_context(fleet.tls_cas, alpn=[alpn], cert_pem=identity["certificate"], key_pem=identity["key"])
 
-        super().__init__(loop, self, [server], context, fleet.cluster, log)
+        super().__init__(loop, self, context, fleet.cluster, log)
+        self._at = server
         self.uuid = str(identity["uuid"])
         number = int(identity["number"])
         self._source = f"127.{64 + number // 60000}.{number // 250 % 240 + 1}.{number % 250 + 1}"
         self._fleet = fleet
         self._versions = {"policy": [0, 0], "node": [0, 0]}
+        self._phase = time.monotonic() + spread(0.0, 3600.0)
         self.closed = 0
         self.refused = 0
 
     # What the tunnel asks of link.
 
-    def hello(self) -> dict[str, object]:
+    def where(self, tunnel: Tunnel) -> tuple[str, int]:
+        return self._at
+
+    def met(self, tunnel: Tunnel, proxy: str) -> bool:
+        return True
+
+    def useless(self, tunnel: Tunnel) -> None:
+        raise AssertionError("it has an address")
+
+    def longest_wait(self, tunnel: Tunnel) -> None:
+        return None
+
+    def until_beat(self, beat: float) -> float:
+        # A node's beats are at moments of its own.
+        left = beat - (time.monotonic() - self._phase) % beat
+        return left if left >= beat / 4 else left + beat
+
+    def hello(self, tunnel: Tunnel) -> dict[str, object]:
         addresses = ["192.168.7.20:22"]
         labels = {"os": "debian", "arch": "aarch64", "kernel": "6.12.1"}
         return {"version": VERSION, "uuid": self.uuid, **self._versions, "addresses": addresses, "labels": labels}
 
-    def tunnel_changed(self, up: bool, reason: TinyportError | None) -> None:
-        if up:
+    def changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None:
+        if tunnel.up:
             self._fleet.returned.append(time.monotonic() - self._fleet.marked)
 
-    def tunnel_said(self, message: dict[str, object]) -> None:
+    def said(self, tunnel: Tunnel, message: dict[str, object]) -> None:
         signed = message.get("signed")
         if message.get("op") == "document" and isinstance(signed, dict):
             document = json.loads(signed["document"])
@@ -146,7 +165,7 @@ class SimulatedNode(Tunnel):
 
     def _begin(self) -> None:
         self._to("due")
-        self.server = self._addresses[0]
+        self.server = self._at
         self._connect = _Opening(self._loop, self._source, self.server, self._opening_ended)  # type: ignore[assignment]
 
     def _opening_ended(self, opened: socket.socket) -> None:

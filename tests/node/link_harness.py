@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from tinyport.node.python_process import light_arguments, spawn
 _CODE = """
 import json, os, socket
 from importlib import import_module
-from tinyport.node import link, link_inherited
+from tinyport.node import link, link_inherited, link_places
 from tinyport.host.logging_line import Log
 told = json.loads(os.pread(7, 1 << 20, 0))
 for name, value in told["constants"].items():
     module, _, constant = name.rpartition(".")
     setattr(import_module("tinyport.node." + module), constant, value)
 versions = {kind: tuple(version) for kind, version in told["versions"].items()}
-given = link_inherited.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions)
+places = link_places.parse_places(told["reached"])
+rest = {"proxies": told["proxies"], "reached": places}
+given = link_inherited.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions, **rest)
 link.run(told["config"], told["identity"], given, Log("node.link", "debug"))
 """
 
@@ -132,12 +135,16 @@ class Rig:
             # The configured server is another one; auth had named ours as well.
             config["server"] = list(changes.pop("gone"))
             self.identity["proxies"] = [f"127.0.0.1:{self.address[1]}"]
+        policy = changes.pop("policy", None)
+        reached = [f"127.0.0.1:{port}" for port in changes.pop("reached", [])]
         identity = {name: self.identity[name] for name in identity_view.PUBLIC}
         told = {
             "config": config,
             "identity": identity,
             "versions": changes.pop("versions", {}),
             "constants": changes.pop("constants", {}),
+            "proxies": policy,
+            "reached": reached,
         }
         assert not changes
         ours, theirs = pair()
@@ -189,7 +196,7 @@ class Rig:
         auth = self.auth()
         method, path, _ = auth.request()
         assert (method, path.partition("=")[0]) == ("GET", "/v1/time?nonce")
-        auth.answer({"document": json.dumps({"kind": "time", "time": 1_800_000_000.5}), "signature": ""})
+        auth.answer({"document": json.dumps({"kind": "time", "time": time.time()}), "signature": ""})
         return tunnel, auth, hello
 
     def keeper(self, *, asked: bool = True) -> Line:

@@ -61,6 +61,7 @@ BROUGHT = frozenset(
 #: our own: nothing of these may load what is heavy
 OWN = frozenset(
     {
+        "core.clock",
         "core.errors",
         "core.events",
         "core.identity",
@@ -92,13 +93,16 @@ OWN = frozenset(
         "node.link_keeper",
         "node.link_listen",
         "node.link_penalties",
+        "node.link_places",
         "node.link_tunnel",
+        "node.link_tunnels",
         "node.loop",
         "node.monitor",
         "node.monitor_generations",
         "node.monitor_keeper",
         "node.monitor_link",
         "node.monitor_listen",
+        "node.monitor_reached",
         "node.monitor_reload",
         "node.monitor_renewal",
         "node.monitor_status",

@@ -174,11 +174,11 @@ class TunnelEnd:
             data += piece
         self.stream.sendall(ws.server_handshake(ws.check_request(head, "/v1/tunnel")))
 
-    def greet(self, cluster: Cluster, *, beat: float = 50.0) -> dict[str, Any]:
-        """Upgrade, hear the hello, say welcome; returns the hello."""
+    def greet(self, cluster: Cluster, *, proxy: object = "", **fields: object) -> dict[str, Any]:
+        """Upgrade, hear the hello, say welcome; returns the hello. ``proxy``: its UUID, if not the cluster's first."""
         self.upgrade()
         hello = self.hear("hello")
-        self.say({"op": "welcome", "beat": beat, "proxy": cluster.proxy_uuid})
+        self.say({"op": "welcome", "beat": 50.0, "proxy": proxy or cluster.proxy_uuid, **fields})
         return hello
 
     def say(self, message: Mapping[str, object]) -> None:

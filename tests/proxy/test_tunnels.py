@@ -20,6 +20,8 @@ def test_hello_welcome_documents(cluster: Cluster, tmp_path: Path) -> None:
         async with world(cluster, tmp_path, [pi, other]) as here:
             node = await here.node(pi)
             welcome = await node.heard("welcome")
+            slot = welcome.pop("return")
+            assert 0 <= slot[0] < slot[1]
             assert welcome == {"op": "welcome", "beat": 50.0, "proxy": here.proxy.credentials.uuid}
             await node.heard("document", 2)
             kinds = [json.loads(m["signed"]["document"])["kind"] for m in node.messages if m["op"] == "document"]

@@ -91,7 +91,7 @@ def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
     if tunnel.get("reason"):
         state += f": {tunnel['reason']}"
     elif tunnel.get("server"):
-        state += f", through {tunnel['server']}"
+        state += f", through {_servers(tunnel)}"
     shown: dict[str, object] = {
         "node": f"{status.get('name')} {status.get('uuid')}",
         "cluster": status.get("cluster"),
@@ -110,6 +110,13 @@ def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
 
 def _table(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _servers(tunnel: Mapping[str, Any]) -> str:
+    """Where tunnels stand: to each proxy that can be reached."""
+    standing = tunnel.get("tunnels")
+    found = [str(_table(one).get("server")) for one in standing] if isinstance(standing, list) else []
+    return ", ".join(found or [str(tunnel["server"])])
 
 
 def _skew(seconds: object) -> str:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyport.admin import tctl_registrations
-from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of
+from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of, words
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
+from tinyport.core.clock import SKEW_WORTH_SAYING
+from tinyport.core.durations import format_duration
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.labels import has_all
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, UsageError, emit, output_options, paint, print_error, table
+from tinyport.host.console_progress import format_size
 from tinyport.link.api import AuthClient
 
 _COLOURS = {"online": "green", "offline": "dim", "pending": "yellow", "quarantined": "red"}
@@ -27,11 +30,14 @@ def add_commands(parser: CommandLine) -> None:
         "ls",
         _list,
         help="list nodes",
-        examples=["tctl nodes ls", "tctl nodes ls site=berlin --search attic"],
+        examples=["tctl nodes ls", "tctl nodes ls site=berlin --search attic", "tctl nodes ls -v"],
         parents=[output_options()],
     )
     listing.add_argument("labels", nargs="*", metavar="k=v")
     listing.add_argument("--search", metavar="TEXT", help="in names and labels")
+    listing.add_argument(
+        "-v", "--verbose", action="store_true", help="with addresses, tunnels, traffic and clocks that are off"
+    )
     add = nodes.command(
         "add",
         _add,
@@ -97,8 +103,36 @@ def _list(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", "/v1/nodes" + (f"?{urllib.parse.urlencode(query)}" if query else ""))
     found = rows(answer, "nodes")
-    emit(args, answer, lambda: _table(found))
+    emit(args, answer, lambda: _long_table(found) if args.verbose else _table(found))
     return 0
+
+
+def _long_table(nodes: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for node in nodes:
+        traffic, proxies, addresses = table_of(node.get("traffic")), node.get("proxies"), node.get("addresses")
+        lines.append(
+            (
+                node.get("name"),
+                node.get("status"),
+                len(proxies) if isinstance(proxies, list) else 0,
+                str(node.get("peer") or "").rpartition(":")[0],
+                words(addresses),
+                f"{format_size(traffic['a_day'])}/day" if "a_day" in traffic else "-",
+                _clock(node.get("skew")),
+            )
+        )
+    return table(lines, ("NAME", "STATUS", "TUNNELS", "FROM", "ADDRESSES", "TRAFFIC", "CLOCK"), paint_cell=_paint)
+
+
+def _clock(skew: object) -> str:
+    if not isinstance(skew, (int, float)) or abs(skew) < SKEW_WORTH_SAYING:
+        return "right"
+    return f"{format_duration(skew)} {'fast' if skew > 0 else 'slow'}"
+
+
+def _paint(header: str, text: str) -> str:
+    return paint(text, _COLOURS.get(text, "bold")) if header == "STATUS" else text
 
 
 def _table(nodes: list[dict[str, Any]]) -> list[str]:
@@ -110,7 +144,7 @@ def _table(nodes: list[dict[str, Any]]) -> list[str]:
     return table(
         lines,
         ("NAME", "STATUS", "LAST SEEN", "UUID", "VERSION", "LABELS"),
-        paint_cell=lambda header, text: paint(text, _COLOURS.get(text, "bold")) if header == "STATUS" else text,
+        paint_cell=_paint,
     )
 
 

@@ -45,7 +45,22 @@ def node_document(service: Service, node: NodeRow) -> dict[str, object]:
         "version": node.version,
         "created": node.created,
         "proxies": service.presence.proxies_of(node.uuid),
+        "traffic": _traffic(service, node.uuid),
+        "skew": service.skews.get(node.uuid, 0.0),
     }
+
+
+def _traffic(service: Service, uuid: str) -> dict[str, float] | None:
+    """Bytes on the wire between the node and the proxies that are there, since the first of them began to count; what
+    that is in a day.
+    """
+    told = service.traffic.get(uuid)
+    if not told:
+        return None
+    count, since = sum(one for one, _ in told.values()), min(since for _, since in told.values())
+    # Not of less than a minute, and the proxy's clock may be ahead of ours.
+    days = max(service.now() - since, 60.0) / 86400
+    return {"bytes": count, "since": since, "a_day": round(count / days)}
 
 
 def _visible(caller: Caller, node: NodeRow) -> bool:
@@ -148,6 +163,10 @@ async def remove_node(call: Call, tables: WriteTables, node: NodeRow, why: str) 
     def forget() -> None:
         service.presence.forget(node.uuid)
         service.written.pop(node.uuid, None)
+        service.traffic.pop(node.uuid, None)
+        service.skews.pop(node.uuid, None)
+        for told in service.traffic.values():
+            told.pop(node.uuid, None)
         service.boots.pop(node.uuid, None)
         service.proxy_sources.pop(node.uuid, None)
 

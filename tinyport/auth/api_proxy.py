@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tinyport.auth.api_join import public_addresses, refused
@@ -118,12 +119,17 @@ async def presence(call: Call) -> Answer:
     now = service.now()
     service.proxy_sources[call.caller.uuid] = call.source
     reported: dict[str, Seen] = {}
+    bodies: dict[str, Mapping[str, object]] = {}
     for item in fields.items("nodes", MAX_REPORTED):
-        seen = _seen(Fields(item if isinstance(item, dict) else {}), now)
+        body = item if isinstance(item, dict) else {}
+        seen = _seen(Fields(body), now)
         reported[seen.uuid] = seen
+        bodies[seen.uuid] = body
     # Without the nodes that were removed: their tunnels are about to be closed, they are not to come back by that.
     there = await service.store.read.nodes.names(reported)
     known = {uuid: seen for uuid, seen in reported.items() if uuid in there}
+    for uuid in known:
+        _told(service, call.caller.uuid, uuid, bodies[uuid])
     change = service.presence.report(
         call.caller.uuid,
         {uuid: seen.online for uuid, seen in known.items()},
@@ -136,6 +142,21 @@ async def presence(call: Call) -> Answer:
     if fields.has("addresses"):
         await _moved(call, public_addresses(fields.items("addresses")))
     return {"lease": int(LEASE)}
+
+
+def _told(service: Service, proxy: str, uuid: str, body: Mapping[str, object]) -> None:
+    """What need not last: the bytes of the node's connections to this proxy since it began to count, and by how much
+    the node's clock is off.
+    """
+    skew = body.get("skew")
+    if isinstance(skew, (int, float)) and not isinstance(skew, bool) and abs(skew) < 2**40:
+        if skew:
+            service.skews[uuid] = float(skew)
+        else:
+            service.skews.pop(uuid, None)
+    count, since = body.get("bytes"), body.get("bytes_since")
+    if type(count) is int and 0 <= count < 2**63 and isinstance(since, (int, float)) and 0 < since < 2**53:
+        service.traffic.setdefault(uuid, {})[proxy] = (count, float(since))
 
 
 async def _write(service: Service, news: list[Seen], change: Change) -> None:

@@ -67,9 +67,15 @@ class PolicyIssuer:
                     await self.refresh_node(tables, node.uuid, again=True)
 
     async def _content(self, tables: Tables) -> dict[str, Any]:
-        config = (await tables.cluster.config()).get("cluster", {})
+        config: Mapping[str, Any] = (await tables.cluster.config()).get("cluster", {})
         proxies = await tables.nodes.all("proxy")
-        addresses = dict.fromkeys(address for proxy in proxies for address in proxy.addresses)
+        claims = [(address, proxy.uuid) for proxy in proxies for address in proxy.addresses]
+        # What an administrator says comes first.
+        addresses = dict.fromkeys([*config.get("proxy_addresses", ()), *(address for address, _ in claims)])
+        # An address that several share, such as a load balancer's, says nothing about who answers.
+        owners = {
+            address: uuid for address, uuid in claims if {other for at, other in claims if at == address} == {uuid}
+        }
         content: dict[str, Any] = {
             "kind": "policy",
             "cluster": self._authority.cluster,
@@ -82,6 +88,8 @@ class PolicyIssuer:
             "config": config,
             "proxies": list(addresses),
         }
+        if owners:
+            content["proxy_uuids"] = owners
         # Left out where there is nothing to say: a cluster that was never rotated has the document that it always had.
         retired = await tables.authorities.retired("user", MOST_RETIRED)
         if retired:

@@ -60,6 +60,10 @@ class Service:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     #: node UUID → hash of what of it was last written to the store, so that repetitions are not
     written: dict[str, int] = field(default_factory=dict)
+    #: node UUID → seconds by which its clock is ahead, where it is off
+    skews: dict[str, float] = field(default_factory=dict)
+    #: node UUID → proxy UUID → (bytes on the wire, Unix time since when)
+    traffic: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
     boots: dict[str, str] = field(default_factory=dict)
 

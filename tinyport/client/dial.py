@@ -10,7 +10,7 @@ import json
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
@@ -26,6 +26,7 @@ MAX_LINE = 64 * 1024
 CONNECT_TIMEOUT = 10.0
 # The proxy asks auth (5 s at most), and a ticket of a dial-back is good for 10 s.
 ANSWER_TIMEOUT = 30.0
+MOST_PROXIES = 4
 
 #: the API's statuses for codes of a refusal; all others are "proven and refused"
 _STATUSES = {
@@ -52,7 +53,8 @@ class Dialled:
 
 
 def dial(identity: UserIdentity, target: str, login: str) -> Dialled:
-    """Reach ``target`` (name, name.cluster, UUID, or k=v) for ``login``.
+    """Reach ``target`` (name, name.cluster, UUID, or k=v) for ``login``, through the identity's proxy; when that is
+    away, or the node is not connected to it, through the others that were known at login.
 
     What the proxy refuses is raised as it says it (AccessDenied, Unavailable, OperatorError with the API's codes);
     Unavailable when it cannot be reached, PeerError when it is not a proxy of the identity's cluster.
@@ -76,6 +78,21 @@ def dial_cluster(identity: UserIdentity, cluster: str) -> Dialled:
 
 def _ask(identity: UserIdentity, wish: Mapping[str, str]) -> tuple[ssl.SSLSocket, Mapping[str, object], bytes]:
     """The open way, the proxy's answer, and what came after it."""
+    first: TinyportError | None = None
+    for proxy in list(dict.fromkeys((identity.proxy, *identity.proxies)))[:MOST_PROXIES]:
+        try:
+            return _ask_one(replace(identity, proxy=proxy), wish)
+        except TinyportError as error:
+            if first is None:
+                first = error
+            # Others would say the same of everything else.
+            if not isinstance(error, Unavailable) and error.code != "offline":
+                break
+    assert first is not None
+    raise first
+
+
+def _ask_one(identity: UserIdentity, wish: Mapping[str, str]) -> tuple[ssl.SSLSocket, Mapping[str, object], bytes]:
     secure = connect(identity)
     try:
         question = {

@@ -5,13 +5,13 @@ Auth keeps it, checks it here, and sends it within the signed policy. A key that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from tinyport.core import session_terms
 from tinyport.core.durations import parse_duration, parse_size
 from tinyport.core.errors import ConfigError, PeerError
-from tinyport.core.names import printable
+from tinyport.core.names import parse_address, printable
 
 #: does a login need a one-time code, too? ``optional``: of those who have set one up
 SECOND_FACTORS = ("off", "optional", "required")
@@ -20,6 +20,10 @@ SMALLEST_SIZE = 64 * 1024
 SHORTEST_RETENTION = 3600
 # NIST SP 800-63B section 5.1.1.2: at least 8 are asked for, and at least 64 must be allowed.
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 64
+MOST_ADDRESSES = 16
+NODE_BUDGET = "500kB"
+# Below that the beats of one tunnel would be farther apart than what lies between is patient; there is always one.
+LEAST_BUDGET = 50_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class ClusterConfig:
     disconnect_expired_cert: bool = False
     max_sessions: int | None = None
     max_connections: int | None = None
+    #: where nodes look for proxies first; tunnels that stand elsewhere move there
+    proxy_addresses: Sequence[str] = ()
+    #: bytes a day that an idle node may send and receive on its tunnels
+    node_budget: str = NODE_BUDGET
 
 
 def _one_of(*allowed: str) -> Callable[[object], str | None]:
@@ -79,6 +87,26 @@ def _measure(parse: Callable[[str], int], low: int, least: str) -> Callable[[obj
 _retention = _measure(parse_duration, SHORTEST_RETENTION, "1h")
 _size = _measure(parse_size, SMALLEST_SIZE, "64KiB")
 
+
+def _addresses(value: object) -> str | None:
+    if not isinstance(value, list) or len(value) > MOST_ADDRESSES:
+        return f"must be a list of at most {MOST_ADDRESSES} addresses"
+    try:
+        for item in value:
+            parse_address(item if isinstance(item, str) else "")
+    except PeerError as error:
+        return f"{error.message}; write host:port"
+    return None
+
+
+def _budget(value: object) -> str | None:
+    try:
+        bytes_a_day = parse_size(value if isinstance(value, str) else "")
+    except PeerError:
+        return 'must be a size, such as "500kB"'
+    return None if bytes_a_day >= LEAST_BUDGET else f"must be {LEAST_BUDGET // 1000}kB or more"
+
+
 _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "session_recording": _one_of(*session_terms.RECORDINGS),
     "recording_retention": _as_in_roles(_retention),
@@ -86,6 +114,8 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "recording_max_total": _as_in_roles(_size),
     "second_factor": _one_of(*SECOND_FACTORS),
     "password_min_length": _number(SHORTEST_PASSWORD, LONGEST_PASSWORD),
+    "proxy_addresses": _addresses,
+    "node_budget": _budget,
     **{key: _as_in_roles(session_terms.CHECKS[key]) for key in session_terms.CONFIG_KEYS},
 }
 KEYS = tuple(sorted(field.name for field in fields(ClusterConfig)))

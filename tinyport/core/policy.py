@@ -109,6 +109,8 @@ class Policy:
     refuse_before: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
     proxies: tuple[str, ...] = ()
+    #: address → UUID of the proxy that is there, where that is one proxy
+    proxy_uuids: Mapping[str, str] = field(default_factory=dict)
     #: user CAs that a planned rotation has retired: they open nothing, and end nothing that they opened before
     retired_user_cas: tuple[bytes, ...] = ()
     #: machines whose certificate was issued before (Unix seconds) renew it early, within so many seconds
@@ -176,6 +178,7 @@ class Policy:
             refuse_before={user: _time(when) for user, when in _table(body, "refuse_before").items()},
             config=_table(body, "config"),
             proxies=_texts(body, "proxies"),
+            proxy_uuids={place: str(uuid) for place, uuid in _table(body, "proxy_uuids").items()},
             retired_user_cas=tuple(parse_public_line(line) for line in _texts(body, "retired_user_cas")),
             renew_before=_time(_table(body, "renew").get("before", 0)),
             renew_within=_time(_table(body, "renew").get("within", 0)),

@@ -164,12 +164,13 @@ def join(
     return identity
 
 
-def renew(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
+def renew(identity_path: Path, *, server: str = "", log: Log | None = None) -> dict[str, object]:
     """New certificates for an identity that is still good, with a new TLS key. Writes and returns the identity.
+    ``server``: where, "" for where the identity was made.
 
     AccessDenied with code "expired" when it is too late for that: ``return_home`` then.
     """
-    held = identity_file.load(identity_path)
+    held = _held(identity_path, server)
     request_key = _TlsKey.generate()
     ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
     body = {
@@ -186,9 +187,9 @@ def renew(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
     return _replace(identity_path, held, answer, ssh_key, request_key)
 
 
-def return_home(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
+def return_home(identity_path: Path, *, server: str = "", log: Log | None = None) -> dict[str, object]:
     """New certificates for an identity whose own have expired: proves the registered SSH host key."""
-    held = identity_file.load(identity_path)
+    held = _held(identity_path, server)
     request_key = _TlsKey.generate()
     ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
     request = request_key.request()
@@ -207,14 +208,21 @@ def return_home(identity_path: Path, *, log: Log | None = None) -> dict[str, obj
     return _replace(identity_path, held, answer, ssh_key, request_key)
 
 
-def renew_or_return(identity_path: Path, *, log: Log | None = None) -> dict[str, object]:
+def renew_or_return(identity_path: Path, *, server: str = "", log: Log | None = None) -> dict[str, object]:
     """Renew, or return when auth says that the certificate has expired."""
     try:
-        return renew(identity_path, log=log)
+        return renew(identity_path, server=server, log=log)
     except AccessDenied as error:
         if error.code not in ("expired", "login_required"):
             raise
-    return return_home(identity_path, log=log)
+    return return_home(identity_path, server=server, log=log)
+
+
+def _held(identity_path: Path, server: str) -> dict[str, object]:
+    held = identity_file.load(identity_path)
+    if server:
+        held["server"] = server
+    return held
 
 
 def _known_auth(held: Mapping[str, object], cas: Sequence[str], *, certified: bool) -> AuthClient:

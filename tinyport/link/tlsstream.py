@@ -21,6 +21,8 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 #: the code of a PeerError: one side does not know the CA of the other's certificate; it may have been rotated meanwhile
 STALE = "stale_ca"
+#: the code of an Unavailable: the server has no time for a handshake now
+BUSY = "busy"
 # A record is at most 16 KiB of plain text; a few at a time, so that one peer cannot keep the loop for itself.
 _CHUNK = 16 * 1024
 _PER_TURN = 8 * _CHUNK
@@ -174,6 +176,10 @@ def _fault(error: OSError) -> PeerError | Unavailable:
         reason = str(getattr(error, "reason", None) or error)
         if "CERTIFICATE_EXPIRED" in reason:
             return PeerError("the peer says that our certificate has expired", code="expired")
+        if "INTERNAL_ERROR" in reason:
+            # docs/protocol/tunnel.md: a proxy says it instead of a handshake; nothing was agreed yet, so anybody on the
+            # way could have said it, and could as well have cut the connection.
+            return Unavailable("the server is too busy, or cannot reach who was asked for", code=BUSY)
         if "UNKNOWN_CA" in reason:
             return PeerError("the peer does not know the CA of our certificate", code=STALE)
         return PeerError("the peer's TLS is not right", detail=reason)

@@ -25,6 +25,8 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_PROTOCOL_ERROR = 1002
 CLOSE_POLICY = 1008
 CLOSE_TOO_BIG = 1009
+# Of IANA's registry: the server is being restarted.
+CLOSE_RESTART = 1012
 
 #: the subprotocol of a node's tunnel (docs/protocol/tunnel.md)
 SUBPROTOCOL = "tinyport.v1"

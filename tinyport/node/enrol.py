@@ -1,9 +1,9 @@
 """The process that joins, renews and returns for a node. It loads ``cryptography``, and is gone again.
 
 Started with its task (JSON) on fd 4, a pipe or memory file for its answer on fd 3, and the two memory files of
-``identity_view`` on fds 5 and 6. The task: ``{"mode": "join"|"renew", "identity": path, "log": {...}, and for join
-"server": [host, port], "token", "ca_pins", "insecure", "nodename", "serial"}``. The answer: ``{"ok": true}`` or
-``{"error": {"kind", "message", "detail", "hint", "code"}}``.
+``identity_view`` on fds 5 and 6. The task: ``{"mode": "join"|"renew", "identity": path, "log": {...}, for renew
+"servers": ["host:port", ...], and for join "server": [host, port], "token", "ca_pins", "insecure", "nodename",
+"serial"}``. The answer: ``{"ok": true}`` or ``{"error": {"kind", "message", "detail", "hint", "code"}}``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
 
     path = Path(str(task["identity"]))
     if task["mode"] == "renew":
-        identity = enrolment.renew_or_return(path, log=log)
+        identity = _renewed(path, _texts(task.get("servers", [])), log)
     else:
         host, port = _pair(task["server"])
         identity = enrolment.join(
@@ -70,6 +70,22 @@ def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
         )
         log.info("joined", cluster=identity["cluster"], name=identity["name"], uuid=identity["uuid"])
     return identity
+
+
+def _renewed(path: Path, servers: list[str], log: Log) -> dict[str, object]:
+    """At the first of these servers that answers as the cluster's; where the identity says, without any."""
+    from tinyport.link import enrolment
+
+    last: TinyportError | None = None
+    for server in servers or [""]:
+        try:
+            return enrolment.renew_or_return(path, server=server, log=log)
+        except (Unavailable, PeerError) as error:
+            # Nobody is there, or somebody else: the cluster may have moved.
+            last = last or error
+            log.info("renewal was not possible there", server=server, reason=error)
+    assert last is not None
+    raise last
 
 
 def _pair(value: object) -> tuple[str, int]:

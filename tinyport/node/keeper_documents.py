@@ -188,6 +188,15 @@ class Documents:
         return None if self.policy is None else self.policy.renewal
 
     @property
+    def proxies(self) -> dict[str, object] | None:
+        """Where proxies are, for link: as the policy says it."""
+        policy = self.policy
+        if policy is None:
+            return None
+        preferred = policy.config.get("proxy_addresses")
+        return {"addresses": list(policy.proxies), "uuids": dict(policy.proxy_uuids), "preferred": preferred}
+
+    @property
     def unsaved(self) -> list[str]:
         """The kinds that are newer than on the disk; link keeps those for our successor."""
         return list(self._unsaved)
@@ -197,6 +206,11 @@ class Documents:
     def now(self) -> float:
         """Cluster time, Unix seconds."""
         return self._clock.now(time.time(), time.monotonic())
+
+    @property
+    def knows_time(self) -> bool:
+        """Is there a clock to go by? Auth's word, or a system clock that is not before what is past for certain."""
+        return self._clock.confirmed or time.time() >= self.known_past()
 
     def known_past(self) -> float:
         """The latest moment that is past for certain (Unix seconds): auth said so, now or once."""

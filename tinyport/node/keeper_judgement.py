@@ -6,6 +6,7 @@ from tinyport.core import break_glass
 from tinyport.core.access import Grant, decide, judge_certificate
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied
+from tinyport.core.names import printable
 from tinyport.node.keeper_documents import Documents
 
 
@@ -24,5 +25,22 @@ def judge(documents: Documents, cert: Certificate, login: str, source: str, *, a
     if break_glass.is_break_glass(cert):
         past = documents.known_past()
         return break_glass.judge(cert, login=login, policy=policy, node=node, past=past, now=now, verified=verified)
+    if not documents.knows_time:
+        now = _began(documents, cert, now, again=again)
     subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
     return decide(subject, login=login, node=node, policy=policy, now=now)
+
+
+def _began(documents: Documents, cert: Certificate, now: float, *, again: bool) -> float:
+    """The time to judge by on a board that has no clock and has not heard from auth since it started: a certificate
+    that began after the last moment which is past for certain says itself that it is later. One from before may have
+    ended since. AccessDenied for those.
+    """
+    if cert.valid_after < documents.known_past() and not again:
+        raise AccessDenied(
+            "this node does not know what time it is, and has not reached its cluster since it started",
+            detail=f"the certificate of {printable(cert.key_id, 80)} began before what is past for certain",
+            code="clock",
+            hint='a certificate from now on is good: "tsh login"',
+        )
+    return max(now, float(cert.valid_after))

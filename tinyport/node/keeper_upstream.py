@@ -63,7 +63,13 @@ class Upstream:
     def tell_versions(self) -> None:
         documents = self._documents
         self._link.tell(
-            {"op": "have", **documents.versions(), "unsaved": documents.unsaved, "renew": documents.renewal}
+            {
+                "op": "have",
+                **documents.versions(),
+                "unsaved": documents.unsaved,
+                "renew": documents.renewal,
+                "proxies": documents.proxies,
+            }
         )
 
     def leave(self) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 
+from tinyport.core.clock import SKEW_WORTH_SAYING
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.names import check_label, format_address, parse_address, printable
 from tinyport.host.logging_line import Log
@@ -28,13 +29,16 @@ from tinyport.node.link_inherited import Contexts, Inherited
 from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
 from tinyport.node.link_penalties import Penalties
-from tinyport.node.link_tunnel import Tunnel, addresses
+from tinyport.node.link_places import Places
+from tinyport.node.link_tunnels import Tunnels
 from tinyport.node.loop import READ, WRITE, Loop
 from tinyport.node.python_process import name_process
 from tinyport.node.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tinyport.node.link_tunnel import Tunnel
+
     Version = tuple[int, int]
 
 # The proxy's limits, proxy/tunnels.py
@@ -63,15 +67,15 @@ class Link:
         self._commands = LabelCommands(loop, _commands(config["commands"]), self._labels_changed, log)
         self._penalties = Penalties(_networks(config.get("penalty_exempt")), log, bool(config.get("penalties", True)))
         self._doorway = Doorway(loop, given.listeners, self._direct, self._penalties, log)
-        self._tunnel = Tunnel(
-            loop, self, addresses(_address(config["server"]), _list(identity["proxies"])), contexts, cluster, log
-        )
-        self._dials = Dials(
-            loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._tunnel.send, self._penalties, log
-        )
-        self._auth = AuthLine(loop, self._auth_address, contexts, cluster, log)
+        places = Places([*given.reached, _address(config["server"])])
+        # Until there is a policy, what the join brought.
+        places.sign({"addresses": identity["proxies"]} if given.proxies is None else given.proxies)
+        self._tunnels = Tunnels(loop, self, places, contexts, cluster, log)
+        self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._penalties, log)
+        self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
         self._since = time.time()
+        self._was_up = False
         self._renewal = given.renewal
         #: the last statement of auth about the time: (signed, monotonic time when it came)
         self._time: tuple[dict[str, object], float] | None = None
@@ -87,7 +91,7 @@ class Link:
         self.loop.add(self._monitor.fileno(), READ, self._hear_monitor)
         self._doorway.open()
         self._commands.start()
-        self._tunnel.start()
+        self._tunnels.start()
         self._events.soon()
         self.loop.after(POLICY_AFTER, self._policy_otherwise)
         self._tell_monitor({"op": "renew before", "renew": self._renewal})
@@ -96,7 +100,7 @@ class Link:
 
     def _stop(self) -> None:
         self._commands.stop()
-        self._tunnel.stop()
+        self._tunnels.stop()
         self._dials.cancel()
         self._doorway.close()
         self._auth.close()
@@ -141,7 +145,7 @@ class Link:
         if message.get("op") == "stop":
             self._stop()
         elif message.get("op") == "reload":
-            self._tunnel.retry()
+            self._tunnels.retry()
 
     def _tell_monitor(self, message: dict[str, object]) -> None:
         try:
@@ -156,13 +160,15 @@ class Link:
         self._tell_monitor({"op": "keeper"})
 
     def _report(self, reason: TinyportError | None) -> None:
+        standing = self._tunnels.standing()
+        first = standing[0] if standing else {"server": "", "proxy": ""}
         self._tell_monitor(
             {
                 "op": "state",
-                "tunnel": "up" if self._tunnel.up else "down",
+                "tunnel": "up" if standing else "down",
                 "since": self._since,
-                "server": format_address(*self._tunnel.server) if self._tunnel.up else "",
-                "proxy": self._tunnel.proxy if self._tunnel.up else "",
+                "tunnels": standing,
+                **first,
                 "reason": "" if reason is None else reason.message,
                 "offset": self._offset,
             }
@@ -170,25 +176,26 @@ class Link:
 
     # ------------------------------------------------------------------ tunnel
 
-    def hello(self) -> dict[str, object]:
+    def hello(self, tunnel: Tunnel) -> dict[str, object]:
         """What the node says of itself (docs/protocol/tunnel.md)."""
         return {
             "version": str(self._config["version"]),
             "uuid": str(self._identity["uuid"]),
             "policy": list(self._documents.versions["policy"]),
             "node": list(self._documents.versions["node"]),
-            "addresses": self._addresses(),
+            "addresses": self._addresses(tunnel),
             "labels": self._labels(),
+            **self._skew(),
         }
 
-    def _addresses(self) -> list[str]:
+    def _addresses(self, tunnel: Tunnel) -> list[str]:
         """Where this node says it can be reached directly: as configured, else the address that the tunnel goes out
         from, with our own ports.
         """
         advertised = _texts(self._config["advertise"])
         if advertised or not self._ports:
             return advertised[:MAX_ADDRESSES]
-        source = self._tunnel.local
+        source = tunnel.local
         return [format_address(source, port) for port in self._ports] if source else []
 
     def _labels(self) -> dict[str, str]:
@@ -202,29 +209,36 @@ class Link:
             labels[name] = value
         return labels
 
-    def _labels_changed(self) -> None:
-        self._tunnel.status()
+    def _skew(self) -> dict[str, object]:
+        """By how much the system's clock is off, where that is worth a word."""
+        skew = 0.0 if self._offset is None else time.time() - self._now()
+        return {"skew": round(skew)} if abs(skew) > SKEW_WORTH_SAYING else {}
 
-    def tunnel_changed(self, up: bool, reason: TinyportError | None) -> None:
-        if up:
+    def _labels_changed(self) -> None:
+        self._tunnels.status()
+
+    def tunnel_changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None:
+        if tunnel.up:
             self._events.hurry()
             if time.monotonic() - self._asked_time >= TIME_EVERY:
                 self._ask_time()
         else:
-            self._dials.cancel()
+            self._dials.cancel(tunnel)
             if reason is not None and reason.code in ("expired", STALE):
-                self._tell_monitor({"op": "renew"})
-        self._since = time.time()
-        self._report(reason)
+                self._tell_monitor({"op": "renew", "server": format_address(*tunnel.server)})
+        up = bool(self._tunnels.up)
+        if up != self._was_up:
+            self._was_up, self._since = up, time.time()
+        self._report(None if up else reason)
 
-    def tunnel_said(self, message: dict[str, object]) -> None:
+    def tunnel_said(self, tunnel: Tunnel, message: dict[str, object]) -> None:
         op = message.get("op")
         if op == "document":
             self._documents.arrived(message.get("signed"))
         elif op == "dial":
-            self._dials.notice(message, self._tunnel.server, self._tunnel.peer, self._tunnel.proxy)
+            self._dials.notice(message, tunnel)
         else:
-            # A newer proxy may know more than we do; tunnel.md reserves words.
+            # A newer proxy may know more than we do.
             self._log.debug("the proxy said something unknown", op=printable(str(op), 40))
 
     # ------------------------------------------------------------------ keeper
@@ -252,6 +266,8 @@ class Link:
             self._documents.have(message)
             self._old_keepers.written(self._documents.versions)
             self._tell_monitor({"op": "renew before", "renew": message.get("renew")})
+            if message.get("proxies") is not None:
+                self._tunnels.sign(message.get("proxies"))
         elif op == "ended":
             self._penalties.ended(str(message.get("peer")), str(message.get("how")))
         else:
@@ -275,10 +291,6 @@ class Link:
 
     # ------------------------------------------------------------------ auth
 
-    def _auth_address(self) -> tuple[str, int]:
-        # Where the tunnel stands now: there is a proxy, and it joins us to auth.
-        return self._tunnel.server if self._tunnel.up else _address(self._config["server"])
-
     def _ask_time(self) -> None:
         self._asked_time = time.monotonic()
         self._auth.request("GET", f"/v1/time?nonce={os.urandom(16).hex()}", None, self._told_time)
@@ -297,10 +309,11 @@ class Link:
         if stated is not None:
             self._offset = stated - now
             self._report(None)
+            self._tunnels.status()
 
     def _policy_otherwise(self) -> None:
         """The tunnel did not come up so far: ask auth itself, which may be reached where no proxy is."""
-        if not self._tunnel.up:
+        if not self._tunnels.up:
             self._auth.request("GET", "/v1/policy", None, self._told_policy)
 
     def _told_policy(self, answer: dict[str, object] | None, error: TinyportError | None) -> None:

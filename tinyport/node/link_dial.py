@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from tinyport.host.logging_line import Log
     from tinyport.node.link_penalties import Penalties
-
-    Address = tuple[str, int]
+    from tinyport.node.link_tunnel import Tunnel
 
 # A taken-over proxy must not exhaust the node. People come one by one, ``tsh run`` once per node, Ansible with a few
 # forks: a burst of 64 and 10 a second for ever are far above that.
@@ -33,42 +32,38 @@ PER_SECOND = 10.0
 
 
 class Dials:
-    """``warm``: a worker is about to be needed. ``give(message, socket)``: a connection for the keeper.
-    ``refuse(message)`` tells the proxy.
-    """
+    """``warm``: a worker is about to be needed. ``give(message, socket)``: a connection for the keeper."""
 
     def __init__(
         self,
         loop: Loop,
         warm: Callable[[], None],
         give: Callable[[dict[str, object], socket.socket], None],
-        refuse: Callable[[dict[str, object]], None],
         penalties: Penalties,
         log: Log,
     ) -> None:
         self._loop = loop
         self._warm = warm
         self._give = give
-        self._refuse = refuse
         self._penalties = penalties
         self._log = log
         self._bucket = Bucket(BURST, PER_SECOND, time.monotonic())
         self._in_flight: set[_Dial] = set()
 
-    def notice(self, message: dict[str, object], server: Address, peer: Address, proxy: str) -> None:
-        """``server``: the address that the tunnel was asked to go to; ``peer``: where it really goes; ``proxy``: the
-        UUID in its certificate. PeerError when the notice is malformed.
+    def notice(self, message: dict[str, object], tunnel: Tunnel) -> None:
+        """A proxy asks through this tunnel: its ticket is good there and nowhere else. PeerError when the notice is
+        malformed.
         """
         notice = Notice(message)
         if self._penalties.refuses(notice.client[0]):
-            self._refuse({"op": "dialed", "ticket_id": notice.id, "error": REFUSAL})
+            tunnel.send({"op": "dialed", "ticket_id": notice.id, "error": REFUSAL})
             return
         if len(self._in_flight) >= MAX_IN_FLIGHT or not self._bucket.take(time.monotonic()):
             self._log.warning("too many dial notices; one is refused", client=format_address(*notice.client))
-            self._refuse({"op": "dialed", "ticket_id": notice.id, "error": "the node is busy"})
+            tunnel.send({"op": "dialed", "ticket_id": notice.id, "error": "the node is busy"})
             return
         self._warm()
-        self._in_flight.add(_Dial(self, notice, server, peer, proxy))
+        self._in_flight.add(_Dial(self, notice, tunnel))
 
     def arrived(self, dial: _Dial, stream: socket.socket) -> None:
         self._in_flight.discard(dial)
@@ -92,13 +87,13 @@ class Dials:
     def failed(self, dial: _Dial, error: TinyportError) -> None:
         self._in_flight.discard(dial)
         self._log.warning("dial-back failed", server=format_address(*dial.server), reason=error)
-        self._refuse({"op": "dialed", "ticket_id": dial.notice.id, "error": error.message})
+        dial.tunnel.send({"op": "dialed", "ticket_id": dial.notice.id, "error": error.message})
 
-    def cancel(self) -> None:
-        """The tunnel is gone, and its tickets with it."""
-        for dial in self._in_flight:
+    def cancel(self, tunnel: Tunnel | None = None) -> None:
+        """A tunnel is gone (None: all of them), and its tickets with it."""
+        for dial in [dial for dial in self._in_flight if tunnel is None or dial.tunnel is tunnel]:
+            self._in_flight.discard(dial)
             dial.cancel()
-        self._in_flight.clear()
 
     @property
     def loop(self) -> Loop:
@@ -109,16 +104,17 @@ class Dials:
 
 
 class _Dial:
-    __slots__ = ("_connect", "_timer", "notice", "owner", "proxy", "server")
+    __slots__ = ("_connect", "_timer", "notice", "owner", "proxy", "server", "tunnel")
 
-    def __init__(self, owner: Dials, notice: Notice, server: Address, peer: Address, proxy: str) -> None:
+    def __init__(self, owner: Dials, notice: Notice, tunnel: Tunnel) -> None:
         self.owner = owner
         self.notice = notice
-        self.server = server
-        self.proxy = proxy
-        via = proxy_for(server[0])
+        self.tunnel = tunnel
+        self.server = tunnel.server
+        self.proxy = tunnel.proxy
+        via = proxy_for(self.server[0])
         # The tunnel's own address, not its name: another address behind the name may be another proxy.
-        target = peer if via is None else server
+        target = tunnel.peer if via is None else self.server
         self._timer = owner.loop.after(TICKET_LIFE, self._expired)
         self._connect = Connect(owner.loop, target, self._connected, via=via)
 

@@ -48,6 +48,14 @@ def early_renewal(signed: dict[str, object]) -> object:
     return [said.get("before"), said.get("within")] if isinstance(said, dict) else None
 
 
+def proxies(signed: dict[str, object]) -> dict[str, object]:
+    """Where proxies are, as a policy that ``peek`` has read says it and as a keeper does (docs/protocol/node.md)."""
+    body = json.loads(str(signed["document"]))
+    config = body.get("config")
+    preferred = config.get("proxy_addresses") if isinstance(config, dict) else None
+    return {"addresses": body.get("proxies"), "uuids": body.get("proxy_uuids"), "preferred": preferred}
+
+
 def _version(value: object) -> Version | None:
     if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 <= n < 2**63 for n in value):
         return value[0], value[1]

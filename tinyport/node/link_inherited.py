@@ -18,10 +18,11 @@ class Inherited:
     """What link has from the monitor: open descriptors and values, taken before privileges went.
 
     ``secret``: memory file with TLS key and certificate. ``spool``: descriptor of the spool's folder. ``versions``:
-    kind → (epoch, serial) of the documents on the disk, ``renewal``: what the policy there says of early renewals.
+    kind → (epoch, serial) of the documents on the disk, ``renewal`` and ``proxies``: what the policy there says of
+    early renewals and of where proxies are; ``reached``: where tunnels stood before.
     """
 
-    __slots__ = ("channel", "listeners", "renewal", "secret", "spool", "versions")
+    __slots__ = ("channel", "listeners", "proxies", "reached", "renewal", "secret", "spool", "versions")
 
     def __init__(
         self,
@@ -31,6 +32,8 @@ class Inherited:
         spool: int,
         versions: dict[str, Version],
         renewal: object = None,
+        proxies: object = None,
+        reached: Sequence[tuple[str, int]] = (),
     ) -> None:
         self.channel = channel
         self.listeners = listeners
@@ -38,6 +41,8 @@ class Inherited:
         self.spool = spool
         self.versions = versions
         self.renewal = renewal
+        self.proxies = proxies
+        self.reached = reached
 
 
 class Contexts:

@@ -1,4 +1,4 @@
-"""The node's tunnel to its proxy: one quiet connection, made again whenever it breaks (docs/protocol/tunnel.md).
+"""A node's tunnel to a proxy: one quiet connection, made again whenever it breaks (docs/protocol/tunnel.md).
 
 Light: link loads it.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
-from tinyport.core.names import format_address, is_uuid, parse_address, printable
+from tinyport.core.names import format_address, is_uuid, printable
 from tinyport.link import websocket
 from tinyport.link.http_proxy import proxy_for
 from tinyport.link.httphead import parse_head
-from tinyport.link.tlsstream import TlsStream
+from tinyport.link.tlsstream import BUSY, TlsStream
 from tinyport.node.link_connect import Connect
 from tinyport.node.loop import Loop, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
     from typing import Protocol
@@ -31,14 +31,26 @@ if TYPE_CHECKING:
     Address = tuple[str, int]
 
     class TunnelOwner(Protocol):
-        """What the tunnel asks of link."""
+        """What a tunnel asks of whoever has several (link_tunnels)."""
 
-        def hello(self) -> dict[str, object]:
+        def where(self, tunnel: Tunnel) -> Address | None:
+            """The address to try now; None when there is none left for it."""
+
+        def met(self, tunnel: Tunnel, proxy: str) -> bool:
+            """This proxy (UUID) has answered: is a tunnel to it wanted?"""
+
+        def useless(self, tunnel: Tunnel) -> None: ...
+
+        def hello(self, tunnel: Tunnel) -> dict[str, object]:
             """The fields of the hello; ``addresses`` and ``labels`` are also those of status messages."""
 
-        def tunnel_changed(self, up: bool, reason: TinyportError | None) -> None: ...
+        def changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None: ...
 
-        def tunnel_said(self, message: dict[str, object]) -> None: ...
+        def said(self, tunnel: Tunnel, message: dict[str, object]) -> None: ...
+
+        def longest_wait(self, tunnel: Tunnel) -> float | None: ...
+
+        def until_beat(self, beat: float) -> float: ...
 
 
 ALPN = "tinyport-tunnel"
@@ -48,12 +60,21 @@ MAX_MESSAGE = 1024 * 1024 + 64 * 1024
 # From the open connection to the welcome.
 GREETING_LIMIT = 15.0
 BEAT_BOUNDS = (5.0, 3600.0)
-# A dead way out is found by asking when nothing was heard for two beats, and no answer came within this.
+# A proxy that has hung, or an other end that is only somebody's on the way: asked when nothing was heard for so many
+# beats, and given up when no answer comes within this.
+SILENT_BEATS = 2.5
 PONG_LIMIT = 15.0
+# Bytes that the other end's kernel has not confirmed for so long are lost, and the connection with them: a NAT forgot
+# it, or the way out is another one now.
+UNCONFIRMED_LIMIT = 30.0
 FIRST_WAIT = (0.2, 1.0)
 LONGEST_WAIT = 30.0
+# A server's word about when to come back is not for ever.
+LONGEST_SLOT = 600.0
 # A tunnel that stood for so long was a good one: the next attempt starts from the beginning.
 GOOD_AFTER = 60.0
+# Codes of errors that only this file knows.
+_DOUBLE, _RESTART = "double", "restart"
 
 WAITING, CONNECTING, GREETING, UP, STOPPED = "waiting", "connecting", "greeting", "up", "stopped"
 
@@ -75,28 +96,29 @@ TRANSITIONS = {
 class Tunnel:
     """Order: ``start``; then it connects, greets, stands, breaks, waits and connects again until ``stop``.
 
-    ``addresses``: where proxies are, tried in turn. ``contexts`` gives an SSL context whose ALPN is set to a protocol.
-    ``cluster``: whose proxies are believed.
+    ``contexts`` gives an SSL context whose ALPN is set to a protocol. ``cluster``: whose proxies are believed.
     """
 
     def __init__(
         self,
         loop: Loop,
         owner: TunnelOwner,
-        addresses: list[Address],
         contexts: Callable[[str], ssl.SSLContext],
         cluster: str,
         log: Log,
     ) -> None:
         self._loop = loop
         self._owner = owner
-        self._addresses = addresses
         self._contexts = contexts
         self._cluster = cluster
         self._log = log
         self._state = WAITING
-        self._attempt = 0
-        self._failures = 0
+        #: which of its addresses it tries next, and how often it failed since it last stood well
+        self.attempt = 0
+        self.failures = 0
+        #: when to come back after an outage, as the proxy said: [from, to] in seconds; and whether that was done
+        self._slot: tuple[float, float] | None = None
+        self._paced = False
         self._connect: Connect | None = None
         self._stream: TlsStream | None = None
         self._decoder: websocket.Decoder | None = None
@@ -104,13 +126,18 @@ class Tunnel:
         self._head = bytearray()
         self._beat = 50.0
         self._last_heard = 0.0
+        self._asking = False
         self._timer: Timer | None = None
         self._said: dict[str, object] = {}
-        #: UUID of the proxy, the address that its connection goes to, and the one that was asked for; while it is up
+        #: UUID of the proxy that it leads or led to; the address that its connection goes to, and the one asked for
         self.proxy = ""
         self.peer: Address = ("", 0)
         self.server: Address = ("", 0)
         self.since = 0.0
+
+    @property
+    def state(self) -> str:
+        return self._state
 
     @property
     def up(self) -> bool:
@@ -124,8 +151,8 @@ class Tunnel:
     def _to(self, event: str) -> None:
         self._state = TRANSITIONS[self._state, event]
 
-    def start(self) -> None:
-        self._timer = self._loop.after(0, self._begin)
+    def start(self, wait: float = 0.0) -> None:
+        self._again(wait)
 
     def stop(self) -> None:
         """Say goodbye and end for good."""
@@ -144,7 +171,7 @@ class Tunnel:
         if self._state in (CONNECTING, GREETING, UP):
             self._broken(Unavailable("told to connect again"))
         if self._state == WAITING:
-            self._failures = 0
+            self.failures = 0
             self._again(0.0)
 
     def send(self, message: dict[str, object]) -> None:
@@ -158,8 +185,8 @@ class Tunnel:
     def status(self) -> None:
         """Tell the proxy what changed since the last hello or status."""
         if self._state == UP:
-            said = self._owner.hello()
-            changed = {name: said[name] for name in ("addresses", "labels")}
+            said = self._owner.hello(self)
+            changed = _changing(said)
             if changed != self._said:
                 self._said = changed
                 self.send({"op": "status", **changed})
@@ -167,8 +194,12 @@ class Tunnel:
     # ------------------------------------------------------------------ connecting
 
     def _begin(self) -> None:
+        where = self._owner.where(self)
+        if where is None:
+            self._owner.useless(self)
+            return
         self._to("due")
-        self.server = self._addresses[self._attempt % len(self._addresses)]
+        self.server = where
         self._connect = Connect(self._loop, self.server, self._opened, via=proxy_for(self.server[0]))
 
     def _opened(self, stream: socket.socket | None, error: TinyportError | None) -> None:
@@ -179,6 +210,7 @@ class Tunnel:
         self._to("connected")
         try:
             self.peer = stream.getpeername()[:2]
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNCONFIRMED_LIMIT * 1000))
             self._stream = TlsStream(stream, self._contexts(ALPN), send_limit=MAX_MESSAGE)
         except OSError as problem:
             stream.close()
@@ -218,6 +250,8 @@ class Tunnel:
                 f"{format_address(*self.server)} is not a proxy of cluster {self._cluster}",
                 detail=f"it is {found.uri}, protocol {self._stream.alpn}",
             )
+        if not self._owner.met(self, found.id):
+            raise Unavailable("another tunnel leads to this proxy", code=_DOUBLE)
         self.proxy = found.id
         self._key = websocket.make_key(os.urandom(16))
         self._head = bytearray()
@@ -225,6 +259,9 @@ class Tunnel:
 
     def _received(self, data: bytes) -> None:
         self._last_heard = time.monotonic()
+        if self._asking:
+            self._asking = False
+            self._rest()
         if self._decoder is None:
             self._head += data
             head = parse_head(self._head)
@@ -233,8 +270,8 @@ class Tunnel:
             websocket.check_response(head, self._key)
             self._decoder = websocket.Decoder("client", MAX_MESSAGE)
             self._head = bytearray()
-            said = self._owner.hello()
-            self._said = {name: said[name] for name in ("addresses", "labels")}
+            said = self._owner.hello(self)
+            self._said = _changing(said)
             self._write(websocket.OP_TEXT, json.dumps({"op": "hello", **said}).encode())
             data = head.rest
         stream = self._stream
@@ -257,7 +294,11 @@ class Tunnel:
             self._write(websocket.OP_PONG, payload)
         elif opcode == websocket.OP_CLOSE:
             code, reason = websocket.close_reason(payload)
-            raise Unavailable("the proxy closed the tunnel", detail=f"{code} {printable(reason, 120)}".strip())
+            raise Unavailable(
+                "the proxy closed the tunnel",
+                detail=f"{code} {printable(reason, 120)}".strip(),
+                code=_RESTART if code == websocket.CLOSE_RESTART else "",
+            )
         elif opcode == websocket.OP_TEXT:
             self._text(payload)
         elif opcode != websocket.OP_PONG:
@@ -272,41 +313,55 @@ class Tunnel:
             raise PeerError("the proxy sent something that is not an object")
         if self._state == GREETING:
             self._welcome(message)
+        elif message.get("op") == "beat":
+            self._take_beat(message.get("beat"))
+            # At once, so that the proxy need not wait for one of the old ones.
+            self._write(websocket.OP_PONG)
+            self._rest()
         else:
-            self._owner.tunnel_said(message)
+            self._owner.said(self, message)
 
     def _welcome(self, message: dict[str, object]) -> None:
-        beat, proxy = message.get("beat"), message.get("proxy")
-        if message.get("op") != "welcome" or not isinstance(beat, (int, float)) or isinstance(beat, bool):
+        if message.get("op") != "welcome":
             raise PeerError("the proxy did not say welcome")
+        self._take_beat(message.get("beat"))
+        proxy = message.get("proxy")
         if not isinstance(proxy, str) or not is_uuid(proxy) or proxy != self.proxy:
             raise PeerError("the proxy's welcome names another proxy than its certificate")
-        self._beat = min(max(float(beat), BEAT_BOUNDS[0]), BEAT_BOUNDS[1])
+        self._slot = _slot(message.get("return"))
+        self._paced = False
         self._to("welcome")
         self.since = time.time()
-        self._set_timer(self._beat, self._pulse)
+        self._asking = False
+        self._rest()
         self._log.info("tunnel up", server=format_address(*self.server), proxy=self.proxy)
-        self._owner.tunnel_changed(True, None)
+        self._owner.changed(self, None)
+
+    def _take_beat(self, beat: object) -> None:
+        if not isinstance(beat, (int, float)) or isinstance(beat, bool):
+            raise PeerError("the proxy did not say how often to beat")
+        self._beat = min(max(float(beat), BEAT_BOUNDS[0]), BEAT_BOUNDS[1])
+
+    def _rest(self) -> None:
+        self._set_timer(self._owner.until_beat(self._beat), self._pulse)
 
     def _pulse(self) -> None:
         """Once a beat: an unsolicited Pong (RFC 6455 section 5.5.3), or a Ping when the other end has been silent."""
         silent = time.monotonic() - self._last_heard
         try:
-            if silent < 2 * self._beat:
+            if silent < SILENT_BEATS * self._beat:
                 self._write(websocket.OP_PONG)
-                self._set_timer(self._beat, self._pulse)
+                self._rest()
             else:
                 self._write(websocket.OP_PING)
-                asked = time.monotonic()
-                self._set_timer(min(PONG_LIMIT, self._beat), lambda: self._answered(asked))
+                # Its answer puts the next beat in the place of this timer.
+                self._asking = True
+                self._set_timer(min(PONG_LIMIT, self._beat), self._unanswered)
         except TinyportError as error:
             self._broken(error)
 
-    def _answered(self, asked: float) -> None:
-        if self._last_heard < asked:
-            self._broken(Unavailable("the proxy does not answer any more"))
-        else:
-            self._set_timer(self._beat - min(PONG_LIMIT, self._beat), self._pulse)
+    def _unanswered(self) -> None:
+        self._broken(Unavailable("the proxy does not answer any more"))
 
     # ------------------------------------------------------------------ ends
 
@@ -315,23 +370,37 @@ class Tunnel:
         stood = time.time() - self.since if was_up else 0.0
         self._clear()
         self._to("broken")
+        if error.code == _DOUBLE:
+            # Nothing is wrong; perhaps there is another address for it.
+            self._again(spread(*FIRST_WAIT))
+            return
         if stood >= GOOD_AFTER:
-            self._failures = 0
+            self.failures = 0
         elif not was_up:
-            self._attempt += 1
-        wait = self._next_wait()
+            self.attempt += 1
+        wait = self._next_wait(was_up, error.code)
         # The first failure and every change of state are worth a line; a night without network is not.
-        say = self._log.warning if was_up or self._failures <= 3 else self._log.debug
+        say = self._log.warning if was_up or self.failures <= 3 else self._log.debug
         say("tunnel down", server=format_address(*self.server), reason=error, next_try=f"{wait:.1f}s")
         self._again(wait)
-        self._owner.tunnel_changed(False, error)
+        self._owner.changed(self, error)
 
-    def _next_wait(self) -> float:
-        """docs/protocol/tunnel.md: 0.2 to 1 s at first, doubling to 30 s, full jitter."""
+    def _next_wait(self, was_up: bool, code: str) -> float:
+        """docs/protocol/tunnel.md, "Coming back": soon after a loss, once more in the slot that the proxy has given,
+        then with full jitter up to twice as long each time.
+        """
         least, most = FIRST_WAIT
-        longest = min(most * 2**self._failures, LONGEST_WAIT)
-        self._failures = min(self._failures + 1, 16)
-        return spread(least, longest)
+        self.failures = min(self.failures + 1, 64)
+        if self._slot is not None and not self._paced and (not was_up or code == _RESTART):
+            self._paced = True
+            return spread(*self._slot)
+        if code == BUSY and self._slot is None:
+            # The proxy has no time even for our first words, and has not said when it will.
+            return spread(least, LONGEST_WAIT)
+        longest = self._owner.longest_wait(self)
+        if longest is None:
+            longest = LONGEST_WAIT if self._slot is None else max(LONGEST_WAIT, self._slot[1])
+        return spread(least, min(most * 2.0 ** min(self.failures - 1, 16), longest))
 
     def _again(self, wait: float) -> None:
         self._set_timer(wait, self._begin)
@@ -354,16 +423,19 @@ class Tunnel:
             self._stream = None
         self._decoder = None
         self._head = bytearray()
+        self._asking = False
 
 
-def addresses(server: Address, proxies: list[object]) -> list[Address]:
-    """Where tunnels may go: the configured server first, then the proxies that auth named."""
-    found = [server]
-    for text in proxies:
-        try:
-            address = parse_address(str(text), 443)
-        except PeerError:
-            continue
-        if address not in found:
-            found.append(address)
-    return found
+def _changing(said: dict[str, object]) -> dict[str, object]:
+    """What of a hello is said again when it changes."""
+    return {name: said[name] for name in ("addresses", "labels", "skew") if name in said}
+
+
+def _slot(value: object) -> tuple[float, float] | None:
+    """``return`` of a welcome: [from, to]."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in value):
+        return None
+    start, end = (min(max(float(number), 0.0), LONGEST_SLOT) for number in value)
+    return (start, end) if start <= end else None

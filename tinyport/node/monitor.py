@@ -24,6 +24,7 @@ from tinyport.node.monitor_generations import Generations
 from tinyport.node.monitor_keeper import KeeperProcess
 from tinyport.node.monitor_link import Inheritance, LinkProcess, log_words
 from tinyport.node.monitor_listen import Listeners
+from tinyport.node.monitor_reached import Reached
 from tinyport.node.monitor_reload import Changes, Reload
 from tinyport.node.monitor_renewal import Renewal, take
 from tinyport.node.python_process import name_process
@@ -48,7 +49,10 @@ class Monitor:
         public, secret = _pair(config["view"])
         self._view = (public, secret)
         self._listeners = Listeners([_address(item) for item in _items(config["listen"])], _items(config["passed"]))
-        self._given = Inheritance(config, identity_view.read_public(public), secret, self._listeners.streams)
+        self._reached = Reached(self._folder_name, _address(config["server"]), self._log)
+        self._given = Inheritance(
+            config, identity_view.read_public(public), secret, self._listeners.streams, self._reached.places
+        )
         self.loop = Loop()
         self._status = monitor_status.StatusSocket(self.loop, self._folder, self.describe)
         self._state: dict[str, object] = {"tunnel": "down", "since": time.time(), "reason": "starting"}
@@ -70,7 +74,13 @@ class Monitor:
         self._keeper = KeeperProcess(self.loop, config, search_path, self._give_keeper, self._log)
         self._generations = Generations(self.loop, self._folder, self._link.tell, self._stopped, self._log)
         self._reload = Reload(self.loop, config.get("reread"), self._reloaded, self._not_reloaded, self._log)
-        task = {"mode": "renew", "identity": f"{self._folder_name}/identity.json", "log": config["log"]}
+        task = {
+            "mode": "renew",
+            "identity": f"{self._folder_name}/identity.json",
+            "servers": self._reached.servers(),
+            "log": config["log"],
+        }
+        self._task = task
         self._renewal = Renewal(self.loop, self._given.public, task, search_path, self._renewed, self._log)
 
     def run(self) -> None:
@@ -114,6 +124,7 @@ class Monitor:
         if op == "keeper":
             self._keeper.wanted()
         elif op == "renew":
+            self._task["servers"] = self._reached.servers(message.get("server"))
             self._renewal.wanted()
         elif op == "renew before":
             self._renewal.asked(message.get("renew"))
@@ -126,7 +137,9 @@ class Monitor:
         self._link.tell({"op": "keeper"}, (end,))
 
     def _link_state(self, message: dict[str, object]) -> None:
-        self._state = {name: message.get(name) for name in ("tunnel", "since", "server", "proxy", "reason")}
+        self._state = {name: message.get(name) for name in ("tunnel", "since", "server", "proxy", "tunnels", "reason")}
+        self._reached.note(message.get("tunnels"))
+        self._task["servers"] = self._reached.servers()
         offset = message.get("offset")
         if isinstance(offset, (int, float)) and not isinstance(offset, bool):
             self._renewal.confirm(float(offset))

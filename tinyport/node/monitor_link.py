@@ -32,16 +32,23 @@ MAX_QUEUED = 32
 class Inheritance:
     """What the next link gets: the monitor replaces these when they change."""
 
-    __slots__ = ("config", "listeners", "public", "secret")
+    __slots__ = ("config", "listeners", "public", "reached", "secret")
 
     def __init__(
-        self, config: dict[str, object], public: dict[str, object], secret: int, listeners: list[socket.socket]
+        self,
+        config: dict[str, object],
+        public: dict[str, object],
+        secret: int,
+        listeners: list[socket.socket],
+        reached: list[tuple[str, int]],
     ) -> None:
         self.config = config
         self.public = public
         #: memory file with TLS key and certificate
         self.secret = secret
         self.listeners = listeners
+        #: where tunnels stood before
+        self.reached = reached
 
 
 class LinkProcess:
@@ -111,7 +118,7 @@ class LinkProcess:
             # SIGINT from the terminal reaches the whole group; the monitor stops us in its order.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._loop.close()
-            versions, renewal = document_versions(self._folder)
+            versions, renewal, proxies = document_versions(self._folder)
             self._leave_behind()
             listeners = [listener.fileno() for listener in self._given.listeners]
             # Whatever is open besides, were it from whoever started the monitor, is not for who faces the network.
@@ -120,7 +127,14 @@ class LinkProcess:
 
             # Loaded before the fork already, see monitor._preload.
             given = link_inherited.Inherited(
-                channel, self._given.listeners, self._given.secret, spool, versions, renewal
+                channel,
+                self._given.listeners,
+                self._given.secret,
+                spool,
+                versions,
+                renewal,
+                proxies,
+                self._given.reached,
             )
             level, format = log_words(self._given.config)
             link.run(self._given.config, self._given.public, given, Log("node.link", level, format))
@@ -223,13 +237,13 @@ class LinkProcess:
             self._loop.kill(self.pid, signal.SIGKILL)
 
 
-def document_versions(folder: int) -> tuple[dict[str, tuple[int, int]], object]:
-    """What the documents on the disk claim to be, for the tunnel's hello, and what the policy says of early renewals.
-    The keeper alone judges them."""
-    from tinyport.node.link_documents import early_renewal, peek
+def document_versions(folder: int) -> tuple[dict[str, tuple[int, int]], object, object]:
+    """What the documents on the disk claim to be, for the tunnel's hello, and what the policy says of early renewals
+    and of where proxies are. The keeper alone judges them, and wrote what it believed."""
+    from tinyport.node.link_documents import early_renewal, peek, proxies
 
     found: dict[str, tuple[int, int]] = {}
-    renewal: object = None
+    renewal = places = None
     for kind in ("policy", "node"):
         try:
             signed = json.loads(read_limited(f"/proc/self/fd/{folder}/{kind}.json", MAX_DOCUMENT_FILE))
@@ -239,8 +253,8 @@ def document_versions(folder: int) -> tuple[dict[str, tuple[int, int]], object]:
         if claimed is not None and claimed[0] == kind:
             found[kind] = claimed[1]
             if kind == "policy":
-                renewal = early_renewal(signed)
-    return found, renewal
+                renewal, places = early_renewal(signed), proxies(signed)
+    return found, renewal, places
 
 
 def log_words(config: Mapping[str, object]) -> tuple[str, str]:

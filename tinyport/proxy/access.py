@@ -110,8 +110,7 @@ class Gatekeeper:
             self._log.info("refused", user=subject.user, target=target, code=error.code, reason=error)
             raise
         if self._tunnels.get(uuid) is None:
-            # Auth knew it as online a moment ago, or at another proxy.
-            raise self._offline(uuid, name)
+            raise self._offline(uuid, name, known=True)
         return Admitted(subject, uuid, name, login)
 
     async def _ask(
@@ -181,8 +180,15 @@ class Gatekeeper:
                 return
         raise refusal or AccessDenied("access denied", detail=f"{subject.user} has no login")
 
-    def _offline(self, uuid: str, name: str) -> AccessDenied:
+    def _offline(self, uuid: str, name: str, *, known: bool = False) -> AccessDenied:
+        """``known``: auth knew it as online a moment ago, or at another proxy."""
         since = self._tunnels.last_seen.get(uuid)
+        if known and since is None:
+            return AccessDenied(
+                f"node {name} has no connection to this proxy",
+                code="offline",
+                hint='try another one: "tctl status" lists them',
+            )
         when = f", last seen {format_duration(time.time() - since)} ago" if since is not None else ""
         error = AccessDenied(
             f"node {name} is offline{when}", code="offline", hint='"tsh ls" shows when it was last seen'

@@ -97,6 +97,7 @@ class AuthLink:
         presence: Callable[[], Iterable[dict[str, object]]],
         node_presence: Callable[[str], dict[str, object] | None],
         clusters: Callable[[], Sequence[str]],
+        untold: Callable[[], Iterable[str]],
         addresses: Sequence[str],
         log: Log,
     ) -> None:
@@ -106,6 +107,8 @@ class AuthLink:
         self._presence = presence
         self._node_presence = node_presence
         self._clusters = clusters
+        #: nodes whose traffic is to be told again
+        self._untold = untold
         #: where others find this proxy; auth hands them out
         self._addresses = list(addresses)
         self._log = log
@@ -344,6 +347,7 @@ class AuthLink:
         if full:
             nodes = list(self._presence())
         else:
+            changed.update(self._untold())
             nodes = [self._node_presence(uuid) or {"uuid": uuid, "online": False} for uuid in changed]
         # The first part of a full report replaces what auth knew of us, the rest adds to it.
         for at in range(0, max(len(nodes), 1), NODES_PER_REPORT):

@@ -166,7 +166,7 @@ class ClusterTunnels:
         """The proxy stops: the other ends look for their way back."""
         for there in list(self._tunnels.values()):
             for tunnel in list(there.values()):
-                tunnel.end(ws.CLOSE_GOING_AWAY, "the proxy is going down")
+                tunnel.end(ws.CLOSE_RESTART, "the proxy is going down")
 
     # ------------------------------------------------------------------ going there
 

@@ -18,13 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
 from tinyport.link.clienthello import ClientHello
 from tinyport.proxy.credentials import ALPN_AUTH, ALPN_CLUSTER, ALPN_DIAL, ALPN_TUNNEL, Credentials
 from tinyport.proxy.dial import TICKET_LINE, Dials
+from tinyport.proxy.pacing import Gate
 from tinyport.proxy.peek import first_words
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.sockets import connect, tune
@@ -110,6 +111,7 @@ class Gateway:
         self._tsh = tsh
         self._ssh = ssh
         self._web = web
+        self.gate = Gate()
         self.strangers = Strangers(settings.max_strangers, settings.max_strangers_per_source)
         #: what connections turned out to be → how many so far
         self.met: Counter[str] = Counter()
@@ -243,6 +245,8 @@ class Gateway:
             if alpn == ALPN_AUTH:
                 await self._join_auth(stream)
                 return
+            if alpn == ALPN_TUNNEL and not await self._turn(stream):
+                return
             digest = self._credentials.tls_digest
             tls = await asyncio.wait_for(stream.secure(contexts[alpn]), HANDSHAKE_LIMIT)
             if tls.selected_alpn_protocol() != alpn:
@@ -263,6 +267,18 @@ class Gateway:
         finally:
             if not given:
                 stream.abort()
+
+    async def _turn(self, stream: Stream) -> bool:
+        """Nodes come one after the other, at a rate that leaves time for people; those who would wait for long are told
+        so by an alert, before any handshake, and come back in a slot of their own.
+        """
+        try:
+            await self.gate.turn()
+        except Unavailable:
+            stream.offer(_TLS_ALERT_INTERNAL)
+            await stream.close()
+            return False
+        return True
 
     async def _join_auth(self, stream: Stream) -> None:
         """Join bytes with auth. The TLS inside ends there, and is none of our business."""

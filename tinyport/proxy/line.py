@@ -34,6 +34,19 @@ class Line:
         self.last_heard = self._loop.time()
         self._timer = self._loop.call_later(beat * BEATS_TO_DEATH, self._watch)
 
+    @property
+    def beat(self) -> float:
+        return self._beat
+
+    def expect(self, beat: float) -> None:
+        """The other end beats at another rate from now on. It answers at once; until then the silence of the old rate
+        is not held against it.
+        """
+        self._beat = beat
+        self.last_heard = self._loop.time()
+        self._timer.cancel()
+        self._watch()
+
     def _watch(self) -> None:
         left = self.last_heard + self._beat * BEATS_TO_DEATH - self._loop.time()
         if left <= 0:

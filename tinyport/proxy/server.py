@@ -77,6 +77,7 @@ class Proxy:
             self.tunnels.presence,
             self._node_presence,
             self.clusters.online,
+            self.tunnels.untold,
             settings.addresses,
             log("auth"),
         )

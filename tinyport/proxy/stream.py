@@ -12,6 +12,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 
+from tinyport.proxy.traffic import wire_bytes
+
 # What one turn reads: four TLS records. Larger pieces gain nothing measurable and make a busy session starve
 # others.
 CHUNK = 64 * 1024
@@ -34,7 +36,19 @@ class Stream:
     abort may be called any number of times, by anybody.
     """
 
-    __slots__ = ("_ended", "_loop", "_out", "_queued", "_reader", "_sock", "_unread", "_writer", "_writing", "peer")
+    __slots__ = (
+        "_ended",
+        "_loop",
+        "_out",
+        "_queued",
+        "_reader",
+        "_sock",
+        "_unread",
+        "_writer",
+        "_writing",
+        "on_close",
+        "peer",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, peer: tuple[str, int]) -> None:
         sock.setblocking(False)
@@ -49,6 +63,8 @@ class Stream:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._ended = False
+        #: called once with the socket, a moment before it is closed
+        self.on_close: Callable[[socket.socket], None] | None = None
 
     # ------------------------------------------------------------------ TLS
 
@@ -87,6 +103,16 @@ class Stream:
         sock, self._sock = self._sock, socket.socket()
         self._sock.close()
         return sock
+
+    @property
+    def on_the_wire(self) -> int:
+        """Bytes that this connection has cost so far, see ``traffic``."""
+        return wire_bytes(self._sock)
+
+    def end_when_unconfirmed(self, seconds: float) -> None:
+        """Have the kernel end the connection when the peer's does not confirm for so long what was sent."""
+        if self._sock.family in (socket.AF_INET, socket.AF_INET6):
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
     # ------------------------------------------------------------------ in
 
@@ -281,6 +307,8 @@ class Stream:
         self._writing = False
         self._out.clear()
         self._queued = 0
+        if self.on_close is not None:
+            self.on_close(self._sock)
         self._sock.close()
         for waiter in (self._reader, self._writer):
             if waiter is not None and not waiter.done():

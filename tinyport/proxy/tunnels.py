@@ -14,11 +14,18 @@ from tinyport.link import websocket as ws
 from tinyport.proxy.dial import Dials
 from tinyport.proxy.knowledge import Knowledge, Signed
 from tinyport.proxy.line import Line, first_message, frame, upgrade
+from tinyport.proxy.pacing import Slots
 from tinyport.proxy.stream import Stream
+from tinyport.proxy.traffic import Meter, beat_within
 
 # docs/protocol/tunnel.md
 BEAT = 50.0
 GREETING_LIMIT = 10.0
+# A notice that the node's kernel does not confirm for so long reaches nobody: its connection is one only here.
+UNCONFIRMED_LIMIT = 20.0
+# How often auth is told what a node's traffic comes to, and of how many nodes at a time.
+TELL_TRAFFIC_EVERY = 300.0
+TELL_TRAFFIC_OF = 1000
 
 # What a node says: its addresses and labels. Documents of a megabyte only go the other way.
 MAX_FROM_NODE = 64 * 1024
@@ -33,7 +40,7 @@ Version = tuple[int, int]
 class Hello:
     """What a node says of itself. Shown and searchable; nothing of it decides anything."""
 
-    __slots__ = ("addresses", "labels", "node", "policy", "version")
+    __slots__ = ("addresses", "labels", "node", "policy", "skew", "version")
 
     def __init__(self, message: Mapping[str, object], uuid: str) -> None:
         """PeerError when it is malformed, or speaks for another node than ``uuid``."""
@@ -47,6 +54,8 @@ class Hello:
         self.node = _version(message.get("node"))
         self.addresses: list[str] = []
         self.labels: dict[str, str] = {}
+        #: seconds by which its system's clock is ahead
+        self.skew = 0.0
         self.update(message)
 
     def update(self, message: Mapping[str, object]) -> None:
@@ -60,6 +69,10 @@ class Hello:
             raise PeerError("malformed message: labels")
         self.labels = dict(check_label(key, value) for key, value in labels.items())
         self.addresses = [printable(address, 128) for address in addresses]
+        skew = message.get("skew", 0)
+        if not isinstance(skew, (int, float)) or isinstance(skew, bool) or not abs(skew) < 2**40:
+            raise PeerError("malformed message: skew")
+        self.skew = float(skew)
 
 
 def _version(value: object) -> Version:
@@ -71,13 +84,22 @@ def _version(value: object) -> Version:
 class Tunnel(Line):
     """One node's tunnel. Made by ``Tunnels.serve``, which owns its stream and ends with it."""
 
-    __slots__ = ("connected", "hello", "uuid")
+    __slots__ = ("connected", "hello", "meter", "told", "uuid")
 
-    def __init__(self, stream: Stream, hello: Hello, uuid: str, beat: float) -> None:
+    def __init__(self, stream: Stream, hello: Hello, uuid: str, beat: float, meter: Meter) -> None:
         super().__init__(stream, beat)
         self.hello = hello
         self.uuid = uuid
+        self.meter = meter
+        #: when its traffic was last told
+        self.told = asyncio.get_running_loop().time()
         self.connected = time.time()
+
+    def set_beat(self, beat: float) -> None:
+        """Have it beat at another rate from now on."""
+        if beat != self.beat:
+            self.expect(beat)
+            self.offer(frame({"op": "beat", "beat": beat}))
 
     def presence(self) -> dict[str, object]:
         """The entry of this node in a presence report (docs/protocol/api.md)."""
@@ -88,6 +110,9 @@ class Tunnel(Line):
             "labels": self.hello.labels,
             "peer": format_address(*self.stream.peer),
             "version": self.hello.version,
+            "skew": self.hello.skew,
+            "bytes": self.meter.total(self.stream.on_the_wire),
+            "bytes_since": self.meter.since,
         }
 
 
@@ -106,6 +131,8 @@ class Tunnels:
         self._tunnels: dict[str, Tunnel] = {}
         #: Unix time at which a node's tunnel ended here
         self.last_seen: dict[str, float] = {}
+        self._meters: dict[str, Meter] = {}
+        self._slots = Slots()
         self.on_change: Callable[[str], None] = lambda uuid: None
         self._spreading: asyncio.Task[None] | None = None
         knowledge.on_change.append(self._document_changed)
@@ -119,6 +146,24 @@ class Tunnels:
 
     def presence(self) -> Iterable[dict[str, object]]:
         return [tunnel.presence() for tunnel in self._tunnels.values()]
+
+    def untold(self) -> list[str]:
+        """Nodes of whose traffic auth has not heard for a while: some of them, the others next time."""
+        now = asyncio.get_running_loop().time()
+        due = [tunnel for tunnel in self._tunnels.values() if now - tunnel.told >= TELL_TRAFFIC_EVERY]
+        for tunnel in due[:TELL_TRAFFIC_OF]:
+            tunnel.told = now
+        return [tunnel.uuid for tunnel in due[:TELL_TRAFFIC_OF]]
+
+    def _meter(self, uuid: str) -> Meter:
+        return self._meters.setdefault(uuid, Meter(time.time()))
+
+    def _beat_now(self) -> float:
+        """How often nodes are to beat, by the policy of now."""
+        if not self._knowledge.has_policy:
+            return self._beat
+        policy = self._knowledge.policy
+        return beat_within(policy.config, len(set(policy.proxy_uuids.values())), self._beat)
 
     # ------------------------------------------------------------------ a tunnel's life
 
@@ -135,7 +180,9 @@ class Tunnels:
             stream.offer(ws.encode_close(ws.CLOSE_POLICY, error.message))
             await stream.close()
             return
-        tunnel = Tunnel(stream, hello, uuid, self._beat)
+        stream.end_when_unconfirmed(UNCONFIRMED_LIMIT)
+        tunnel = Tunnel(stream, hello, uuid, self._beat_now(), self._meter(uuid))
+        stream.on_close = tunnel.meter.ended
         self._enter(tunnel)
         try:
             await tunnel.listen(decoder, lambda message: self._said(tunnel, message))
@@ -163,8 +210,9 @@ class Tunnels:
         self._log.info(
             "tunnel up", node=tunnel.uuid, peer=format_address(*tunnel.stream.peer), replaced=old is not None
         )
-        tunnel.offer(frame({"op": "welcome", "beat": self._beat, "proxy": self._proxy_uuid}))
         knowledge = self._knowledge
+        slot = self._slots.give(max(knowledge.node_count, len(self._tunnels)))
+        tunnel.offer(frame({"op": "welcome", "beat": tunnel.beat, "proxy": self._proxy_uuid, "return": slot}))
         if knowledge.signed_policy is not None and knowledge.policy_version > tunnel.hello.policy:
             tunnel.offer(_document(knowledge.signed_policy))
         self._bring_node_document(tunnel)
@@ -212,7 +260,9 @@ class Tunnels:
             address = format_address(*client)
             tunnel.offer(frame({"op": "dial", "ticket": ticket, "client": address, "target_user": login}))
 
-        return await self._dials.dial(uuid, notify)
+        stream = await self._dials.dial(uuid, notify)
+        stream.on_close = self._meter(uuid).ended
+        return stream
 
     def _document_changed(self, uuid: str | None) -> None:
         if uuid is not None:
@@ -231,10 +281,12 @@ class Tunnels:
         signed = self._knowledge.signed_policy
         if signed is None:
             return
+        beat = self._beat_now()
         # One frame, encoded once: what a thousand slow nodes have not taken yet is one object in memory.
         frame = _document(signed)
         for count, tunnel in enumerate(list(self._tunnels.values())):
             tunnel.offer(frame)
+            tunnel.set_beat(beat)
             try:
                 refuse_locked(self._knowledge, tunnel.uuid)
             except AccessDenied as error:
@@ -253,6 +305,7 @@ class Tunnels:
             tunnel.offer(_document(known.signed))
 
     def _removed(self, uuid: str) -> None:
+        self._meters.pop(uuid, None)
         tunnel = self._tunnels.get(uuid)
         if tunnel is not None:
             tunnel.end(ws.CLOSE_POLICY, "this node was removed from the cluster")
@@ -262,7 +315,7 @@ class Tunnels:
         if self._spreading is not None:
             self._spreading.cancel()
         for tunnel in list(self._tunnels.values()):
-            tunnel.end(ws.CLOSE_GOING_AWAY, "the proxy is going down")
+            tunnel.end(ws.CLOSE_RESTART, "the proxy is going down")
 
 
 def refuse_locked(knowledge: Knowledge, uuid: str) -> None:

@@ -1,0 +1,64 @@
+"""How a fleet comes back: each node in a slot of its own, and never so many at once that people wait behind them.
+
+Pure but for ``Gate.turn``, which sleeps; times are arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tinyport.core.errors import Unavailable
+
+# A tunnel costs some 2.5 ms from the TCP connection to its documents: half of one core, the other half is people's.
+SLOTS_PER_SECOND = 200.0
+# A slot has a width, so that two proxies that gave the same ones do not make nodes meet.
+SLOT_WIDTH = 2.0
+# As many tunnels begin in a second at most. More than there are slots: nodes in their slots do not wait.
+HANDSHAKES_PER_SECOND = 250.0
+# So many may come together before that: a handful of nodes is no fleet.
+BURST = 50.0
+# Who would wait longer is sent away at once, which costs both of us less than a connection that waits.
+LONGEST_TURN = 3.0
+
+
+class Slots:
+    """Slots for the way back after an outage, handed out one after the other."""
+
+    def __init__(self, per_second: float = SLOTS_PER_SECOND) -> None:
+        self._per_second = per_second
+        self._given = 0
+
+    def give(self, nodes: int) -> list[float]:
+        """The next: [from, to] in seconds after the loss. ``nodes``: how many there are to be spread."""
+        slot = self._given % max(nodes, 1)
+        self._given += 1
+        start = slot / self._per_second
+        return [round(start, 2), round(start + SLOT_WIDTH, 2)]
+
+
+class Gate:
+    """Lets tunnels begin at a certain rate."""
+
+    def __init__(self, per_second: float = HANDSHAKES_PER_SECOND, burst: float = BURST) -> None:
+        self._step = 1 / per_second
+        self._slack = burst / per_second
+        #: when the next turn would be if nothing were to be spared
+        self._next = 0.0
+        #: how many were sent away
+        self.turned_away = 0
+
+    def wait(self, now: float) -> float:
+        """Seconds until the caller's turn. Unavailable when that is too far away."""
+        self._next = max(self._next, now - self._slack)
+        wait = self._next - now
+        if wait > LONGEST_TURN:
+            self.turned_away += 1
+            raise Unavailable("too many nodes come at once")
+        self._next += self._step
+        return max(wait, 0.0)
+
+    async def turn(self) -> None:
+        """Wait for the caller's turn. Unavailable when that is too far away."""
+        wait = self.wait(asyncio.get_running_loop().time())
+        if wait:
+            await asyncio.sleep(wait)

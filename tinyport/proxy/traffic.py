@@ -1,0 +1,77 @@
+"""What a node's connections cost on the wire, as this machine's kernel counts it; how often to beat within a budget.
+
+TCP_INFO knows bytes and segments of a connection, retransmissions included. With the headers of each segment that is
+what a mobile network bills, but for what a load balancer in between adds on its other side.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Mapping
+
+from tinyport.core.cluster_config import NODE_BUDGET
+from tinyport.core.durations import parse_size
+from tinyport.core.errors import PeerError
+
+# IPv4 or IPv6, TCP, and the timestamps that Linux puts into every segment (RFC 7323).
+_HEADERS = {socket.AF_INET: 20 + 20 + 12, socket.AF_INET6: 40 + 20 + 12}
+# linux/tcp.h: tcpi_bytes_acked, tcpi_bytes_received, tcpi_segs_out, tcpi_segs_in (Linux 4.2).
+_AT = 120
+_COUNTS = struct.Struct("=QQII")
+_SIZE = _AT + _COUNTS.size
+
+# On the wire, a beat and its confirmation; and what a question and its answer cost more, with every third beat
+# (bench/results: idle traffic a day).
+BEAT_COST = 162
+ASKING_COST = 110
+DAY = 86400.0
+# docs/protocol/tunnel.md
+USUAL_BEAT = 50.0
+# Nothing on the way remembers a silent connection for longer.
+SLOWEST_BEAT = 900.0
+
+
+def wire_bytes(sock: socket.socket) -> int:
+    """Bytes of a TCP connection in both directions so far, headers included; 0 when the kernel does not say."""
+    headers = _HEADERS.get(sock.family)
+    if headers is None:
+        return 0
+    try:
+        found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+    except OSError:
+        return 0
+    if len(found) < _SIZE:
+        return 0
+    sent, received, segments_out, segments_in = _COUNTS.unpack_from(found, _AT)
+    return int(sent + received + headers * (segments_out + segments_in))
+
+
+def beat_within(config: Mapping[str, object], tunnels: int, usual: float) -> float:
+    """Seconds between the beats of each of a node's ``tunnels``, so that all of them together stay within the cluster's
+    ``node_budget``. ``usual``: where that leaves room for a beat every 50 s.
+    """
+    try:
+        budget = parse_size(str(config.get("node_budget", NODE_BUDGET)))
+    except PeerError:
+        budget = parse_size(NODE_BUDGET)
+    usual_cost = (BEAT_COST + ASKING_COST / 3) * max(tunnels, 1) * DAY / USUAL_BEAT
+    return round(min(usual * max(usual_cost / max(budget, 1), 1.0), SLOWEST_BEAT), 2)
+
+
+class Meter:
+    """Bytes of one node since the proxy began to count: connections that ended, and those that are open."""
+
+    __slots__ = ("_ended", "since")
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self._ended = 0
+
+    def ended(self, sock: socket.socket) -> None:
+        """A connection of the node's is about to be closed."""
+        self._ended += wire_bytes(sock)
+
+    def total(self, tunnel: int = 0) -> int:
+        """``tunnel``: what its open tunnel comes to."""
+        return self._ended + tunnel
