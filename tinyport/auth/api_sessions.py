@@ -29,16 +29,26 @@ async def list_sessions(call: Call) -> Answer:
     """Sessions that began and did not end: all with the rule to read them; else one's own, and those to join."""
     found = await call.service.store.read.audit.live_sessions()
     if not call.caller.may("sessions", "read"):
-        found = [session for session in found if _concerns(call.caller, session)]
-    return {"sessions": [session_document(call.service, session) for session in found]}
+        found = [session for session in found if _own(call.caller, session) or _modes(call.caller, session)]
+    return {
+        "sessions": [
+            {**session_document(call.service, session), "join": _modes(call.caller, session)} for session in found
+        ]
+    }
 
 
-def _concerns(caller: Caller, session: LiveSession) -> bool:
-    if session.body.get("user") == caller.name:
-        return True
+def _own(caller: Caller, session: LiveSession) -> bool:
+    return caller.kind == USER and session.body.get("user") == caller.name
+
+
+def _modes(caller: Caller, session: LiveSession) -> list[str]:
+    """As what the caller's roles let them join it. The session's node decides, and may know more that forbids it."""
+    if caller.kind != USER:
+        return []
     said = session.body.get("roles")
     roles = [role for role in said if isinstance(role, str)] if isinstance(said, list) else []
-    return any(caller.rights.joins.may_join(mode, owner_roles=roles, own=False) for mode in MODES)
+    own = _own(caller, session)
+    return [mode for mode in MODES if caller.rights.joins.may_join(mode, owner_roles=roles, own=own)]
 
 
 def one_of(found: list[LiveSession], text: str) -> LiveSession:

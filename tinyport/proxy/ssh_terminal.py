@@ -106,8 +106,11 @@ class Shell(asyncssh.SSHClientSession[bytes]):
         self._link.close()
 
 
-async def open_shell(listener: Listener, link: SshLink, *, size: tuple[int, int]) -> Shell:
-    """A login shell with a terminal of ``size`` (columns, rows) at the other end of ``link``, which is owned from here.
+async def open_shell(
+    listener: Listener, link: SshLink, *, size: tuple[int, int], subsystem: str | None = None
+) -> Shell:
+    """A login shell with a terminal of ``size`` (columns, rows), or a subsystem with one, at the other end of ``link``,
+    which is owned from here.
 
     AccessDenied with the node's words when it refuses; else Unavailable.
     """
@@ -119,6 +122,7 @@ async def open_shell(listener: Listener, link: SshLink, *, size: tuple[int, int]
             link.connection.create_session(
                 lambda: shell,
                 None,
+                subsystem=subsystem,
                 term_type=TERM,
                 term_size=size,
                 env={"COLORTERM": "truecolor"},

@@ -45,7 +45,6 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    "Server": "tinyport",
 }
 
 # The invitation stands after "#": browsers do not send that part, so neither this server nor its log ever
@@ -97,6 +96,7 @@ class Web:
         self._lives: WeakKeyDictionary[asyncio.BaseTransport, asyncio.TimerHandle] = WeakKeyDictionary()
         self._page = INVITE.format(cluster=html.escape(cluster), host=html.escape(host))
         application = web.Application(client_max_size=MAX_BODY, middlewares=[_strict])
+        application.on_response_prepare.append(_with_headers)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/webapi/ping", self._webapi_ping)
@@ -164,10 +164,14 @@ async def _strict(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = refusal(error)
     except web.HTTPException as error:
         response = web.json_response({"error": {"code": "not_found", "message": error.reason}}, status=error.status)
-    if not response.prepared:
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
     return response
+
+
+async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    # aiohttp has put its own and its Python's version there.
+    response.headers["Server"] = "tinyport"
 
 
 def web_context(settings: ProxySettings, log: Log) -> ssl.SSLContext:

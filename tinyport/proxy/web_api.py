@@ -16,6 +16,7 @@ from tinyport.proxy.ssh_client import Person
 from tinyport.proxy.ssh_elsewhere import Elsewhere
 from tinyport.proxy.web_limits import Tries
 from tinyport.proxy.web_sessions import Ask, WebSession, WebSessions
+from tinyport.proxy.web_streams import pass_stream
 from tinyport.proxy.web_terminal import Terminals
 
 # The prefix has the browser refuse it unless it is Secure, of this host alone, and for every path
@@ -28,15 +29,18 @@ MAX_NAME, MAX_PASSWORD, MAX_INVITATION = 64, 4096, 300
 _PASSED: tuple[tuple[str, str], ...] = (
     (
         "GET",
-        r"status|nodes|clusters|users|tokens|locks|sessions|audit|mfa|web/sessions|resources/(role|node|user|cluster_config)",
+        r"status|nodes|clusters|users|tokens|locks|sessions|audit|mfa|web/sessions|recordings"
+        r"|resources/(role|node|user|cluster_config)",
     ),
     ("PATCH|DELETE", r"nodes/[^/]+|users/[^/]+"),
     ("POST", r"nodes/[^/]+/(accept|reject)"),
     ("POST", r"users|tokens|locks|users/[^/]+/(reset|unlock)|explain|mfa|mfa/[^/]+/(confirm|remove)"),
-    ("DELETE", r"tokens/[^/]+|locks/[^/]+|web/sessions/[^/]+|resources/role/[^/]+"),
+    ("DELETE", r"tokens/[^/]+|locks/[^/]+|sessions/[^/]+|recordings/[^/]+|web/sessions/[^/]+|resources/role/[^/]+"),
     ("GET|PUT", r"resources/role/[^/]+"),
 )
 _RULES = tuple((frozenset(methods.split("|")), re.compile(paths)) for methods, paths in _PASSED)
+#: answers that are long, or never end: they are passed on as they come
+_STREAMED = re.compile(r"recordings/[0-9a-f]{4,64}")
 _SEGMENTS = re.compile(r"[A-Za-z0-9._~@:+=%-]+(/[A-Za-z0-9._~@:+=%-]+)*")
 
 _STATUS = {
@@ -176,11 +180,7 @@ class People:
 
     async def _list(self, request: web.Request) -> web.Response:
         session = await self._session(request)
-        terminals = [
-            {"id": terminal.id, "node": terminal.node, "login": terminal.login}
-            for terminal in session.terminals.values()
-        ]
-        return _answer({"terminals": terminals})
+        return _answer({"terminals": [terminal.about() for terminal in session.terminals.values()]})
 
     async def _terminal(self, request: web.Request) -> web.StreamResponse:
         _from_our_page(request)
@@ -188,14 +188,18 @@ class People:
         self._may_stay(request)
         return await self._terminals.serve(request, session, _peer(request))
 
-    async def _pass(self, request: web.Request) -> web.Response:
+    async def _pass(self, request: web.Request) -> web.StreamResponse:
         """One of auth's routes, asked in the user's name."""
         path = request.match_info["path"]
-        if not _passed(request.method, path):
+        streamed = request.method == "GET" and _STREAMED.fullmatch(path) is not None
+        if not streamed and not _passed(request.method, path):
             raise web.HTTPNotFound
         session = await self._session(request)
         if request.headers.get("Tinyport-Background") is None:
             session.touched = time.monotonic()
+        if streamed:
+            self._may_stay(request)
+            return await pass_stream(request, session, "/v1/" + path)
         cluster = request.query.get("cluster")
         if path == "nodes" and cluster is not None and self._elsewhere.is_other(cluster):
             return await self._nodes_elsewhere(request, session, cluster)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 import aiohttp
 
@@ -17,6 +18,8 @@ from tinyport.core.names import format_address
 
 ANSWER_LIMIT = 15.0
 CONNECT_LIMIT = 3.0
+# What goes on says every ten seconds that it lives.
+SILENCE_LIMIT = 30.0
 MAX_ANSWER = 8 * 1024 * 1024
 
 
@@ -28,8 +31,11 @@ class UserApi:
         self._base = f"https://{format_address(*address)}"
         self._context = context
         self._client: aiohttp.ClientSession | None = None
+        #: certificate and key that were given last
+        self._last: tuple[str, str] | None = None
 
     async def use(self, certificate: str, key: str) -> None:
+        self._last = (certificate, key)
         limits = aiohttp.ClientTimeout(total=ANSWER_LIMIT, connect=CONNECT_LIMIT, sock_connect=CONNECT_LIMIT)
         connector = aiohttp.TCPConnector(ssl=self._context(certificate, key), limit=4, keepalive_timeout=20)
         old, self._client = (
@@ -43,6 +49,7 @@ class UserApi:
             asyncio.get_running_loop().call_later(ANSWER_LIMIT, lambda: asyncio.ensure_future(old.close()))
 
     async def close(self) -> None:
+        self._last = None
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -66,6 +73,27 @@ class UserApi:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, PeerError) as error:
             detail = f"{path}: {type(error).__name__} {error}"
             raise Unavailable("the auth server does not answer", detail=detail, hint="try again in a moment") from None
+
+    @asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A long answer, on a connection of its own that outlives newer certificates. Unavailable when there is none;
+        aiohttp.ClientError or asyncio.TimeoutError when it breaks off."""
+        if self._last is None:
+            raise AccessDenied("this web session has ended", hint="log in again", code="expired")
+        limits = aiohttp.ClientTimeout(total=None, connect=CONNECT_LIMIT, sock_read=SILENCE_LIMIT)
+        connector = aiohttp.TCPConnector(ssl=self._context(*self._last), limit=1, force_close=True)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=limits, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as client:
+            try:
+                answer = await client.get(self._base + path, params=query, allow_redirects=False)
+            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+                detail = f"{path}: {type(error).__name__} {error}"
+                raise Unavailable(
+                    "the auth server does not answer", detail=detail, hint="try again in a moment"
+                ) from None
+            async with answer:
+                yield answer
 
     async def session_certificate(self, node: str, otp: str, ssh_public_key: str) -> str:
         """A certificate for sessions on ``node``, against a one-time code. AccessDenied in auth's words."""

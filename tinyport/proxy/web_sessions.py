@@ -13,7 +13,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
@@ -48,6 +48,8 @@ class WebSession:
         self.touched = now
         self.renewed = now
         self.terminals: dict[str, Terminal] = {}
+        #: requests whose answers go on; they end with it
+        self.streams: set[asyncio.Task[Any]] = set()
         #: what auth says of the user: roles, logins, may, ends
         self.about: dict[str, object] = {}
         self.ssh_key = ""
@@ -152,6 +154,8 @@ class WebSessions:
         session.over = True
         for terminal in list(session.terminals.values()):
             terminal.close(reason)
+        for stream in list(session.streams):
+            stream.cancel()
         self._start(session.api.close())
         self._log.info("web session ended", user=session.user, session=session.id, reason=reason)
 

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
@@ -19,6 +20,7 @@ from tinyport.core.access import Subject
 from tinyport.core.certificate import Certificate, parse_public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import check_login
+from tinyport.core.session_joining import MODES, join_subsystem
 from tinyport.host.logging_line import Log
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.knowledge import Knowledge
@@ -37,16 +39,27 @@ PIECE = 32 * 1024
 MAX_MESSAGE = 64 * 1024
 HEARTBEAT = 20.0
 MAX_TARGET = 300
+MAX_SESSION = 64
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Whose session it is that this terminal shows, and as what."""
+
+    session: str
+    user: str
+    mode: str
 
 
 class Terminal:
     """One shell, for as long as it lives, and a minute without a browser at most. Owned by its session."""
 
-    def __init__(self, session: WebSession, node: str, login: str) -> None:
+    def __init__(self, session: WebSession, node: str, login: str, joined: Joined | None = None) -> None:
         self.id = secrets.token_urlsafe(12)
         self.session = session
         self.node = node
         self.login = login
+        self.joined = joined
         self.shell: Shell | None = None
         self._replay = Replay()
         self._paused = False
@@ -88,6 +101,13 @@ class Terminal:
         self.session.terminals.pop(self.id, None)
         self.watched.close()
 
+    def about(self) -> dict[str, object]:
+        """What the page shows of it."""
+        about: dict[str, object] = {"id": self.id, "node": self.node, "login": self.login}
+        if self.joined is not None:
+            about |= {"user": self.joined.user, "mode": self.joined.mode}
+        return about
+
     # ------------------------------------------------------------------ the browser's side
 
     async def serve(self, browser: web.WebSocketResponse, seen: int) -> None:
@@ -97,8 +117,7 @@ class Terminal:
         if before is not None:
             await before.close(code=4000, message=b"shown elsewhere")
         place, ends = min(max(seen, self._replay.begins), self._replay.ends), self._replay.ends
-        about = {"id": self.id, "node": self.node, "login": self.login, "from": place, "to": ends}
-        await browser.send_json({"type": "attached", **about})
+        await browser.send_json({"type": "attached", **self.about(), "from": place, "to": ends})
         sender = asyncio.ensure_future(self._send(browser, place))
         try:
             async for message in browser:
@@ -190,19 +209,20 @@ class Terminals:
     async def _open(
         self, browser: web.WebSocketResponse, session: WebSession, wish: Mapping[str, object], peer: tuple[str, int]
     ) -> None:
-        target, login = wish.get("node"), check_login(wish.get("login"))
-        if not isinstance(target, str) or not 0 < len(target) <= MAX_TARGET:
-            raise PeerError("node: a name is needed")
+        joined = None
+        if wish.get("type") == "join":
+            target, login, joined = await _joined(session, wish)
+        else:
+            target, login = _text(wish, "node", MAX_TARGET), check_login(wish.get("login"))
         size = (_number(wish, "cols", 1, 1000), _number(wish, "rows", 1, 1000))
-        otp = wish.get("otp")
         if len(session.terminals) >= MOST_TERMINALS:
             raise AccessDenied(f"at most {MOST_TERMINALS} terminals at once", hint="close one", code="in_use")
         session.touched = time.monotonic()
-        cluster = wish.get("cluster")
+        cluster = None if joined is not None else wish.get("cluster")
         if cluster is not None and not isinstance(cluster, str):
             raise PeerError("cluster: a name is needed")
         otp = wish.get("otp")
-        terminal = Terminal(session, target, login)
+        terminal = Terminal(session, target, login, joined)
         session.terminals[terminal.id] = terminal
         try:
             if cluster is not None and self._elsewhere.is_other(cluster):
@@ -210,7 +230,8 @@ class Terminals:
             else:
                 way = await self._to_node(session, target, login, otp[:16] if isinstance(otp, str) else "", peer)
             terminal.node = way.name
-            terminal.shell = await open_shell(terminal, way.link, size=size)
+            subsystem = None if joined is None else join_subsystem(joined.session, joined.mode)
+            terminal.shell = await open_shell(terminal, way.link, size=size, subsystem=subsystem)
         except BaseException:
             session.terminals.pop(terminal.id, None)
             raise
@@ -265,6 +286,26 @@ class _Way:
         self.cluster = cluster
 
 
+async def _joined(session: WebSession, wish: Mapping[str, object]) -> tuple[str, str, Joined]:
+    """(node, login, what is joined). Which sessions there are for this person is auth's word; whether they may join is
+    the node's."""
+    id, mode = _text(wish, "session", MAX_SESSION), wish.get("mode")
+    if mode not in MODES:
+        raise PeerError(f"mode: {' or '.join(MODES)}")
+    status, data = await session.api.ask("GET", "/v1/sessions")
+    found = json.loads(data).get("sessions") if status == 200 else None
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and one.get("id") == id:
+            logins = session.about.get("logins")
+            own = [str(login) for login in logins] if isinstance(logins, list) else []
+            if not own:
+                raise AccessDenied("your roles give you no login", hint="to join, one that the node knows is needed")
+            # Nobody becomes anybody by joining, but an SSH connection names a login: the session's, if it is ours.
+            login = one.get("login") if one.get("login") in own else own[0]
+            return str(one.get("node_uuid")), check_login(login), Joined(id, str(one.get("user")), str(mode))
+    raise AccessDenied("there is no such session that you may join", hint="it may just have ended", code="not_found")
+
+
 async def _refuse(browser: web.WebSocketResponse, error: TinyportError) -> None:
     body = {**error.extra, "type": "error", "code": error.code, "message": error.message, "hint": error.hint}
     try:
@@ -282,6 +323,13 @@ def _object(text: str) -> dict[str, object]:
     if not isinstance(found, dict):
         raise PeerError("not a JSON object")
     return found
+
+
+def _text(message: Mapping[str, object], name: str, limit: int) -> str:
+    value = message.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= limit:
+        raise PeerError(f"{name}: a text of at most {limit} characters is needed")
+    return value
 
 
 def _number(message: Mapping[str, object], name: str, low: int, high: int) -> int:

@@ -16,11 +16,13 @@ export interface Entry {
 }
 
 const everybody = () => true;
+const mayWatch = (me: Whoami) => may(me, "recordings", "read") || may(me, "recordings", "list") || may(me, "recordings", "read_own");
 
 export const ENTRIES: readonly Entry[] = [
   { page: "nodes", title: "Nodes", icon: "nodes", group: "work", offered: everybody, load: async () => (await import("./pages/nodes")).NodesPage },
   { page: "terminals", title: "Terminals", icon: "terminal", group: "work", offered: everybody, load: async () => (await import("./pages/terminals")).TerminalsPage },
   { page: "sessions", title: "Sessions", icon: "sessions", group: "work", offered: everybody, load: async () => (await import("./pages/sessions")).SessionsPage },
+  { page: "recordings", title: "Recordings", icon: "recordings", group: "work", offered: mayWatch, load: async () => (await import("./pages/recordings")).RecordingsPage },
   { page: "audit", title: "Audit", icon: "audit", group: "work", offered: (me) => may(me, "audit", "read"), load: async () => (await import("./pages/audit")).AuditPage },
   { page: "users", title: "Users", icon: "users", group: "manage", offered: (me) => may(me, "users", "read"), load: async () => (await import("./pages/users")).UsersPage },
   { page: "roles", title: "Roles", icon: "roles", group: "manage", offered: (me) => may(me, "roles", "read"), load: async () => (await import("./pages/roles")).RolesPage },

@@ -1,6 +1,6 @@
 /** What the API answers (docs/web.md, docs/protocol/api.md), as far as the page looks at it. Times are Unix seconds. */
 
-export type Verb = "read" | "create" | "update" | "delete" | "sign" | "join";
+export type Verb = "read" | "create" | "update" | "delete" | "sign" | "join" | "list" | "read_own";
 
 export interface Whoami {
   user: string;
@@ -33,8 +33,9 @@ export interface Node {
   name: string;
   status: "online" | "offline" | "pending" | "quarantined";
   last_seen: number | null;
-  addresses: string[];
-  peer: string;
+  /** not of another cluster's nodes */
+  addresses?: string[];
+  peer?: string;
   labels: Record<string, string>;
   declared_labels: Record<string, string>;
   version: string;
@@ -50,7 +51,8 @@ export interface LiveSession {
   kind: string;
   since: number;
   state: "live" | "lost" | "ending";
-  roles?: string[];
+  /** as what one may join it */
+  join?: ("observer" | "peer")[];
   parties?: { user: string; mode: string }[];
   command?: string;
 }
@@ -67,7 +69,21 @@ export interface Recording {
   bytes: number;
   state: "live" | "complete" | "incomplete";
   lost: number;
-  parties?: { user: string; mode: string }[] | string[];
+  parties?: { user: string; mode: string }[];
+  command?: string;
+  columns?: number;
+  rows?: number;
+  reason?: string;
+}
+
+export interface Registration {
+  id: string;
+  by: string;
+  value: string;
+  name: string | null;
+  labels: Record<string, string>;
+  created: number;
+  node_uuid: string | null;
 }
 
 export interface AuditEvent {

@@ -1,5 +1,6 @@
 /** The nodes one may see: find one, connect to it, and for administrators label or remove it. */
 
+import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import type { PageProps } from "../app";
 import { ApiError, ask, part } from "../api";
@@ -18,13 +19,56 @@ const TONES: Record<Node["status"], Tone> = { online: "good", offline: "dim", pe
 /** rows at once; a fleet of thousands is searched, not scrolled */
 const MOST = 200;
 
+interface Elsewhere {
+  name: string;
+  online?: boolean;
+}
+
 export function NodesPage({ me }: PageProps) {
-  const { answer, error, reload } = useAsked<{ nodes: Node[] }>("/web/api/v1/nodes", 5000);
+  const elsewhere = useAsked<{ clusters: Elsewhere[] }>("/web/api/v1/clusters").answer?.clusters ?? [];
+  const [cluster, setCluster] = useState("");
+  return (
+    <Nodes
+      key={cluster}
+      me={me}
+      cluster={cluster}
+      choice={
+        elsewhere.length > 0 && (
+          <label class="cluster-choice">
+            <span class="hidden">Cluster</span>
+            <select value={cluster} onChange={(event) => setCluster(event.currentTarget.value)}>
+              <option value="">{me.cluster}</option>
+              {elsewhere.map((one) => (
+                <option key={one.name} value={one.name}>
+                  {one.name}
+                  {one.online === false ? " (away)" : ""}
+                </option>
+              ))}
+            </select>
+          </label>
+        )
+      }
+    />
+  );
+}
+
+/** The nodes of one cluster: of this one (""), or of another that trusts it. */
+function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: ComponentChildren }) {
+  const path = cluster ? `/web/api/v1/nodes?cluster=${part(cluster)}` : "/web/api/v1/nodes";
+  // Another cluster is asked through an SSH connection of its own each time.
+  const { answer, error, reload } = useAsked<{ nodes: Node[] }>(path, cluster ? 30_000 : 5000);
   const [text, setText] = useState("");
   const [only, setOnly] = useState<"all" | "online">("all");
   const [labelling, setLabelling] = useState<Node | null>(null);
   const [removing, setRemoving] = useState<Node | null>(null);
-  if (!answer) return error ? <Trouble error={error} again={() => void reload()} /> : <Loading />;
+  if (!answer) {
+    return (
+      <>
+        <Head title="Nodes">{choice}</Head>
+        {error ? <Trouble error={error} again={() => void reload()} /> : <Loading />}
+      </>
+    );
+  }
   const nodes = answer.nodes.filter((node) => node.status !== "pending");
   const online = nodes.filter((node) => node.status === "online").length;
   const found = nodes.filter((node) => (only === "all" || node.status === "online") && mentions(node, text)).sort(byStatusAndName);
@@ -69,9 +113,9 @@ export function NodesPage({ me }: PageProps) {
       class: "actions",
       show: (node) => (
         <>
-          <Connect me={me} node={node} />
-          {may(me, "nodes", "update") && <Button kind="quiet" icon="tag" aria-label={`Labels of ${node.name}`} title="Labels" onClick={() => setLabelling(node)} />}
-          {may(me, "nodes", "delete") && <Button kind="quiet" icon="trash" aria-label={`Remove ${node.name}`} title="Remove" onClick={() => setRemoving(node)} />}
+          <Connect me={me} node={node} cluster={cluster} />
+          {!cluster && may(me, "nodes", "update") && <Button kind="quiet" icon="tag" aria-label={`Labels of ${node.name}`} title="Labels" onClick={() => setLabelling(node)} />}
+          {!cluster && may(me, "nodes", "delete") && <Button kind="quiet" icon="trash" aria-label={`Remove ${node.name}`} title="Remove" onClick={() => setRemoving(node)} />}
         </>
       ),
     },
@@ -79,6 +123,7 @@ export function NodesPage({ me }: PageProps) {
   return (
     <>
       <Head title="Nodes" note={nodes.length ? `${online} of ${nodes.length} online` : undefined}>
+        {choice}
         {nodes.length > 0 && (
           <>
             <Search label="Name, label, address" value={text} onInput={setText} />
@@ -89,7 +134,7 @@ export function NodesPage({ me }: PageProps) {
         )}
       </Head>
       <Trouble error={error} />
-      {!nodes.length && <NoNodes me={me} />}
+      {!nodes.length && <NoNodes me={me} cluster={cluster} />}
       {nodes.length > 0 && !found.length && (
         <Empty icon="search" title="Nothing fits">
           <p>Words are looked for in names, labels and addresses.</p>
@@ -129,7 +174,14 @@ export function NodesPage({ me }: PageProps) {
   );
 }
 
-function NoNodes({ me }: { me: Whoami }) {
+function NoNodes({ me, cluster }: { me: Whoami; cluster: string }) {
+  if (cluster) {
+    return (
+      <Empty icon="nodes" title="No nodes for you there">
+        <p>{cluster} decides by what it lets people of this cluster see. Its administrators can tell.</p>
+      </Empty>
+    );
+  }
   return (
     <Empty icon="nodes" title="No nodes yet">
       {may(me, "tokens", "create") ? (
@@ -147,12 +199,12 @@ function NoNodes({ me }: { me: Whoami }) {
 }
 
 /** "Connect as": with one login a button, with several a choice, which is remembered. */
-function Connect({ me, node }: { me: Whoami; node: Node }) {
+function Connect({ me, node, cluster }: { me: Whoami; node: Node; cluster: string }) {
   const [login, setLogin] = useState(() => lastLogin(me));
   if (!me.logins.length) return <span class="dim">no login</span>;
   const connect = () => {
     keepLogin(login);
-    openTerminal(node.name, login);
+    openTerminal(node.name, login, cluster);
     go("terminals");
   };
   return (
@@ -213,7 +265,7 @@ function LabelDialog({ node, onClose, onDone }: { node: Node; onClose: () => voi
 }
 
 function mentions(node: Node, text: string): boolean {
-  const all = [node.name, node.uuid, ...node.addresses, node.peer, labelsText(node.labels), labelsText(node.declared_labels)].join("\n").toLowerCase();
+  const all = [node.name, node.uuid, ...(node.addresses ?? []), node.peer ?? "", labelsText(node.labels), labelsText(node.declared_labels)].join("\n").toLowerCase();
   return text
     .toLowerCase()
     .split(/\s+/)

@@ -7,9 +7,15 @@ import { Badge, Button, Empty, Head, Loading, type Tone, Trouble, When } from ".
 import { Ask } from "../parts/dialog";
 import { useAsked } from "../parts/asked";
 import { Table } from "../parts/table";
-import { link } from "../routes";
+import { go, link } from "../routes";
 import { may } from "../session";
+import { joinSession } from "../terminal/tabs";
 import type { LiveSession } from "../types";
+
+function joins(session: LiveSession, mode: "observer" | "peer"): void {
+  joinSession(session.id, session.node, session.user, mode);
+  go("terminals");
+}
 
 const TONES: Record<LiveSession["state"], Tone> = { live: "good", lost: "warn", ending: "dim" };
 
@@ -65,12 +71,25 @@ export function SessionsPage({ me }: PageProps) {
               title: "Actions",
               hidden: true,
               class: "actions",
-              show: (session) =>
-                mayEnd && (
+              show: (session) => (
+                <>
+                  {session.join?.includes("observer") && session.state === "live" && (
+                    <Button small icon="eye" aria-label={`Watch ${session.user} on ${session.node}`} onClick={() => joins(session, "observer")}>
+                      Watch
+                    </Button>
+                  )}{" "}
+                  {session.join?.includes("peer") && session.state === "live" && (
+                    <Button small icon="join" aria-label={`Join ${session.user} on ${session.node}`} onClick={() => joins(session, "peer")}>
+                      Join
+                    </Button>
+                  )}{" "}
+                  {mayEnd && (
                   <Button small icon="stop" disabled={session.state === "ending"} aria-label={`End the session of ${session.user} on ${session.node}`} onClick={() => setEnding(session)}>
                     End
                   </Button>
-                ),
+                  )}
+                </>
+              ),
             },
           ]}
         />

@@ -46,7 +46,7 @@ function None() {
         {running.length > 0 ? (
           <>
             <p>They are shown in another window, or wait a minute for one to come back.</p>
-            <ul class="plain">
+            <ul class="bare">
               {running.map((one) => (
                 <li key={one.id}>
                   <Button
@@ -90,7 +90,8 @@ function TabHead({ tab, on }: { tab: Tab; on: boolean }) {
   const state = useStore(tab.state);
   const news = useStore(tab.news);
   const title = useStore(tab.title);
-  const name = tab.mode === "shell" ? `${tab.login}@${tab.node}` : `${tab.node}: ${tab.login}`;
+  const where = tab.cluster ? `${tab.node}.${tab.cluster}` : tab.node;
+  const name = tab.mode === "shell" ? `${tab.login}@${where}` : `${tab.node}: ${tab.login}`;
   return (
     <span class={`tab${on ? " on" : ""}`} role="presentation">
       <button
@@ -179,7 +180,7 @@ function Line({ tab }: { tab: Tab }) {
               small
               onClick={() => {
                 closeTab(tab);
-                openTerminal(tab.node, tab.login);
+                openTerminal(tab.node, tab.login, tab.cluster);
               }}
             >
               Connect again

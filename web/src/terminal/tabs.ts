@@ -8,10 +8,15 @@ import { type Attached, type State, Wire, type Wish } from "./wire";
 
 const KEY = "tinyport.terminals";
 
+export type Mode = "shell" | "observer" | "peer";
+
 export interface Listed {
   id: string;
   node: string;
   login: string;
+  /** of a session that was joined */
+  user?: string;
+  mode?: Mode;
 }
 
 let count = 0;
@@ -35,8 +40,9 @@ export class Tab {
   constructor(
     readonly node: string,
     readonly login: string,
-    readonly mode: "shell" | "observer" | "peer",
+    readonly mode: Mode,
     wish: Wish,
+    readonly cluster = "",
   ) {
     this.loaded = this.make();
     this.screen = this.start(wish);
@@ -126,8 +132,9 @@ function add(tab: Tab): Tab {
   return tab;
 }
 
-export function openTerminal(node: string, login: string): Tab {
-  return add(new Tab(node, login, "shell", { type: "open", node, login }));
+/** `cluster`: another than this one; "": this one. */
+export function openTerminal(node: string, login: string, cluster = ""): Tab {
+  return add(new Tab(node, login, "shell", { type: "open", node, login, ...(cluster ? { cluster } : {}) }, cluster));
 }
 
 export function joinSession(session: string, node: string, user: string, mode: "observer" | "peer"): Tab {
@@ -135,7 +142,7 @@ export function joinSession(session: string, node: string, user: string, mode: "
 }
 
 export function resumeTerminal(listed: Listed): Tab {
-  return add(new Tab(listed.node, listed.login, "shell", { type: "resume", id: listed.id }));
+  return add(new Tab(listed.node, listed.user ?? listed.login, listed.mode ?? "shell", { type: "resume", id: listed.id }));
 }
 
 export function closeTab(tab: Tab): void {

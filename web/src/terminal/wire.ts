@@ -4,7 +4,7 @@
 import { ApiError, sentence } from "../api";
 
 export type Wish =
-  | { type: "open"; node: string; login: string; otp?: string }
+  | { type: "open"; node: string; login: string; cluster?: string; otp?: string }
   | { type: "join"; session: string; mode: "observer" | "peer"; otp?: string }
   | { type: "resume"; id: string };
 
