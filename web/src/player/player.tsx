@@ -15,6 +15,9 @@ const SPEEDS = [0.5, 1, 2, 4, 8];
 const MOST_HITS = 50;
 /** a letter is about so much of its height wide */
 const ASPECT = 0.602;
+const LINE = 1.35;
+/** what else is on the page, so that the controls are in view with the screen */
+const AROUND = 260;
 
 export function Player({ id, live, label }: { id: string; live: boolean; label: string }) {
   const place = useRef<HTMLDivElement>(null);
@@ -29,7 +32,9 @@ export function Player({ id, live, label }: { id: string; live: boolean; label: 
     let made: Playback | null = null;
     const fit = () => {
       const box = place.current;
-      if (box && screen) screen.term.options.fontSize = Math.max(5, Math.min(15, Math.floor((box.clientWidth - 24) / (screen.term.cols * ASPECT))));
+      if (!box || !screen) return;
+      const [wide, high] = [(box.clientWidth - 24) / (screen.term.cols * ASPECT), (innerHeight - AROUND) / (screen.term.rows * LINE)];
+      screen.term.options.fontSize = Math.max(4, Math.floor(Math.min(15, wide, Math.max(9, high))));
     };
     const watcher = new ResizeObserver(fit);
     const play = async () => {

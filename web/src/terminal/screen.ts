@@ -47,7 +47,8 @@ export class Screen {
       macOptionIsMeta: true,
       minimumContrastRatio: 4.5,
       rescaleOverlappingGlyphs: true,
-      scrollback: SCROLLBACK,
+      // What a recording showed before is a matter of its place.
+      scrollback: options.onData ? SCROLLBACK : 0,
       theme: palette(dark.value),
       linkHandler: { activate: (_, uri) => openLink(uri) },
     });
