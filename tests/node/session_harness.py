@@ -168,6 +168,8 @@ class Rig:
         self.said: list[str] = []
         #: how signing in ended, of each connection
         self.ended: list[str] = []
+        #: what link is asked to send to auth: the message, and the pipe's end
+        self.recordings: list[tuple[dict[str, Any], int]] = []
         self.pid = 0
         self.status: int | None = None
         self._changes = changes
@@ -244,7 +246,9 @@ class Rig:
             self._end()
             return False
         message = received[0]
-        if message["op"] == "event":
+        if message["op"] == "record":
+            self.recordings.append((message, received[1][0]))
+        elif message["op"] == "event":
             self.events.append(message["event"])  # type: ignore[arg-type]
             self._channel.send({"op": "noted", "n": message["n"]})
         elif message["op"] == "closing":

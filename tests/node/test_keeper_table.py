@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ from tinyport.node.keeper_connection import (
     REKEYS_AT_ONCE,
     SERVED,
     TABLE,
+    Answer,
     Connection,
     Endpoint,
 )
@@ -62,13 +63,21 @@ class Starter:
     def account(self, grant: Grant) -> Account:
         return lookup(grant.login)
 
-    def start(self, connection: Connection, number: int, grant: Grant, asked: Asked) -> tuple[Running, Sequence[int]]:
+    def start(
+        self, connection: Connection, number: int, grant: Grant, asked: Asked, request: int
+    ) -> tuple[Running, Answer]:
         running = Running()
         self.started.append((grant, asked, running))
-        return running, ()
+        return running, ({}, ())
 
     def party_dropped(self, connection: Connection, message: Mapping[str, object]) -> None:
         """Nobody has joined anything here."""
+
+    def recording_over(self, connection: Connection, message: Mapping[str, object]) -> None:
+        """Nothing is recorded here."""
+
+    def recording_failed(self, connection: Connection, message: Mapping[str, object]) -> None:
+        """Nothing is recorded here."""
 
 
 class Desk:

@@ -36,6 +36,7 @@ STANDARD = frozenset(
         "time",
         "types",
         "warnings",
+        "zlib",
     }
 )
 
@@ -66,6 +67,7 @@ OWN = frozenset(
         "core.events",
         "core.identity",
         "core.names",
+        "core.recording_frames",
         "core.sources",
         "host.files",
         "host.logging_line",
@@ -94,6 +96,7 @@ OWN = frozenset(
         "node.link_listen",
         "node.link_penalties",
         "node.link_places",
+        "node.link_recordings",
         "node.link_tunnel",
         "node.link_tunnels",
         "node.loop",
@@ -149,7 +152,7 @@ HELPER = frozenset(
         "node.python_process",
     }
 )
-HELPER_STANDARD = STANDARD - {"base64", "binascii", "hashlib", "ssl", "warnings"}
+HELPER_STANDARD = STANDARD - {"base64", "binascii", "hashlib", "ssl", "warnings", "zlib"}
 
 #: of the sftp server, of which there is one for each session that moves files
 SFTP = frozenset(

@@ -30,6 +30,8 @@ FIELDS: dict[str, dict[str, object]] = {
     "signal": {"session": 0, "signal": "TERM"},
     "hangup": {"session": 0},
     "hostkey": {"key": b64(b"x")},
+    "recorded": {"session": 0, "lost": 0},
+    "unrecorded": {"session": 0, "message": "x"},
 }
 
 

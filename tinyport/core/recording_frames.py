@@ -86,6 +86,14 @@ def whole(data: bytes | bytearray | memoryview) -> int:
     return at
 
 
+def missing(data: bytes) -> int:
+    """How many bytes half a frame needs: of its header when that is not whole, else to its end."""
+    if len(data) < HEADER:
+        return HEADER - len(data)
+    length: int = _LAYOUT.unpack_from(data)[3]
+    return HEADER + length - len(data)
+
+
 def frames(data: bytes | memoryview) -> Iterator[Frame]:
     """The frames that are whole; what is left over at the end is not looked at. PeerError when one is malformed."""
     at = 0

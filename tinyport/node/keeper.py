@@ -32,6 +32,7 @@ from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_link import parse_arrival
 from tinyport.node.keeper_live import Live
 from tinyport.node.keeper_memory import resident
+from tinyport.node.keeper_recordings import Recordings
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCESSES, SigningIn
 from tinyport.node.keeper_upstream import Upstream
@@ -78,6 +79,9 @@ class Keeper:
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name, "boot": boot_id()}
         self._audit = Audit(self._upstream.outbox.add, self._documents.now, node, self._log)
         self._live = Live(self._loop, self.tell, self._log, self._audit, self._session_ended)
+        self._recordings = Recordings(
+            self._loop, self._upstream.tell, self._audit, self._log, self._documents.now, self._config
+        )
         self._sessions = Sessions(
             self._loop,
             self._audit,
@@ -88,6 +92,8 @@ class Keeper:
             room=self._has_room,
             exited=self._session_ended,
             live=self._live,
+            recordings=self._recordings,
+            answer=self.answer,
             pam=cast("str | None", configuration.get("pam")),
         )
         self._workers = Workers(
@@ -153,6 +159,7 @@ class Keeper:
         # What exists now stays: children that are forked need not copy it.
         gc.freeze()
         self._loop.run()
+        self._recordings.leave()
         self._upstream.leave()
         self._documents.save_floor()
 
@@ -165,6 +172,14 @@ class Keeper:
     def expected(self) -> None:
         """A connection is on its way."""
         self._workers.warm()
+
+    def link_renewed(self) -> None:
+        """There is another link than before."""
+        self._recordings.again()
+
+    def recording_told(self, message: Mapping[str, object]) -> None:
+        """What auth says to a recording."""
+        self._recordings.heard(message)
 
     def judge_again(self) -> None:
         """Locks, roles and labels hold for those who are here already, too."""
@@ -295,6 +310,7 @@ class Keeper:
         self._graces.pop(connection.number).cancel()
         self._signing_in.over(connection)
         self._limits_of_people.forget(connection)
+        self._recordings.connection_over(connection)
         if connection.told_why:
             Lingering(self._loop, connection.duplicate())
         connection.close()
@@ -384,6 +400,10 @@ class Keeper:
 
     def _is_kept(self) -> bool:
         return bool(self._connections or self._sessions.running)
+
+    def _config(self) -> Mapping[str, object]:
+        policy = self._documents.policy
+        return {} if policy is None else policy.config
 
     def _has_room(self) -> bool:
         return self._memory is None or resident([worker.pid for worker in self._workers.all]) < self._memory

@@ -66,6 +66,8 @@ TABLE: Mapping[tuple[str, str], str] = {
     (PROVED, "hostkey"): PROVED,
     (PROVED, "quiet"): PROVED,
     (PROVED, "dropped"): PROVED,
+    (PROVED, "recorded"): PROVED,
+    (PROVED, "unrecorded"): PROVED,
     (SERVED, "gone"): GONE,
     (KEYED, "gone"): GONE,
     (PROVED, "gone"): GONE,
@@ -91,15 +93,20 @@ class RunningSession(Protocol):
 
 
 class SessionStarter(Protocol):
-    """What a connection needs to start one: ``(session, descriptors for the worker)``, or a TinyportError."""
+    """What a connection needs to start one: ``(session, answer for the worker)``, or a TinyportError. The answer is
+    LATER when somebody else is asked first; it then goes to ``request``."""
 
     def account(self, grant: Grant) -> Account: ...
 
     def start(
-        self, connection: Connection, number: int, grant: Grant, asked: Asked
-    ) -> tuple[RunningSession, Sequence[int]]: ...
+        self, connection: Connection, number: int, grant: Grant, asked: Asked, request: int
+    ) -> tuple[RunningSession, Answer]: ...
 
     def party_dropped(self, connection: Connection, message: Mapping[str, object]) -> None: ...
+
+    def recording_over(self, connection: Connection, message: Mapping[str, object]) -> None: ...
+
+    def recording_failed(self, connection: Connection, message: Mapping[str, object]) -> None: ...
 
 
 class TimeAndNumber(Protocol):
@@ -197,6 +204,8 @@ class Connection:
             "hostkey": self._hostkey,
             "quiet": self._quiet,
             "dropped": self._dropped,
+            "recorded": self._recorded,
+            "unrecorded": self._unrecorded,
             "gone": self._gone,
             **{request: partial(self._forward, request) for request in FORWARDS},
         }
@@ -217,7 +226,7 @@ class Connection:
         if after is None:
             raise PeerError(f"request {printable(request, 20)!r} is not unlocked", detail=f"state {self.state}")
         # An honest worker may ask before it hears that we are ending the connection; another one would go on asking.
-        if request not in ("gone", "hangup") and (self.told_why or not self.alive()):
+        if request not in ("gone", "hangup", "recorded") and (self.told_why or not self.alive()):
             raise Unavailable("the connection is gone")
         answer = self._handlers[request](message)
         self.state = after
@@ -398,9 +407,10 @@ class Connection:
             self._limits.check_session(self.grant)
         if len(self.sessions) >= self.max_sessions:
             raise AccessDenied(f"too many sessions on this connection, {self.max_sessions} are allowed", code="limit")
-        session, descriptors = self._starter.start(self, number, self.grant, asked)
+        request = fields.number({"id": 0, **message}, "id", 2**53)
+        session, answer = self._starter.start(self, number, self.grant, asked, request)
         self.sessions[number] = session
-        return {}, descriptors
+        return answer
 
     def _session(self, message: Mapping[str, object]) -> RunningSession | None:
         number = fields.number(message, "session", 2**53)
@@ -431,6 +441,14 @@ class Connection:
 
     def _dropped(self, message: Mapping[str, object]) -> Answer:
         self._starter.party_dropped(self, message)
+        return {}, ()
+
+    def _recorded(self, message: Mapping[str, object]) -> Answer:
+        self._starter.recording_over(self, message)
+        return {}, ()
+
+    def _unrecorded(self, message: Mapping[str, object]) -> Answer:
+        self._starter.recording_failed(self, message)
         return {}, ()
 
     def _forward(self, request: str, message: Mapping[str, object]) -> Answer:

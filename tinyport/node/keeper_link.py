@@ -37,12 +37,12 @@ class LinkLine:
         self._log = log
         self._watch()
 
-    def tell(self, message: Mapping[str, object]) -> bool:
-        """Send, or say that it could not be sent."""
+    def tell(self, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> bool:
+        """Send, with copies of descriptors, or say that it could not be sent."""
         if self._channel is None:
             return False
         try:
-            self._channel.send(message)
+            self._channel.send(message, descriptors)
         except OSError:
             return False
         self._watch()

@@ -69,11 +69,17 @@ class Live:
     def end(self, ended: Mapping[str, str]) -> None:
         """``ended``: session → who ended it, as the node document has it."""
         for sid, by in ended.items():
-            session = self._sessions.get(sid)
-            if session is not None and session.ended_because is None:
-                session.ended_because = f"ended by {printable(by, 64)}"
-                self._log.info("a session is ended", session=sid, by=by)
-                message = {"op": "close", "conn": session.connection, "session": session.number}
-                self._tell(session.connection, {**message, "text": session.ended_because})
-                session.hang_up()
-                self._loop.after(KILL_AFTER, session.kill)
+            if sid in self._sessions:
+                self.end_because(sid, f"ended by {printable(by, 64)}")
+
+    def end_because(self, sid: str, text: str) -> None:
+        """End one, and tell its person why."""
+        session = self._sessions.get(sid)
+        if session is None or session.ended_because is not None:
+            return
+        session.ended_because = text
+        self._log.info("a session is ended", session=sid, reason=text)
+        message = {"op": "close", "conn": session.connection, "session": session.number, "text": text}
+        self._tell(session.connection, message)
+        session.hang_up()
+        self._loop.after(KILL_AFTER, session.kill)

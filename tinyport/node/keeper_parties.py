@@ -6,7 +6,6 @@ the terminal. An observer has none: there is nothing that it could write to.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -17,6 +16,7 @@ from tinyport.core.session_joining import PEER
 from tinyport.node import keeper_fields as fields
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import Connection
+from tinyport.node.pipes import make_pipe
 
 # What a party may be behind before it is dropped: some screens full.
 PIPE_SIZE = 256 * 1024
@@ -162,13 +162,9 @@ def _pipes(mode: str) -> tuple[list[int], list[int]]:
     input, output, error)."""
     made: list[int] = []
     try:
-        for _ in range(3):
-            made += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            fcntl.fcntl(made[0], getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_SIZE)
-        except OSError:
-            # The system's own size then, 64 KiB: a party is dropped a little sooner.
-            pass
+        made += make_pipe(PIPE_SIZE)
+        for _ in range(2):
+            made += make_pipe()
     except OSError:
         for descriptor in made:
             os.close(descriptor)

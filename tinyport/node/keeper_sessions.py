@@ -9,17 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tinyport.core.access import Grant
-from tinyport.core.errors import AccessDenied, Unavailable
+from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
 from tinyport.core.session_joining import parse_join
+from tinyport.core.session_terms import NODE, STRICT
 from tinyport.host import accounts, system_environment
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.host.login_records import Login, LoginRecords
 from tinyport.node import session_plan, session_start, sftp_confine
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import Connection, RunningSession
+from tinyport.node.keeper_connection import LATER, Answer, Connection, RunningSession
 from tinyport.node.keeper_held import Held
 from tinyport.node.keeper_live import Live
+from tinyport.node.keeper_recordings import Recording, Recordings
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import light_arguments
 from tinyport.node.session_plan import Asked, Origin, Plan
@@ -69,6 +71,32 @@ class Session:
         self.signal("KILL")
 
 
+class AnswerLater(Protocol):
+    """Answers a worker's request that was left for later."""
+
+    def __call__(
+        self,
+        connection: int,
+        request: int,
+        answer: Mapping[str, object] | TinyportError,
+        descriptors: Sequence[int] = (),
+        /,
+    ) -> None: ...
+
+
+class Waiting:
+    """A session that does not run yet, because its recording is not taken yet."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    def signal(self, name: str) -> None:
+        del name
+
+    def hang_up(self) -> None:
+        self.gone = True
+
+
 class Sessions:
     """Starts and counts them. ``exited`` is called after a session's end was recorded."""
 
@@ -84,6 +112,8 @@ class Sessions:
         room: Callable[[], bool],
         exited: ExitListener,
         live: Live,
+        recordings: Recordings,
+        answer: AnswerLater,
         pam: str | None = None,
     ) -> None:
         """``room``: is there memory for one more? ``pam``: the service whose stacks sessions go through, if any."""
@@ -101,6 +131,10 @@ class Sessions:
         self._records = LoginRecords()
         self._all: set[Session] = set()
         self._live = live
+        self._recordings = recordings
+        self._answer = answer
+        #: whose sessions wait for their recordings, once for each
+        self._waiting: list[str] = []
 
     @property
     def running(self) -> int:
@@ -109,8 +143,16 @@ class Sessions:
     def party_dropped(self, connection: Connection, message: Mapping[str, object]) -> None:
         self._live.parties.dropped(connection, message)
 
+    def recording_over(self, connection: Connection, message: Mapping[str, object]) -> None:
+        self._recordings.over(connection, message)
+
+    def recording_failed(self, connection: Connection, message: Mapping[str, object]) -> None:
+        found = self._recordings.failure(connection, message)
+        if found is not None:
+            self._live.end_because(*found)
+
     def running_of(self, user: str) -> int:
-        return sum(session.owner.user == user for session in self._all)
+        return sum(session.owner.user == user for session in self._all) + self._waiting.count(user)
 
     def account(self, grant: Grant) -> Account:
         """The grant's account, if this node can become it. AccessDenied with the truth."""
@@ -121,22 +163,84 @@ class Sessions:
         return account
 
     def start(
-        self, connection: Connection, number: int, grant: Grant, asked: Asked
-    ) -> tuple[RunningSession, Sequence[int]]:
+        self, connection: Connection, number: int, grant: Grant, asked: Asked, request: int
+    ) -> tuple[RunningSession, Answer]:
         join = parse_join(asked.subsystem)
         if join is not None:
-            return self._live.join(*join, connection, number, grant)
-        account = self.account(grant)
+            party, descriptors = self._live.join(*join, connection, number, grant)
+            return party, ({}, descriptors)
         sid = secrets.token_hex(16)
-        plan = self._plan(connection, grant, account, asked, sid)
+        plan = self._planned(connection, grant, asked, sid)
+        wanted = self._recordings.wanted(grant, plan)
+        if wanted == STRICT:
+            waiting = Waiting()
+            self._waiting.append(grant.user)
+
+            def begun(recording: Recording | None, error: Unavailable | None) -> None:
+                self._waiting.remove(grant.user)
+                self._begun(connection, number, asked, request, waiting, recording, error)
+
+            try:
+                self._recordings.begin(connection, number, sid, grant, plan, begun)
+            except Unavailable:
+                self._waiting.remove(grant.user)
+                raise
+            return waiting, LATER
+        recording = self._recordings.begin(connection, number, sid, grant, plan) if wanted == NODE else None
+        return self._begin(connection, number, grant, plan, sid, recording)
+
+    def _planned(self, connection: Connection, grant: Grant, asked: Asked, sid: str) -> Plan:
+        plan = self._plan(connection, grant, self.account(grant), asked, sid)
         if not self._room():
             raise Unavailable("this machine has no memory left for another session; try again later")
+        return plan
+
+    def _begun(
+        self,
+        connection: Connection,
+        number: int,
+        asked: Asked,
+        request: int,
+        waiting: Waiting,
+        recording: Recording | None,
+        error: Unavailable | None,
+    ) -> None:
+        """Auth has taken a recording without which there is no session, or not."""
+        grant = connection.grant
+        if connection.sessions.get(number) is waiting:
+            del connection.sessions[number]
+        if recording is None or waiting.gone or connection.told_why or grant is None:
+            if recording is not None:
+                self._recordings.cancel(recording)
+            self._answer(connection.number, request, error or Unavailable("the session is gone"))
+            return
+        try:
+            # Roles may have changed meanwhile.
+            plan = self._planned(connection, grant, asked, recording.sid)
+            session, (answer, descriptors) = self._begin(connection, number, grant, plan, recording.sid, recording)
+        except TinyportError as refusal:
+            self._recordings.cancel(recording)
+            self._answer(connection.number, request, refusal)
+            return
+        connection.sessions[number] = session
+        try:
+            self._answer(connection.number, request, answer, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _begin(
+        self, connection: Connection, number: int, grant: Grant, plan: Plan, sid: str, recording: Recording | None
+    ) -> tuple[RunningSession, Answer]:
+        """Start it, and tell that it began."""
         peer = connection.endpoint.peer
         fields = {"kind": plan.kind, "command": plan.command or None}
         pam = None if self.pam is None else PamWish(self.pam, peer[0])
         try:
             started = session_start.start(plan, self._manner(plan), pam)
         except OSError as error:
+            if recording is not None:
+                self._recordings.cancel(recording)
             self._audit.session("exec.failed", grant, peer, sid, **fields, reason=os.strerror(error.errno or 0))
             raise Unavailable(f"the session could not be started: {error.strerror}", detail=str(error)) from None
         session = Session(
@@ -149,7 +253,8 @@ class Sessions:
         )
         self._all.add(session)
         self._live.add(session)
-        self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty)
+        recorded = None if recording is None else grant.terms.recording
+        self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty, recording=recorded)
         if plan.kind == "sftp":
             self._audit.session("sftp", grant, peer, sid)
         since = self._monotonic()
@@ -169,7 +274,9 @@ class Sessions:
             self._loop.child(started.pid, ended)
         else:
             session.send = Held(self._loop, started.control, started.pid, ended, self._log).send
-        return session, started.descriptors
+        if recording is None:
+            return session, ({}, started.descriptors)
+        return session, ({"recording": recording.wish}, (*started.descriptors, recording.take_writing()))
 
     def _manner(self, plan: Plan) -> Manner:
         greets = self._greets and plan.kind == "shell" and plan.terminal is not None

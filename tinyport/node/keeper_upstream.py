@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tinyport.core.errors import TinyportError
@@ -39,6 +39,10 @@ class Household(Protocol):
 
     def judge_again(self) -> None: ...
 
+    def link_renewed(self) -> None: ...
+
+    def recording_told(self, message: Mapping[str, object]) -> None: ...
+
 
 class Upstream:
     """Owns the line, and the way to the next one. ``folder``: the node's, None for a keeper that never has another."""
@@ -56,9 +60,9 @@ class Upstream:
         #: there is a successor, or will be: the documents on the disk are its keeper's to write
         self._succeeded = False
 
-    def tell(self, message: dict[str, object]) -> bool:
+    def tell(self, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> bool:
         """Say something to link; False when it could not be said."""
-        return self._link.tell(message)
+        return self._link.tell(message, descriptors)
 
     def tell_versions(self) -> None:
         documents = self._documents
@@ -86,6 +90,9 @@ class Upstream:
         if operation == "noted":
             self.outbox.noted(message.get("n"))
             return
+        if operation in ("recording", "unrecorded"):
+            self._household.recording_told(message)
+            return
         self._household.life.touched()
         if operation == "conn" and len(descriptors) == 1:
             self._household.arrived(message, descriptors.pop())
@@ -104,6 +111,7 @@ class Upstream:
             self._household.life.closed()
         elif operation == "resend":
             self.outbox.again()
+            self._household.link_renewed()
         elif operation == "reread":
             self._reread()
         else:

@@ -30,6 +30,7 @@ from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
 from tinyport.node.link_penalties import Penalties
 from tinyport.node.link_places import Places
+from tinyport.node.link_recordings import Recordings
 from tinyport.node.link_tunnels import Tunnels
 from tinyport.node.loop import READ, WRITE, Loop
 from tinyport.node.python_process import name_process
@@ -37,9 +38,12 @@ from tinyport.node.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tinyport.node.link_tunnel import Tunnel
 
     Version = tuple[int, int]
+    Say = Callable[[dict[str, object]], None]
 
 # The proxy's limits, proxy/tunnels.py
 MAX_ADDRESSES = 16
@@ -60,9 +64,9 @@ class Link:
         self.loop = loop = Loop()
         contexts = Contexts(_texts(identity["tls_cas"]), given.secret)
         cluster = str(identity["cluster"])
-        self._keeper = KeeperLine(loop, self._want_keeper, self._keeper_said, self._keeper_opened, log)
+        self._keeper = KeeperLine(loop, self._want_keeper, self._keeper_said, self._keeper_opened, self._record, log)
         self._receipts = Receipts(self._keep_event)
-        self._old_keepers = OldKeepers(loop, self._keep_event, log)
+        self._old_keepers = OldKeepers(loop, self._keep_event, self._record, log)
         self._documents = Documents(loop, given.versions, self._send_document, log)
         self._commands = LabelCommands(loop, _commands(config["commands"]), self._labels_changed, log)
         self._penalties = Penalties(_networks(config.get("penalty_exempt")), log, bool(config.get("penalties", True)))
@@ -74,6 +78,7 @@ class Link:
         self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._penalties, log)
         self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
+        self._recordings = Recordings(loop, self._auth, log)
         self._since = time.time()
         self._was_up = False
         self._renewal = given.renewal
@@ -104,6 +109,7 @@ class Link:
         self._dials.cancel()
         self._doorway.close()
         self._auth.close()
+        self._recordings.close()
         self._keeper.close()
         self._old_keepers.close()
         self.loop.stop()
@@ -220,6 +226,7 @@ class Link:
     def tunnel_changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None:
         if tunnel.up:
             self._events.hurry()
+            self._recordings.hurry()
             if time.monotonic() - self._asked_time >= TIME_EVERY:
                 self._ask_time()
         else:
@@ -274,6 +281,9 @@ class Link:
             answer = self._receipts.heard(message)
             if answer is not None:
                 self._keeper.answer(answer)
+
+    def _record(self, message: dict[str, object], descriptors: list[int], say: Say) -> None:
+        self._recordings.take(message, descriptors, say)
 
     def _keep_event(self, event: dict[str, object]) -> None:
         self._events.add(event)

@@ -43,19 +43,26 @@ FIRST_PAUSE = 2.0
 LONGEST_PAUSE = 300.0
 
 
-class _Request:
-    __slots__ = ("answer", "body", "method", "path")
+_JSON = "Content-Type: application/json\r\n"
+_BYTES = "Content-Type: application/octet-stream\r\n"
+_PACKED = f"{_BYTES}Content-Encoding: deflate\r\n"
 
-    def __init__(self, method: str, path: str, body: bytes | None, answer: Answer) -> None:
+
+class _Request:
+    __slots__ = ("answer", "body", "content", "method", "path")
+
+    def __init__(self, method: str, path: str, body: bytes | None, answer: Answer, content: str = _JSON) -> None:
         self.method = method
         self.path = path
         self.body = body
         self.answer = answer
+        #: the header lines about the body
+        self.content = content
 
     def wire(self) -> bytes:
         head = f"{self.method} {self.path} HTTP/1.1\r\nHost: auth\r\nAccept: application/json\r\n"
         if self.body is not None:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n"
+            head += f"{self.content}Content-Length: {len(self.body)}\r\n"
         return f"{head}\r\n".encode("ascii") + (self.body or b"")
 
 
@@ -91,11 +98,18 @@ class AuthLine:
         API's.
         """
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        if len(self._queue) >= MAX_QUEUED or len(data or b"") > MAX_REQUEST:
+        self._add(_Request(method, path, data, answer))
+
+    def upload(self, path: str, data: bytes, packed: bool, answer: Answer) -> None:
+        """The same with bytes, which may be ``packed`` (deflate)."""
+        self._add(_Request("POST", path, data, answer, _PACKED if packed else _BYTES))
+
+    def _add(self, request: _Request) -> None:
+        if len(self._queue) >= MAX_QUEUED or len(request.body or b"") > MAX_REQUEST:
             error = Unavailable("too much waits for auth already")
-            self._loop.after(0, lambda: answer(None, error))
+            self._loop.after(0, lambda: request.answer(None, error))
             return
-        self._queue.append(_Request(method, path, data, answer))
+        self._queue.append(request)
         self._next()
 
     def close(self) -> None:
@@ -302,7 +316,9 @@ def _refusal(status: int, found: dict[str, object]) -> TinyportError:
     fields = fields if isinstance(fields, dict) else {}
     message = printable(str(fields.get("message") or f"auth answered with status {status}"), 300)
     kind = Unavailable if status >= 500 or status == 429 else PeerError
-    return kind(message, code=printable(str(fields.get("code") or ""), 60))
+    error = kind(message, code=printable(str(fields.get("code") or ""), 60))
+    error.extra["offset"] = fields.get("offset")
+    return error
 
 
 class EventSender:

@@ -6,7 +6,6 @@ and is given no connections.
 
 from __future__ import annotations
 
-import os
 import socket
 
 from tinyport.core.errors import TinyportError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from tinyport.host.logging_line import Log
 
     Version = tuple[int, int]
+    Take = Callable[[dict[str, object], list[int], Callable[[dict[str, object]], None]], None]
 
 MAX_QUEUED = 256
 
@@ -57,17 +57,18 @@ class Receipts:
 
 
 class OldKeepers:
-    """``add`` as in Receipts."""
+    """``add`` as in Receipts; ``take`` gets what comes with descriptors, and a way to answer."""
 
-    def __init__(self, loop: Loop, add: Callable[[dict[str, object]], None], log: Log) -> None:
+    def __init__(self, loop: Loop, add: Callable[[dict[str, object]], None], take: Take, log: Log) -> None:
         self._loop = loop
         self._add = add
+        self._take = take
         self._log = log
         self._lines: list[_OldLine] = []
 
     def given(self, stream: socket.socket, greeting: list[dict[str, object]]) -> None:
         """The monitor gave one; ``greeting`` is what it should know first."""
-        line = _OldLine(self._loop, stream, self._add, self._ended, self._log)
+        line = _OldLine(self._loop, stream, self._add, self._take, self._ended, self._log)
         self._lines.append(line)
         for body in greeting:
             line.send(body)
@@ -96,6 +97,7 @@ class _OldLine:
         loop: Loop,
         stream: socket.socket,
         add: Callable[[dict[str, object]], None],
+        take: Take,
         ended: Callable[[_OldLine], None],
         log: Log,
     ) -> None:
@@ -103,6 +105,7 @@ class _OldLine:
         self._loop = loop
         self._channel = Channel(stream, queue_limit=MAX_QUEUED)
         self._receipts = Receipts(add)
+        self._take = take
         self._ended = ended
         self._log = log
         #: kind → [epoch, serial] as it says
@@ -144,9 +147,9 @@ class _OldLine:
             self.close()
             return
         message, descriptors = received
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if message.get("op") == "have":
+        if descriptors:
+            self._take(message, descriptors, self.send)
+        elif message.get("op") == "have":
             self._have = message
         else:
             answer = self._receipts.heard(message)

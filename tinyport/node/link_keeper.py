@@ -71,7 +71,7 @@ class KeeperLine:
     """Queue towards the keeper, and what it says.
 
     ``want`` asks the monitor for a keeper; the answer comes through ``given``. ``on_open`` runs first on each new line,
-    before what is queued.
+    before what is queued. ``on_descriptors`` gets what comes with descriptors, and a way to answer.
     """
 
     def __init__(
@@ -80,12 +80,14 @@ class KeeperLine:
         want: Callable[[], None],
         on_message: Callable[[dict[str, object]], None],
         on_open: Callable[[], None],
+        on_descriptors: Callable[[dict[str, object], list[int], Callable[[dict[str, object]], None]], None],
         log: Log,
     ) -> None:
         self._loop = loop
         self._want = want
         self._on_message = on_message
         self._on_open = on_open
+        self._on_descriptors = on_descriptors
         self._log = log
         self._state = ABSENT
         self._channel: Channel | None = None
@@ -209,9 +211,10 @@ class KeeperLine:
                     return
             if received is not None:
                 body, descriptors = received
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                self._heard(body)
+                if descriptors:
+                    self._on_descriptors(body, descriptors, self.answer)
+                else:
+                    self._heard(body)
         if self._state == OPEN:
             self._flush()
 

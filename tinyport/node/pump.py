@@ -22,6 +22,7 @@ import asyncssh
 
 from tinyport.host import pty
 from tinyport.node.pump_parties import PartyPipes
+from tinyport.node.pump_recording import Recorder
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 READ_SIZE = 64 * 1024
@@ -58,9 +59,13 @@ class Pump:
         #: who looks on; None of a session without a terminal
         self._parties: PartyPipes | None = None
         self._party_dropped: Callable[[int], None] | None = None
+        self._recorder: Recorder | None = None
 
-    def attach(self, descriptors: Sequence[int]) -> None:
+    def attach(self, descriptors: Sequence[int], recorder: Recorder | None = None) -> None:
         """The process runs: the pty's master, or its standard input, output and error."""
+        self._recorder = recorder
+        if recorder is not None:
+            recorder.resumed = self._read_on
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._attached = True
@@ -157,8 +162,13 @@ class Pump:
         self._writing_paused = False
         self._read_on()
 
+    @property
+    def _held_up(self) -> bool:
+        """Is nothing to be read: the client, or a recording that must be whole, does not keep up?"""
+        return self._writing_paused or (self._recorder is not None and self._recorder.blocked)
+
     def _read_on(self) -> None:
-        if self._writing_paused or self._done:
+        if self._held_up or self._done:
             return
         for descriptor in list(self._outputs):
             self._loop.add_reader(descriptor, self._read, descriptor)
@@ -180,6 +190,8 @@ class Pump:
             return False
         if self._parties is not None:
             self._parties.show(data)
+        if self._recorder is not None:
+            self._record(self._recorder, data)
         self._read_size = WIDE_READ if len(data) >= READ_SIZE else READ_SIZE
         try:
             self._channel.write(data, self._outputs[descriptor])
@@ -188,6 +200,12 @@ class Pump:
             self._output_ended(descriptor)
             return False
         return True
+
+    def _record(self, recorder: Recorder, data: bytes) -> None:
+        recorder.output(data)
+        if recorder.blocked:
+            for descriptor in self._outputs:
+                self._loop.remove_reader(descriptor)
 
     def _output_ended(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
@@ -199,7 +217,7 @@ class Pump:
         self._maybe_finish()
 
     def _drain_terminal(self) -> None:
-        while self._terminal is not None and not self._writing_paused:
+        while self._terminal is not None and not self._held_up:
             terminal = self._terminal
             if not self._read(terminal):
                 if self._terminal is not None:
@@ -219,6 +237,8 @@ class Pump:
         if self._done or not self._attached or self._outputs or self._exit is None:
             return
         self._done = True
+        if self._recorder is not None:
+            self._recorder.finish()
         status, signal, core = self._exit
         self._send(self._channel.write_eof)
         if signal is not None:
@@ -247,6 +267,8 @@ class Pump:
         self._input.clear()
         if self._parties is not None:
             self._parties.close()
+        if self._recorder is not None:
+            self._recorder.finish()
 
     # ------------------------------------------------------------------ parties
 
@@ -263,12 +285,16 @@ class Pump:
         if self._parties is not None:
             self._parties.remove(party)
 
-    def say(self, text: bytes) -> None:
+    def say(self, text: str) -> None:
         """A line of ours to everybody who looks at the terminal."""
+        line = f"\r\n[{text}]\r\n".encode()
         if self._parties is not None:
-            self._parties.show(text)
+            self._parties.show(line)
+        if self._recorder is not None:
+            self._recorder.mark(text)
+            self._recorder.output(line)
         try:
-            self._channel.write(text)
+            self._channel.write(line)
         except OSError:
             # The client has closed the channel; connection_lost follows.
             return
@@ -286,3 +312,5 @@ class Pump:
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
         if self._terminal is not None:
             pty.set_size(self._terminal, columns, rows, width, height)
+            if self._recorder is not None:
+                self._recorder.resize(columns, rows)

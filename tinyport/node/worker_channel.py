@@ -15,6 +15,7 @@ from asyncssh.packet import SSHPacket
 
 from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.node.pump import STDERR, Pump
+from tinyport.node.pump_recording import Recorder
 from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
 from tinyport.node.worker_bounds import BoundedChannel
 from tinyport.node.worker_keeper import Answer, base64_text, close_all
@@ -40,6 +41,10 @@ class Sessions(Protocol):
     def session_over(self, session: NodeSession) -> None: ...
 
     def party_dropped(self, session: NodeSession, party: int) -> None: ...
+
+    def recording_failed(self, session: NodeSession, why: str) -> None: ...
+
+    def recording_over(self, session: NodeSession, lost: int) -> None: ...
 
     async def forward_agent(self) -> int | None: ...
 
@@ -160,7 +165,7 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         """Have the keeper start it. Returns the refusal, if it is one."""
         request = {**request, "pty": self._terminal, "env": environment, "agent": self._agent, "display": self._display}
         try:
-            _, descriptors = await self._sessions.open_session(self, request)
+            answer, descriptors = await self._sessions.open_session(self, request)
         except TinyportError as error:
             return error
         if self._pump is None or self._channel.is_closing():
@@ -175,11 +180,29 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
                 "this node is too busy for another session; try again later", detail="no descriptor left"
             )
         self._open = True
-        self._pump.attach(descriptors)
+        self._pump.attach(*self._recorded(answer, descriptors, request["pty"]))
         terminal = self._terminal
         if terminal is not None and terminal != request["pty"]:
             self._pump.resize(*(int(str(terminal[name])) for name in ("columns", "rows", "width", "height")))
         return None
+
+    def _recorded(
+        self, answer: dict[str, object], descriptors: list[int], terminal: object
+    ) -> tuple[list[int], Recorder | None]:
+        """The process's descriptors, and what records it, for which one more came."""
+        wish = answer.get("recording")
+        if not isinstance(wish, dict):
+            return descriptors, None
+        size = (int(terminal["columns"]), int(terminal["rows"])) if isinstance(terminal, dict) else None
+        recorder = Recorder(
+            self._loop,
+            descriptors[-1],
+            wish,
+            size,
+            lambda why: self._sessions.recording_failed(self, why),
+            lambda lost: self._sessions.recording_over(self, lost),
+        )
+        return descriptors[:-1], recorder
 
     def exited(self, status: int | None, signal: str | None, core: bool) -> None:
         """The keeper says that the process has ended."""
@@ -200,12 +223,12 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
 
     def party_changed(self, message: dict[str, object], descriptors: list[int]) -> bool:
         """Somebody has joined, whose pipes these are, or left. False: there is nothing to join."""
-        party, text = int(str(message["party"])), f"\r\n[{message['text']}]\r\n".encode()
+        party = int(str(message["party"]))
         if self._pump is None or not self._open:
             return False
         if message["op"] == "part":
             self._pump.part(party)
-        self._pump.say(text)
+        self._pump.say(str(message["text"]))
         if descriptors:
             self._pump.join(party, descriptors, lambda party: self._sessions.party_dropped(self, party))
         return True

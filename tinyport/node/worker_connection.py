@@ -254,6 +254,16 @@ class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, Exten
         if not self._is_over:
             self._keeper.tell("dropped", conn=self.number, session=session.number, party=party)
 
+    def recording_failed(self, session: NodeSession, why: str) -> None:
+        """It must be recorded, and is not any more."""
+        if not self._is_over:
+            self._keeper.tell("unrecorded", conn=self.number, session=session.number, message=why)
+
+    def recording_over(self, session: NodeSession, lost: int) -> None:
+        """``lost``: bytes that no frame tells of."""
+        if not self._is_over:
+            self._keeper.tell("recorded", conn=self.number, session=session.number, lost=lost)
+
     def close_session(self, message: dict[str, object]) -> None:
         """The keeper's ``close``: somebody has ended this one session."""
         session = self._started.get(cast(int, message["session"]))
