@@ -112,6 +112,14 @@ def test_locks_as_listed(auth: AuthServer) -> None:
     (listed,) = auth.local().get("/v1/locks").body["locks"]
     assert listed == made
     assert (listed["message"], listed["created_by"], listed["expires"]) == ("a\\x0ab", "local", START + 60)
-    for target in ({}, {"user": "a", "node": "b"}, {"planet": "x"}, {"user": "a b"}, {"user": 5}, None):
+    for target in (
+        {},
+        {"user": "a", "node": "b"},
+        {"planet": "x"},
+        {"user": "a b"},
+        {"user": 5},
+        {"device": "SHA256:x"},
+        None,
+    ):
         assert auth.local().post("/v1/locks", {"target": target}).status == 400, target
     assert auth.local().call("DELETE", "/v1/locks/nope").code == "not_found"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinyport.core import certificate as c
 from tinyport.core.access import STRANGER, Grant, Subject, decide, judge_certificate
-from tinyport.core.certificate import Certificate
+from tinyport.core.certificate import Certificate, fingerprint
 from tinyport.core.errors import AccessDenied, TinyportError
 from tinyport.core.issue import issue_host_certificate, issue_user_certificate
 from tinyport.core.policy import Lock, NodeDocument, Policy
@@ -168,6 +168,7 @@ def without_principals() -> Certificate:
 
 
 LOCKED = (Lock(id="l1", target={"user": "alice"}, expires=None, message="lost laptop"),)
+LOCKED_DEVICE = (Lock(id="l3", target={"device": fingerprint(KEY.public_blob)}, expires=None, message="stolen"),)
 LOCKED_ROLE = (Lock(id="l2", target={"role": "access"}, expires=None, message=""),)
 
 REFUSALS: list[tuple[str, Certificate, dict[str, Any], str, str]] = [
@@ -188,6 +189,7 @@ REFUSALS: list[tuple[str, Certificate, dict[str, Any], str, str]] = [
     ("no role", certificate(roles=[]), {}, "role", "no role"),
     ("user locked", certificate(), {"locks": LOCKED}, "locked", "lost laptop"),
     ("role locked", certificate(), {"locks": LOCKED_ROLE}, "locked", "role access is locked"),
+    ("device locked", certificate(), {"locks": LOCKED_DEVICE}, "locked", "stolen"),
 ]
 
 

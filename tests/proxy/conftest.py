@@ -254,6 +254,12 @@ class NodeFixture:
         return client_context([self.cluster.tls.pem], alpn=[alpn], cert_pem=self.tls_certificate, key_pem=self.tls_key)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No node is waited for that ends by itself what is not allowed any more: these here do not."""
+    monkeypatch.setattr("tinyport.proxy.access.CUT_AFTER", 0.01)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     return Cluster()

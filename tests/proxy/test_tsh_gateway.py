@@ -190,6 +190,34 @@ def test_a_node_that_does_not_dial_back(cluster: Cluster, tmp_path: Path, monkey
     run(main())
 
 
+def test_a_node_has_the_time_to_say_why_itself(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut at once, people would read that the connection was lost. And who is let in again meanwhile, stays."""
+    monkeypatch.setattr("tinyport.proxy.access.CUT_AFTER", 0.5)
+
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            await here.node(pi)
+            answer, reader, writer = await here.tsh(cluster.user(), "greenhouse")
+            assert answer["ok"]
+            assert await reader.readline() == FakeNode.GREETING
+            lock = {"id": "l1", "target": {"user": "ada"}, "expires": None, "message": ""}
+            for locks in ([lock], []):
+                here.auth.say({"policy": cluster.policy(locks=locks)})
+                while here.proxy.knowledge.policy_version != (1, cluster.serial):
+                    await asyncio.sleep(0)
+            (entry,) = here.proxy.gatekeeper._open
+            while entry.ending is not None:
+                await asyncio.sleep(0.01)
+            writer.write(b"still\n")
+            assert await reader.readline() == b"still\n"
+            await close(writer)
+
+    run(main())
+
+
 def test_sessions_are_cut_when_the_policy_turns(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         pi = cluster.node("greenhouse", site="berlin")

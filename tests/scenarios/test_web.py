@@ -199,7 +199,7 @@ def test_a_lock_ends_the_terminal(cluster: Cluster) -> None:
             screen = await browser.open(cluster.node, cluster.login_name)
             done = await asyncio.to_thread(cluster.tctl, "lock", "--user", "lou")
             assert done.returncode == 0, text(done)
-            assert (await screen.end())["type"] == "exit"
+            assert "access revoked: user lou is locked" in (await screen.end())["message"]
             status, answer = await browser.ask("POST", "/web/api/renew", {})
             assert (status, answer["error"]["code"]) == (403, "locked")
             status, _ = await browser.ask("GET", "/web/api/whoami")

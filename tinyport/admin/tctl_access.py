@@ -14,14 +14,23 @@ def add_commands(parser: CommandLine) -> None:
     lock = parser.command(
         "lock",
         _lock,
-        help="keep a user, node, role or login out, now",
+        help="keep a user, node, role, login or device out, now",
         description="Refuse new sessions at once and end live ones. Without a target: list the locks.",
-        examples=["tctl lock --user alice --message 'lost laptop'", "tctl lock --node greenhouse --ttl 2h"],
+        examples=[
+            "tctl lock --user alice --message 'left the company'",
+            "tctl lock --node greenhouse --ttl 2h",
+            "tctl lock --device SHA256:... --message 'lost laptop'",
+        ],
         parents=[output_options()],
     )
     target = lock.add_mutually_exclusive_group()
     for name in ("user", "node", "role", "login"):
         target.add_argument(f"--{name}", metavar=name[0].upper())
+    target.add_argument(
+        "--device",
+        metavar="SHA256:...",
+        help="the key of one login of somebody's, as tsh status and tctl audit --type user.login show it",
+    )
     lock.add_argument("--ttl", metavar="2h", help="until when; without it, until it is removed")
     lock.add_argument("--message", metavar="M", help="what whoever is kept out reads")
     unlock = parser.command(
@@ -40,7 +49,7 @@ def add_commands(parser: CommandLine) -> None:
 
 
 def _lock(args: argparse.Namespace) -> int:
-    target = {kind: getattr(args, kind) for kind in ("user", "node", "role", "login") if getattr(args, kind)}
+    target = {kind: getattr(args, kind) for kind in ("user", "node", "role", "login", "device") if getattr(args, kind)}
     if not target:
         return _locks(args)
     request = body(target=target, ttl=duration(args.ttl), message=args.message)

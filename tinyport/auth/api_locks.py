@@ -10,7 +10,16 @@ from tinyport.auth.store import WriteTables
 from tinyport.auth.store_cluster import LockRow
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import PeerError
-from tinyport.core.names import check_cluster, check_login, check_node, check_role, check_user, is_uuid, printable
+from tinyport.core.names import (
+    check_cluster,
+    check_fingerprint,
+    check_login,
+    check_node,
+    check_role,
+    check_user,
+    is_uuid,
+    printable,
+)
 
 LONGEST_LOCK = 10 * 366 * 86400
 MOST_LOCKS = 1000
@@ -42,13 +51,19 @@ def _user_target(value: object) -> str:
     return f"{check_user(name)}@{check_cluster(cluster)}" if at else check_user(name)
 
 
-_CHECKS = {"user": _user_target, "node": _node_target, "role": check_role, "login": check_login}
+_CHECKS = {
+    "user": _user_target,
+    "node": _node_target,
+    "role": check_role,
+    "login": check_login,
+    "device": check_fingerprint,
+}
 
 
 def _target(call: Call) -> tuple[str, str]:
     target = call.fields.table("target")
     if len(target) != 1 or next(iter(target)) not in _CHECKS:
-        raise PeerError('target: one of "user", "node", "role", "login" with a name is needed')
+        raise PeerError('target: one of "user", "node", "role", "login", "device" with a name is needed')
     ((kind, value),) = target.items()
     return kind, _CHECKS[kind](value)
 

@@ -31,6 +31,8 @@ class Caller:
     roles: tuple[Role, ...] = ()
     traits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     leaf: Leaf | None = None
+    #: a user's: fingerprint of the key that the login was made for, where a lock asks for it
+    device: str = ""
 
     @cached_property
     def rights(self) -> Rights:
@@ -117,14 +119,26 @@ async def _user(service: Service, leaf: Leaf, source: str) -> Caller:
         # It may have held a deny. Leaving it out could grant what it forbade.
         raise AccessDenied(f"role {missing[0]} does not exist", detail=f"of {user.name}")
     roles = tuple(known[name] for name in user.roles)
-    return Caller(USER, name=user.name, source=source, roles=roles, traits=user.traits, leaf=leaf)
+    device = await _device(service, leaf, user.name)
+    return Caller(USER, name=user.name, source=source, roles=roles, traits=user.traits, leaf=leaf, device=device)
+
+
+async def _device(service: Service, leaf: Leaf, user: str) -> str:
+    """The key that the login was made for, when that decides anything; else ""."""
+    if not any("device" in lock.target for lock in service.issuer.policy.locks):
+        return ""
+    device = await service.store.read.cluster.device_of(leaf.serial, user)
+    if device is None:
+        # It may be the one that is locked.
+        raise login_required("the certificate's key is not known any more")
+    return device
 
 
 def refuse_locked_caller(service: Service, caller: Caller) -> None:
     """AccessDenied ``locked`` when a lock names the caller."""
     targets: dict[str, set[str]] = {}
     if caller.kind == USER:
-        targets = {"user": {caller.name}, "role": {role.name for role in caller.roles}}
+        targets = {"user": {caller.name}, "role": {role.name for role in caller.roles}, "device": {caller.device}}
     elif caller.kind in (NODE, PROXY):
         targets = {"node": {caller.name, caller.uuid}}
     refuse_locked(service.issuer.policy, service.now(), targets)

@@ -147,6 +147,14 @@ class ClusterRows:
         )
         return None if row is None or row["proven"] is None else float(row["proven"])
 
+    async def device_of(self, tls_serial: str, subject: str) -> str | None:
+        """The fingerprint of the SSH key that was certified together with a TLS certificate; None when we did not issue
+        it."""
+        row = await self._rows.one(
+            "SELECT fingerprint FROM certificates WHERE tls_serial = ? AND subject = ?", tls_serial, subject
+        )
+        return None if row is None else str(row["fingerprint"])
+
     async def generation_of(self, tls_serial: str, subject: str) -> int | None:
         """The generation that a TLS certificate belongs to; None when we did not issue it."""
         row = await self._rows.one(

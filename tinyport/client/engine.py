@@ -22,6 +22,7 @@ from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavail
 from tinyport.core.host_judgement import judge_host, wanted_principal
 from tinyport.core.names import printable
 from tinyport.host.user_identity import UserIdentity
+from tinyport.link.parting_words import heeding
 
 if TYPE_CHECKING:
     import asyncssh
@@ -66,7 +67,9 @@ def prepared(connection: Any, judge: Callable[[bytes], asyncssh.SSHKey]) -> Any:
     # The judgement of the host key is ours wholly; asyncssh's own would look at time.time() and at names only.
     connection.validate_server_host_key = judge
     connection._packet_handlers = {**connection._packet_handlers, **_patient(connection)}
-    return connection
+    import asyncssh
+
+    return heeding(connection, asyncssh.DisconnectError)
 
 
 def _patient(connection: Any) -> dict[int, Any]:

@@ -20,6 +20,7 @@ from tinyport.client.target import checked_login, default_login, split_target
 from tinyport.client.terminal import environment_to_send, is_terminal
 from tinyport.client.whoami import identity_of
 from tinyport.core.errors import AccessDenied, TinyportError
+from tinyport.core.names import printable
 from tinyport.host.console import UsageError, report
 
 if TYPE_CHECKING:
@@ -122,5 +123,7 @@ async def _stay(connection: asyncssh.SSHClientConnection) -> int:
     for task in left:
         task.cancel()
     if not told.is_set():
-        print("tsh: error: the connection was lost", file=sys.stderr)
+        # What the node said as it left (link.parting_words), for whoever has no session in which to read it.
+        parting = printable(str(getattr(connection, "parting", "")), 500)
+        print(f"tsh: error: {parting or 'the connection was lost'}", file=sys.stderr)
     return LOST

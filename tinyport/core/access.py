@@ -86,8 +86,8 @@ def judge_certificate(
     """Is this a good user certificate of the cluster, at ``now`` (Unix seconds), used from ``source`` (an IP
     address, None when it is not known)?
 
-    Checks the CA's signature, kind, cluster, life, principals, critical options, revocation and locks on user and
-    roles.
+    Checks the CA's signature, kind, cluster, life, principals, critical options, revocation and locks on user, key
+    and roles.
     ``verified`` spares a CA signature that was checked before; every rule is judged each time.
     A certificate of a trusted cluster is judged by the same ladder; what it says of logins, traits and second factors
     counts for nothing, and its roles are those that the role map makes of them.
@@ -115,7 +115,8 @@ def judge_certificate(
     if terms.sources:
         terms.check_source(_address(source))
     if policy.locks:
-        check_locks(policy, now, (("user", user), *(("role", name) for name in subject.role_names)))
+        roles = (("role", name) for name in subject.role_names)
+        check_locks(policy, now, (("user", user), ("device", claims.fingerprint), *roles))
     if kept is None and verified is not None:
         verified.keep_subject(cert, policy, subject)
     return subject

@@ -7,6 +7,7 @@ from tinyport.core.errors import PeerError
 _LOWER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _WORD = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _HEX = frozenset("0123456789abcdef")
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
 
 def _check(value: object, what: str, first: frozenset[str], rest: frozenset[str], limit: int, rule: str) -> str:
@@ -102,6 +103,14 @@ def is_uuid(value: str) -> bool:
 def is_pin(text: str) -> bool:
     """Is it the pin of a TLS CA: ``sha256:`` and 64 lower-case hexadecimal digits?"""
     return len(text) == 71 and text.startswith("sha256:") and _HEX.issuperset(text[7:])
+
+
+def check_fingerprint(value: object) -> str:
+    """``SHA256:`` and 43 characters of base64, as ``ssh-keygen -l`` prints a key's."""
+    text = value.removeprefix("SHA256:") if isinstance(value, str) else ""
+    if value != f"SHA256:{text}" or len(text) != 43 or not _BASE64.issuperset(text):
+        raise PeerError(f"{printable(str(value), 60)!r} is not a key's fingerprint", hint="tsh status prints it")
+    return str(value)
 
 
 def printable(text: str, limit: int = 200) -> str:

@@ -19,7 +19,8 @@ from tinyport.core.trust import MOST_CLUSTERS, TrustedCluster, by_user_ca, parse
 
 SIGN_PREFIX = b"tinyport-document-v1\0"
 MAX_DOCUMENT = 1024 * 1024
-LOCK_TARGETS = frozenset(("user", "node", "role", "login"))
+#: ``device``: the fingerprint of the key that a login was made for, on one person's laptop
+LOCK_TARGETS = frozenset(("user", "node", "role", "login", "device"))
 NODE_STATES = frozenset(("active", "pending", "quarantined"))
 
 

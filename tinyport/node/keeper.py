@@ -187,7 +187,7 @@ class Keeper:
             try:
                 connection.judge_again()
             except TinyportError as error:
-                self._dismiss(connection, refusal_text(error), error)
+                self._dismiss(connection, f"access revoked: {refusal_text(error)}", error)
             else:
                 self._limits_of_people.watch(connection)
         if self._documents.node is not None:

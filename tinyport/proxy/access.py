@@ -6,6 +6,7 @@ node's document changes.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from tinyport.proxy.knowledge import Knowledge
 from tinyport.proxy.tunnels import Tunnels
 
 REVOKED = "access revoked"
+# The node ends what is not allowed any more and tells the person why; if we were faster, they would only read that the
+# connection was lost. Whoever is still there after this is cut here.
+CUT_AFTER = 3.0
 
 # Refusals that say nothing about a person of ours: anybody can cause them by the thousand.
 _STRANGERS = frozenset(("foreign", "kind"))
@@ -49,7 +53,7 @@ class _Open:
     """A session that flows, or an SSH connection to the gateway (``node`` None) on which one may be
     opened."""
 
-    __slots__ = ("cluster", "cut", "login", "node", "source", "subject")
+    __slots__ = ("cluster", "cut", "ending", "login", "node", "source", "subject")
 
     def __init__(
         self,
@@ -67,6 +71,8 @@ class _Open:
         self.login = login
         self.source = source
         self.cut = cut
+        #: set while it is not allowed any more and not over yet
+        self.ending: asyncio.TimerHandle | None = None
 
 
 class Gatekeeper:
@@ -217,7 +223,8 @@ class Gatekeeper:
         cut: Callable[[str], None],
         cluster: str | None = None,
     ) -> Iterator[None]:
-        """While inside, ``cut(reason)`` is called as soon as the policy does not allow this any more.
+        """While inside, ``cut(reason)`` is called when the policy does not allow this any more, and nobody else has
+        ended it within ``CUT_AFTER`` seconds of that.
 
         ``cluster``: another one, where it goes on to, and which judges what may be done there.
         """
@@ -227,19 +234,32 @@ class Gatekeeper:
             yield
         finally:
             self._open.discard(entry)
+            if entry.ending is not None:
+                entry.ending.cancel()
 
     def _changed(self, uuid: str | None) -> None:
         for entry in list(self._open):
             if uuid is not None and entry.node != uuid:
                 continue
-            try:
-                self._judge_again(entry, node_changed=uuid is not None)
-            except AccessDenied as error:
-                self._log.info("session cut", user=entry.subject.user, node=entry.node, reason=error)
-                self._auth.post(
-                    "access.denied", user=entry.subject.user, node=entry.node, reason=f"{REVOKED}: {error.message}"
-                )
-                entry.cut(f"{REVOKED}: {error.message}")
+            if entry.ending is None and self._refusal(entry, node_changed=uuid is not None) is not None:
+                loop = asyncio.get_running_loop()
+                entry.ending = loop.call_later(CUT_AFTER, self._end, entry, uuid is not None)
+
+    def _refusal(self, entry: _Open, *, node_changed: bool) -> AccessDenied | None:
+        try:
+            self._judge_again(entry, node_changed=node_changed)
+        except AccessDenied as error:
+            return error
+        return None
+
+    def _end(self, entry: _Open, node_changed: bool) -> None:
+        entry.ending = None
+        error = self._refusal(entry, node_changed=node_changed)
+        if error is None:
+            return
+        self._log.info("session cut", user=entry.subject.user, node=entry.node, reason=error)
+        self._auth.post("access.denied", user=entry.subject.user, node=entry.node, reason=f"{REVOKED}: {error.message}")
+        entry.cut(f"{REVOKED}: {error.message}")
 
     def _judge_again(self, entry: _Open, *, node_changed: bool) -> None:
         certificate = entry.subject.certificate

@@ -20,6 +20,7 @@ from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavail
 from tinyport.core.host_judgement import judge_host
 from tinyport.core.names import printable
 from tinyport.core.ssh_algorithms import CIPHERS, KEX, on_offer
+from tinyport.link.parting_words import heeding
 from tinyport.proxy.splice import Splice
 from tinyport.proxy.stream import Stream
 
@@ -89,7 +90,7 @@ class _Judged:
     def prepare(self, connection: Any) -> Any:
         # asyncssh's own judgement would look at names and time.time() only.
         connection.validate_server_host_key = self._judge
-        return connection
+        return heeding(connection, asyncssh.DisconnectError)
 
     def _judge(self, key_data: bytes) -> asyncssh.SSHKey:
         host = self._host

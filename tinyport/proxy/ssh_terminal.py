@@ -63,6 +63,9 @@ class Shell(asyncssh.SSHClientSession[bytes]):
         self._over = {"signal": printable(signal, 40)}
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, asyncssh.DisconnectError) and exc.code == asyncssh.DISC_BY_APPLICATION:
+            # The node's own words: that access was taken back, or who ended it.
+            self._over = self._over or {"message": printable(exc.reason, 300)}
         self._end()
 
     def _end(self) -> None:
