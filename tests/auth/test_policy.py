@@ -129,3 +129,18 @@ def test_time_is_signed_for_the_asker(auth: AuthServer) -> None:
     assert (body["nonce"], body["time"]) == ("abc", auth.clock.now)
     assert auth.anyone().get("/v1/time").status == 400
     assert auth.anyone().get("/v1/time", nonce="x" * 129).status == 400
+
+
+def test_where_proxies_are(auth: AuthServer) -> None:
+    one, two = auth.join("one", "proxy"), auth.join("two", "proxy")
+    for proxy, own in ((one, "one.example:443"), (two, "two.example:443")):
+        report = {"full": True, "nodes": [], "addresses": [own, "balancer.example:443"]}
+        assert proxy.client.post("/v1/presence", report).status == 200
+    policy = auth.service.issuer.policy
+    assert policy.proxies == ("one.example:443", "balancer.example:443", "two.example:443")
+    # Who answers at the address that both have, nobody can say.
+    assert policy.proxy_uuids == {"one.example:443": one.uuid, "two.example:443": two.uuid}
+    path = "/v1/resources/cluster_config/cluster"
+    assert auth.local().call("PUT", path, {"proxy_addresses": ["new.example:443"]}).status == 200
+    assert auth.service.issuer.policy.proxies[0] == "new.example:443"
+    assert auth.local().call("PUT", path, {"proxy_addresses": "new.example"}).status == 400

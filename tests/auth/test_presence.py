@@ -190,3 +190,30 @@ def test_online_is_what_some_live_proxy_says(reports: list[tuple[str, dict[str, 
             assert presence.online(node) == bool(presence.proxies_of(node)) == (presence.last_heard(node) is not None)
     assert presence.expire(now + LEASE).keys() == online
     assert not list(presence.all_online())
+
+
+def test_traffic_and_clocks_are_shown_as_proxies_tell_them(auth: AuthServer) -> None:
+    one, two, node = auth.join("one", "proxy"), auth.join("two", "proxy"), auth.join("a")
+
+    def tell(proxy: Machine, **entry: object) -> dict[str, object]:
+        nodes = [{"uuid": node.uuid, "online": True, **entry}]
+        assert proxy.client.post("/v1/presence", {"full": False, "nodes": nodes}).status == 200
+        (listed,) = auth.local().get("/v1/nodes").body["nodes"]
+        found: dict[str, object] = listed
+        return found
+
+    assert tell(one)["traffic"] is None
+    listed = tell(one, bytes=1000, bytes_since=START - 86400, skew=-7200)
+    assert (listed["traffic"], listed["skew"]) == ({"bytes": 1000, "since": START - 86400, "a_day": 1000}, -7200)
+    # Each proxy counts its own, and what one says again replaces what it said.
+    tell(two, bytes=500, bytes_since=START)
+    assert tell(one, bytes=1200, bytes_since=START - 86400, skew=0)["traffic"] == {
+        "bytes": 1700,
+        "since": START - 86400,
+        "a_day": 1700,
+    }
+    for wrong in ({"bytes": -1}, {"bytes": "x"}, {"bytes": True}, {"bytes": 5, "bytes_since": "x"}, {"skew": "x"}):
+        listed = tell(one, **{"bytes_since": START, **wrong})
+        assert (listed["traffic"]["bytes"], listed["skew"]) == (1700, 0)  # type: ignore[index]
+    auth.local().call("DELETE", f"/v1/nodes/{node.uuid}")
+    assert auth.service.traffic == {}

@@ -24,3 +24,17 @@ def test_every_problem_at_once() -> None:
 def test_lengths_of_passwords(length: object) -> None:
     with pytest.raises(ConfigError, match="whole number from 8 to 64"):
         parse_cluster_config({"password_min_length": length})
+
+
+@pytest.mark.parametrize("addresses", ["a:1", [5], ["no port"], ["a:1"] * 17, ["a:b"]])
+def test_addresses_of_proxies(addresses: object) -> None:
+    with pytest.raises(ConfigError, match="proxy_addresses"):
+        parse_cluster_config({"proxy_addresses": addresses})
+    assert parse_cluster_config({"proxy_addresses": ["a.example:443", "[fd00::1]:443"]}).proxy_addresses
+
+
+@pytest.mark.parametrize("budget", ["49kB", 500_000, "much", ""])
+def test_a_budget_leaves_room_for_a_tunnel(budget: object) -> None:
+    with pytest.raises(ConfigError, match="node_budget"):
+        parse_cluster_config({"node_budget": budget})
+    assert parse_cluster_config({"node_budget": "2MB"}).node_budget == "2MB"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.session_harness import CLUSTER, Authority
-from tinyport.core.errors import OperatorError, PeerError
+from tests.node.session_harness import CLUSTER, LOGIN, Authority
+from tinyport.core.certificate import Certificate
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError
 from tinyport.core.policy import sign_document
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_file
 from tinyport.host.logging_line import Log
 from tinyport.node.keeper_documents import Documents
+from tinyport.node.keeper_judgement import judge
 
 OTHER = "11111111-2222-3333-4444-555555555555"
 
@@ -153,3 +155,44 @@ def test_an_identity_that_is_no_nodes(tmp_path: Path, authority: Authority) -> N
     (tmp_path / "identity.json").write_text(json.dumps({**identity, "kind": "proxy"}))
     with pytest.raises(OperatorError, match="not a node"):
         load(tmp_path)
+
+
+# ---------------------------------------------------------------- a board without a clock
+
+
+def entered(documents: Documents, authority: Authority, began: float, *, again: bool = False) -> str:
+    """What whoever shows a certificate from that moment hears."""
+    key = Ed25519Key.generate()
+    blob = authority.certificate(key.public_blob, now=int(began), ttl=8 * 3600)
+    try:
+        judge(documents, Certificate.decode(blob), LOGIN, "127.0.0.1", again=again)
+    except AccessDenied as refused:
+        return refused.code
+    return "in"
+
+
+def test_without_a_clock_a_certificate_says_what_time_it_is_at_least(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = load(tmp_path)
+    last = time.time()
+    documents.confirm_time(statement(authority, last), time.monotonic())
+    # It starts again in 1970, and reaches nobody.
+    monkeypatch.setattr(time, "time", lambda: 12.0)
+    documents = load(tmp_path)
+    assert not documents.knows_time
+    # Issued before the last moment that is known of: it may have ended since. Who was let in before is not thrown out.
+    assert entered(documents, authority, last - 3600) == "clock"
+    assert entered(documents, authority, last - 3600, again=True) == "in"
+    assert entered(documents, authority, last + 40 * 86400) == "in"
+    # Auth says what time it is: now both are judged by that.
+    documents.confirm_time(statement(authority, last + 1800), time.monotonic())
+    assert entered(documents, authority, last - 3600) == "in"
+    assert entered(documents, authority, last - 40 * 86400) == "expired"
+    assert entered(documents, authority, last + 40 * 86400) == "clock"
+
+
+def test_a_clock_that_is_not_before_what_is_known_counts(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    assert documents.knows_time
+    assert entered(documents, authority, time.time() - 3600) == "in"

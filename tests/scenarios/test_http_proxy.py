@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.cluster import BIN, LIMIT, Cluster, alive, text, wait_for
+from tests.scenarios.relay import move
 
 #: a name that nobody but the proxy can look up
 HOST = "port.example"
@@ -50,28 +51,14 @@ class ConnectProxy:
                 return
             with socket.create_connection(("127.0.0.1", self._port)) as server:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=_move, args=(server, client), daemon=True)
+                back = threading.Thread(target=move, args=(server, client), daemon=True)
                 back.start()
-                _move(client, server)
+                move(client, server)
                 back.join(LIMIT)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-
-
-def _move(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        # One end is gone: so is the other's reason to be there.
-        for end in (source, target):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
 
 
 @pytest.fixture
