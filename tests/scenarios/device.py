@@ -1,0 +1,56 @@
+"""A device of a scenario's own: a node that joins a cluster at some address, stops and starts again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.scenarios.cluster import BIN, LIMIT, Cluster
+
+
+class Device:
+    """A node called ``name``, whose files are below ``folder``. ``around``: what stands before its command line."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        server: str,
+        *,
+        name: str = "device",
+        around: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._env = dict(env or {})
+        token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
+        config = folder / f"{name}.toml"
+        config.write_text(f'[tinyport]\nnodename = "{name}"\ndata_dir = "{folder}/data"\n[node]\nlisten = []\n')
+        self._words = [*around, str(BIN / "tinyport"), "start", "-c", str(config), "--roles=node", "--server", server]
+        self._words += ["--token", token, "--ca-pin", cluster.ready["ca_pin"]]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def data(self) -> Path:
+        return self._folder / "data"
+
+    def start(self) -> None:
+        env = {**self._cluster.env(), **self._env}
+        with (self._folder / "device.log").open("ab") as log:
+            self._process = subprocess.Popen(self._words, stdout=log, stderr=log, env=env)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(LIMIT)
+            self._process = None
+
+    def status(self) -> str:
+        """What ``tinyport status`` says there; "" while it does not run."""
+        done = self._cluster.run(BIN / "tinyport", "status", "--data-dir", self.data)
+        return done.stdout.decode() if done.returncode == 0 else ""
+
+    def log(self) -> str:
+        return (self._folder / "device.log").read_text(errors="replace")

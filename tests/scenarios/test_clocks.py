@@ -1,0 +1,99 @@
+"""Clocks that are wrong: a board that boots in 1970, and one that lay in a drawer for a year.
+
+libfaketime gives processes another time. Ours clean the environment of their children, so the board's interpreter is
+a wrapper that sets it again, found by its children as any interpreter is.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_program
+from tests.scenarios.cluster import Cluster, text, wait_for
+from tests.scenarios.device import Device
+from tests.scenarios.test_rotation import FORWARD, audit, step
+
+
+def fake(moment: str) -> dict[str, str]:
+    """The environment that has a process live at ``moment`` (libfaketime's FAKETIME)."""
+    need_program("faketime")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    # Timers are as the kernel's, and so is what files say of themselves.
+    kept = ("DONT_FAKE_MONOTONIC", "FAKETIME_DONT_FAKE_MONOTONIC", "NO_FAKE_STAT")
+    return {"LD_PRELOAD": str(library), "FAKETIME": moment, **dict.fromkeys(kept, "1")}
+
+
+@pytest.fixture
+def python_of_1970(tmp_path: Path) -> str:
+    """An interpreter whose every process, however it was started, believes that it is 1970."""
+    (tmp_path / "old" / "bin").mkdir(parents=True)
+    real = Path(sys.executable).resolve()
+    (tmp_path / "old" / "pyvenv.cfg").write_text(f"home = {real.parent}\n")
+    wrapper = tmp_path / "old" / "bin" / "python"
+    setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in fake("@1970-01-01 00:01:00").items())
+    wrapper.write_text(f'#!/bin/bash\nexport {setting}\nexec -a {wrapper} {real} "$@"\n')
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+@pytest.fixture
+def board(cluster: Cluster, tmp_path: Path, python_of_1970: str) -> Iterator[Device]:
+    path = ":".join(entry for entry in sys.path if entry)
+    device = Device(
+        cluster, tmp_path, cluster.ready["proxy"], name="board", around=[python_of_1970], env={"PYTHONPATH": path}
+    )
+    device.start()
+    yield device
+    device.stop()
+    cluster.tctl("nodes", "rm", "board")
+
+
+def test_a_board_that_boots_in_1970_joins_and_serves_by_its_clusters_time(cluster: Cluster, board: Device) -> None:
+    wait_for("the board", lambda: cluster.node_status("board") == "online")
+    user = cluster.add_user("clara", cluster.login_name)
+    done = cluster.tsh("ssh", f"{cluster.login_name}@board", "date +%Y", home=user)
+    # The session lives in the system's time, which is nobody's to change; its certificate was judged by auth's.
+    assert done.returncode == 0, text(done)
+    wait_for("the clock to be compared", lambda: "behind the cluster's" in board.status())
+    wait_for("the clock in the list", lambda: b"slow" in cluster.tctl("nodes", "ls", "-v").stdout)
+    # It boots again, in 1970 again.
+    board.stop()
+    board.start()
+    wait_for("the board again", lambda: "up since" in board.status())
+    again = cluster.tsh("ssh", f"{cluster.login_name}@board", "echo in", home=user)
+    assert again.stdout == b"in\n", text(again)
+
+
+def test_a_year_in_a_drawer_and_a_rotation_later(tmp_path: Path) -> None:
+    """The cluster's time runs on; the device wakes up with a certificate that ended long ago, of a CA that is gone."""
+    future = [f"{name}={value}" for name, value in fake("+400d").items()]
+    cluster = Cluster(tmp_path).start()
+    try:
+        (tmp_path / "drawer").mkdir()
+        device = Device(cluster, tmp_path / "drawer", cluster.ready["proxy"])
+        device.start()
+        wait_for("the device", lambda: cluster.node_status("device") == "online")
+        uuids = {node["name"]: node["uuid"] for node in cluster.tctl_json("nodes", "ls")["nodes"]}
+        device.stop()
+        for phase in FORWARD:
+            step(cluster, phase, follow=False)
+        device.stop()
+        before = cluster.ready["proxy"]
+    finally:
+        cluster.stop()
+    cluster = Cluster(tmp_path, around=["env", *future]).start()
+    try:
+        assert cluster.ready["proxy"] == before
+        device.start()
+        wait_for("the device to come home", lambda: cluster.node_status("device") == "online")
+        assert uuids == {node["name"]: node["uuid"] for node in cluster.tctl_json("nodes", "ls")["nodes"]}
+        assert "device" in [event["node"] for event in audit(cluster, "node.return")]
+        assert "behind the cluster's" in device.status()
+    finally:
+        device.stop()
+        cluster.stop()
