@@ -89,10 +89,11 @@ def measure() -> dict[str, float]:
         node.start()
         try:
             rest(node)
-            idle = processes.memory_of_tree(node.pid).dirty
             drive(node, CURVE, 40, 8)
             cost = handshake_cost(node)
             rest(node)
+            # Not before: what monitor and link were forked with stays shared until one of them first touches it.
+            idle = processes.memory_of_tree(node.pid).dirty
             clients = open_sessions(node, FIRST_SESSIONS)
             try:
                 first = processes.memory_of_tree(node.pid, without=THEIRS).dirty

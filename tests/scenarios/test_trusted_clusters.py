@@ -236,8 +236,9 @@ def test_nodes_are_listed_as_their_own_cluster_lets_one_see(cluster: Cluster, pa
         nodes: list[dict[str, Any]] = json.loads(done.stdout)["nodes"]
         return nodes
 
-    (node,) = listed()
-    assert (node["name"], node["status"]) == (cluster.node, "online")
+    # Other scenarios leave nodes in that cluster.
+    (node,) = (node for node in listed() if node["name"] == cluster.node)
+    assert node["status"] == "online"
     assert not {"addresses", "peer", "version"} & set(node)
     assert listed("--search", "no such thing") == []
     assert listed("site=nowhere") == []
@@ -258,7 +259,8 @@ def test_a_browser_goes_there_too(cluster: Cluster, partner: Cluster, tunnel: Pa
             status, answer = await browser.ask("GET", "/web/api/v1/clusters")
             assert (status, [(one["name"], one["online"]) for one in answer["clusters"]]) == (200, [(HERE, True)])
             status, answer = await browser.ask("GET", f"/web/api/v1/nodes?cluster={HERE}")
-            assert (status, [node["name"] for node in answer["nodes"]]) == (200, [cluster.node])
+            assert status == 200
+            assert cluster.node in [node["name"] for node in answer["nodes"]]
             status, answer = await browser.ask("GET", f"/web/api/v1/nodes?cluster={HERE}&selector=site=nowhere")
             assert (status, answer["nodes"]) == (200, [])
             for wrong in ("nowhere.example", "..", "x" * 300):
