@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import IN_CI, need_program
-from tests.scenarios.cluster import Cluster
+from tests.scenarios.cluster import Cluster, text
 from tests.web.person import Person
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster that stays whole: tests add to it, none stops or damages it."""
     made = Cluster(tmp_path_factory.mktemp("web"))
     try:
-        yield made.start()
+        made.start()
+        rule = made.folder / "cluster_config.toml"
+        rule.write_text('kind = "cluster_config"\nname = "cluster"\nsecond_factor = "optional"\n')
+        done = made.tctl("create", "-f", rule)
+        assert done.returncode == 0, text(done)
+        yield made
     finally:
         made.stop()
 

@@ -86,7 +86,7 @@ def test_tabs_a_reload_and_another_window(person: Person) -> None:
     page.get_by_text("Shown in another window").wait_for()
     page.get_by_role("button", name="Bring it here").click()
     person.sees("first-again-2")
-    page.get_by_role("button", name=re.compile("^Close ")).first.click()
+    page.get_by_role("button", name="Close", exact=True).click()
     wait_for("one tab", lambda: tabs.count() == 1)
     person.types("exit 3\n")
     page.get_by_text("The session has ended with status 3").wait_for()

@@ -7,7 +7,7 @@ import { Button } from "./parts/basics";
 import { Dialog } from "./parts/dialog";
 import { Icon, type IconName, Mark } from "./parts/icons";
 import { link } from "./routes";
-import { idleIn, logOut, renew } from "./session";
+import { idleIn, logOut, stay } from "./session";
 import { useStore } from "./store";
 import { tabs } from "./terminal/tabs";
 import { type Choice, choice, choose } from "./theme";
@@ -126,13 +126,13 @@ function IdleWarning() {
   const left = useStore(idleIn);
   if (left === null) return null;
   return (
-    <Dialog title="Still there?" onClose={() => void renew()}>
+    <Dialog title="Still there?" onClose={stay}>
       <p>
         Nothing was typed for a while. You are logged out in <strong>{clock(left / 1000)}</strong>, and your terminals end.
       </p>
       <footer>
         <Button onClick={() => void logOut()}>Log out</Button>
-        <Button kind="main" onClick={() => void renew()}>
+        <Button kind="main" onClick={stay}>
           Stay
         </Button>
       </footer>

@@ -38,7 +38,8 @@ function gone(why: string): void {
 export async function start(): Promise<void> {
   whenEnded((error) => {
     if (who.value.state !== "here") return;
-    gone(error.code === "locked" ? error.message : "Your session has ended. Log in to go on.");
+    if (lastActive() + IDLE < Date.now()) gone("You were logged out, because nothing was typed for half an hour.");
+    else gone(error.code === "locked" ? error.message : "Your session has ended. Log in to go on.");
   });
   for (const event of ["pointerdown", "keydown", "wheel", "touchstart"]) {
     addEventListener(event, somebodyIsHere, { passive: true, capture: true });
@@ -100,7 +101,6 @@ export function may(me: Whoami, resource: string, verb: Verb): boolean {
 
 function somebodyIsHere(): void {
   active = Date.now();
-  if (idleIn.value !== null) idleIn.value = null;
   if (active - told > 20_000) {
     told = active;
     try {
@@ -127,6 +127,13 @@ function look(): void {
   if (now - renewed >= RENEW_EVERY || left <= -LOOK_EVERY) void renew();
 }
 
+/** Somebody answered the warning. */
+export function stay(): void {
+  somebodyIsHere();
+  idleIn.value = null;
+  void renew();
+}
+
 /** Newer certificates, and word of whether somebody is here. */
 export async function renew(): Promise<void> {
   if (renewing) return;
@@ -140,7 +147,7 @@ export async function renew(): Promise<void> {
       // The network may come back; the next look tries again.
       renewed = Date.now() - RENEW_EVERY + 15_000;
     } else {
-      gone(lastActive() + IDLE < Date.now() ? "You were logged out, because nothing was typed for half an hour." : found.message);
+      gone(found.message);
     }
   } finally {
     renewing = false;

@@ -91,7 +91,7 @@ function SignUp({ invitation, secret, onDone }: { invitation: Invitation; secret
           onValue={setPassword}
           autocomplete="new-password"
           required
-          autofocus
+          focus
           hint="Long is better than complicated: a few words that belong together only in your head."
         />
         <Field label="The same again" type="password" value={again} onValue={setAgain} autocomplete="new-password" required />

@@ -44,8 +44,8 @@ export function LoginPage({ why }: { why: string }) {
           </>
         ) : (
           <>
-            <Field label="User" value={user} onValue={setUser} autocomplete="username" autocapitalize="none" spellcheck={false} required autofocus={!user} />
-            <Field label="Password" type="password" value={password} onValue={setPassword} autocomplete="current-password" required autofocus={Boolean(user)} />
+            <Field label="User" value={user} onValue={setUser} autocomplete="username" autocapitalize="none" spellcheck={false} required focus={!user} />
+            <Field label="Password" type="password" value={password} onValue={setPassword} autocomplete="current-password" required focus={Boolean(user)} />
           </>
         )}
         <Trouble error={error} />

@@ -130,7 +130,7 @@ export function RecordingsPage({ me }: PageProps) {
               class: "actions",
               show: (recording) => (
                 <>
-                  <a class="button main small" href={link("recordings", recording.id)} aria-label={`Play ${recording.user} on ${recording.node}`}>
+                  <a class="button main small" href={link("recordings", recording.id)} aria-label={`${recording.state === "live" ? "Watch" : "Play"} ${recording.user} on ${recording.node}`}>
                     {recording.state === "live" ? "Watch" : "Play"}
                   </a>
                   {may(me, "recordings", "delete") && recording.state !== "live" && (

@@ -112,7 +112,7 @@ function RoleDialog({ role, onClose, onDone }: { role?: Role; onClose: () => voi
         await onDone();
       }}
     >
-      {!role && <Field label="Name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} autofocus />}
+      {!role && <Field label="Name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} focus />}
       <Area label="Document" value={document} onValue={setDocument} rows={16} hint="As tctl get role shows it. Taking something away ends the certificates that people hold; sessions that it forbids end." />
     </Ask>
   );

@@ -29,6 +29,9 @@ export function TerminalsPage(_: PageProps) {
         <a class="button quiet only" href={link("nodes")} aria-label="New terminal" title="New terminal">
           <Icon name="plus" />
         </a>
+        <Button kind="quiet" small onClick={() => closeTab(tab)}>
+          {tab.watches ? "Leave" : "Close"}
+        </Button>
       </div>
       <TabBody key={tab.key} tab={tab} />
     </div>
@@ -93,26 +96,34 @@ function TabHead({ tab, on }: { tab: Tab; on: boolean }) {
   const where = tab.cluster ? `${tab.node}.${tab.cluster}` : tab.node;
   const name = tab.mode === "shell" ? `${tab.login}@${where}` : `${tab.node}: ${tab.login}`;
   return (
-    <span class={`tab${on ? " on" : ""}`} role="presentation">
-      <button
-        type="button"
-        role="tab"
-        id={`tab-${tab.key}`}
-        aria-selected={on}
-        aria-controls={on ? `panel-${tab.key}` : undefined}
-        tabIndex={on ? 0 : -1}
-        title={title || name}
-        onClick={() => (current.value = tab.key)}
+    <button
+      type="button"
+      role="tab"
+      class={`tab${on ? " on" : ""}`}
+      id={`tab-${tab.key}`}
+      aria-selected={on}
+      aria-controls={on ? `panel-${tab.key}` : undefined}
+      tabIndex={on ? 0 : -1}
+      title={title || name}
+      onClick={() => (current.value = tab.key)}
+    >
+      <i class={`dot ${state.is}${news ? " news" : ""}`} aria-hidden="true" />
+      {tab.mode !== "shell" && <Icon name={tab.watches ? "eye" : "join"} />}
+      {name}
+      {state.is !== "open" && <span class="hidden"> ({state.is})</span>}
+      {/* For a mouse. A tab may hold no other button: the Delete key and the button beside the tabs do the same. */}
+      <span
+        class="shut"
+        aria-hidden="true"
+        title="Close: what runs in it ends"
+        onClick={(event) => {
+          event.stopPropagation();
+          closeTab(tab);
+        }}
       >
-        <i class={`dot ${state.is}${news ? " news" : ""}`} aria-hidden="true" />
-        {tab.mode !== "shell" && <Icon name={tab.watches ? "eye" : "join"} />}
-        {name}
-        {state.is !== "open" && <span class="hidden"> ({state.is})</span>}
-      </button>
-      <button type="button" class="shut" aria-label={`Close ${name}`} title="Close: what runs in it ends" tabIndex={on ? 0 : -1} onClick={() => closeTab(tab)}>
         <Icon name="close" />
-      </button>
-    </span>
+      </span>
+    </button>
   );
 }
 
@@ -186,9 +197,6 @@ function Line({ tab }: { tab: Tab }) {
               Connect again
             </Button>
           )}
-          <Button small kind="quiet" onClick={() => closeTab(tab)}>
-            Close
-          </Button>
         </p>
       );
     case "refused":

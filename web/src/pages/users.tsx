@@ -132,7 +132,7 @@ function UserDialog({ me, user, onClose, onDone }: PageProps & { user?: User; on
         await onDone(await ask<Invited>(path, { method: user ? "PATCH" : "POST", body: user ? body : { ...body, name: name.trim() } }));
       }}
     >
-      {!user && <Field label="Name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} autofocus />}
+      {!user && <Field label="Name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} focus />}
       <Field label="Roles" value={roles} onValue={setRoles} required spellcheck={false} hint={known.length ? `There are ${known.map((role) => role.name).join(", ")}.` : "Names with commas between."} />
       <Field label="Logins" value={logins} onValue={setLogins} spellcheck={false} hint="Accounts on the nodes that the roles' {{internal.logins}} stands for, with commas between: pi, root" />
     </Ask>

@@ -1,7 +1,7 @@
 /** Dialogs. The browser's own element: focus stays inside, Escape closes, and goes back to where it was. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type ApiError, asError } from "../api";
 import { Button, Trouble } from "./basics";
 
@@ -15,15 +15,21 @@ interface Props {
 export function Dialog({ title, onClose, children, wide = false }: Props) {
   const box = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => {
-    const back = document.activeElement;
-    box.current?.showModal();
+  // Before anything in the dialog takes the focus.
+  const [back] = useState(() => document.activeElement);
+  const leaving = useRef(false);
+  useLayoutEffect(() => {
+    const dialog = box.current;
+    dialog?.showModal();
     return () => {
+      // While it is open, nothing outside of it can have the focus.
+      leaving.current = true;
+      dialog?.close();
       if (back instanceof HTMLElement) back.focus();
     };
   }, []);
   return (
-    <dialog ref={box} class={wide ? "wide" : ""} aria-labelledby={id} onCancel={onClose} onClose={onClose}>
+    <dialog ref={box} class={wide ? "wide" : ""} aria-labelledby={id} onClose={() => leaving.current || onClose()}>
       <header>
         <h2 id={id}>{title}</h2>
         <Button kind="quiet" icon="close" aria-label="Close" onClick={onClose} />

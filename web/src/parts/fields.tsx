@@ -1,17 +1,22 @@
 /** Fields of forms: a label, the field, what is wrong or what is meant. */
 
 import type { ComponentChildren, JSX } from "preact";
-import { useId } from "preact/hooks";
+import { useEffect, useId, useRef } from "preact/hooks";
 
 type Own = { label: string; hint?: ComponentChildren; value: string; onValue: (value: string) => void };
-type InputProps = Own & Omit<JSX.InputHTMLAttributes<HTMLInputElement>, "label" | "value" | "onInput">;
+type InputProps = Own & { focus?: boolean } & Omit<JSX.InputHTMLAttributes<HTMLInputElement>, "label" | "value" | "onInput">;
 
-export function Field({ label, hint, value, onValue, ...rest }: InputProps) {
+/** `focus`: it has the focus as soon as it is there. */
+export function Field({ label, hint, value, onValue, focus = false, ...rest }: InputProps) {
   const id = useId();
+  const input = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (focus) input.current?.focus();
+  }, []);
   return (
     <div class="field">
       <label for={id}>{label}</label>
-      <input id={id} value={value} aria-describedby={hint ? `${id}-hint` : undefined} onInput={(event) => onValue(event.currentTarget.value)} {...rest} />
+      <input ref={input} id={id} value={value} aria-describedby={hint ? `${id}-hint` : undefined} onInput={(event) => onValue(event.currentTarget.value)} {...rest} />
       {hint && (
         <p class="hint" id={`${id}-hint`}>
           {hint}
@@ -90,10 +95,7 @@ export function CodeField({ value, onValue, focus = false }: { value: string; on
       placeholder="123456"
       class="otp"
       required
-      autofocus={focus}
-      ref={(input) => {
-        if (focus && input && document.activeElement !== input && !input.value) input.focus();
-      }}
+      focus={focus}
     />
   );
 }

@@ -27,6 +27,8 @@ export class Playback {
   private speed = 1;
   private skips = true;
   private goesOn: boolean;
+  /** all of it is here */
+  private whole = false;
   private atEnd: boolean;
   private before = 0;
   private readonly timer: ReturnType<typeof setInterval>;
@@ -49,7 +51,10 @@ export class Playback {
   /** There are more moments, or, with `over`, none will come. */
   grown(over: boolean): void {
     schedule(this.times, this.cast.moments, this.skips ? LONGEST_PAUSE : Infinity);
-    if (over) this.goesOn = false;
+    if (over) {
+      this.whole = true;
+      this.goesOn = false;
+    }
     if (this.atEnd && this.goesOn) void this.goTo(this.length);
     this.tell();
   }
@@ -122,7 +127,7 @@ export class Playback {
     if (!this.playing || this.busy) return;
     this.position = Math.min(this.position + passed * this.speed, this.length);
     void this.goTo(this.position);
-    if (this.position >= this.length) {
+    if (this.position >= this.length && (this.whole || this.goesOn)) {
       if (this.goesOn) this.atEnd = true;
       this.playing = false;
       this.tell();
