@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tinyport.core.certificate import EXT_ROLES, EXT_TRAITS, EXT_USER, Certificate, parse_public_line, public_line
@@ -85,6 +86,33 @@ def test_unknown_users_and_wrong_passwords_look_the_same(auth: AuthServer) -> No
         "invited",
         "al ice\\x1b[31m",
     ]
+
+
+def test_who_there_is_does_not_show_in_the_work_done(auth: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: one password is hashed, at the same cost, whoever was asked for."""
+    auth.add_user("alice", ["access"], ["pi"])
+    auth.add_user("out", ["access"], ["pi"])
+    auth.local().post("/v1/users", {"name": "invited", "roles": ["access"], "logins": ["pi"]})
+    for _ in range(5):
+        attempt(auth, "out", "wrong horse")
+    passwords, hashed = auth.service.passwords, []
+    verify = passwords._verify
+
+    def counted(stored: str, password: str) -> bool:
+        hashed.append(stored.rpartition("$")[0].rpartition("$")[0])
+        return verify(stored, password)
+
+    monkeypatch.setattr(passwords, "_verify", counted)
+    work = {}
+    for name in ("alice", "nobody", "invited", "out", "al ice"):
+        hashed.clear()
+        auth.clock.now += 60
+        assert attempt(auth, name, "wrong horse").code == "bad_credentials"
+        work[name] = list(hashed)
+    # argon2's encoded hash without salt and sum: the kind, the version, memory, passes.
+    (cost,) = work["alice"]
+    assert cost.startswith("$argon2id$")
+    assert all(done == [cost] for done in work.values()), work
 
 
 def test_five_failures_lock_a_user_out_for_a_while(auth: AuthServer) -> None:
