@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,16 @@ EXT_ROUTE = f"route-to-cluster@{DOMAIN}"
 EXT_ISSUED_AT = f"issued-at@{DOMAIN}"
 EXT_SECOND_FACTOR = f"second-factor@{DOMAIN}"
 
+#: names that nearly every certificate has, so that they need not be decoded again and again
+_NAMES = {
+    name.encode(): name
+    for name in (
+        *(EXT_CLUSTER, EXT_ROLE, EXT_HOST_UUID, EXT_NODENAME, EXT_GENERATION, EXT_USER, EXT_ROLES, EXT_TRAITS),
+        *(EXT_ROUTE, EXT_ISSUED_AT, EXT_SECOND_FACTOR),
+        *(f"permit-{what}" for what in ("X11-forwarding", "agent-forwarding", "port-forwarding", "pty", "user-rc")),
+    )
+}
+
 #: How many SSH strings follow the nonce in each key type's certificate: the plain key's own fields.
 _KEY_FIELDS = {
     "ssh-ed25519": 1,
@@ -56,7 +67,12 @@ def certificate_type(key_type: str) -> str:
     return key_type.removesuffix("@openssh.com") + CERT_SUFFIX
 
 
-_PLAIN_TYPES = {certificate_type(plain): plain for plain in _KEY_FIELDS}
+_PLAIN_TO_CERTIFICATE = {plain: certificate_type(plain) for plain in _KEY_FIELDS}
+_PLAIN_TYPES = {name: plain for plain, name in _PLAIN_TO_CERTIFICATE.items()}
+#: plain key type → how long each of its fields may be, and the beginning of such a key's blob
+_KEY_LIMITS = {plain: (4096,) * count for plain, count in _KEY_FIELDS.items()}
+_KEY_PREFIXES = {plain: string(plain.encode()) for plain in _KEY_FIELDS}
+_SERIAL_AND_TYPE, _LIFE = struct.Struct(">QI"), struct.Struct(">QQ")
 
 
 def plain_type(cert_type: str) -> str:
@@ -94,43 +110,42 @@ class Certificate:
     @classmethod
     def decode(cls, blob: bytes) -> Certificate:
         """Decode one certificate of any supported key type. PeerError when it is malformed in any way."""
-        if len(blob) > MAX_BLOB:
-            raise PeerError(f"certificate of {len(blob)} bytes, at most {MAX_BLOB} are allowed")
-        reader = Reader(blob, "certificate")
-        key_type = reader.text(64)
-        plain = plain_type(key_type)
-        nonce = reader.string(256)
-        fields = b"".join(string(reader.string(4096)) for _ in range(_KEY_FIELDS[plain]))
-        serial = reader.uint64()
-        cert_type = reader.uint32()
-        key_id = reader.text(1024)
-        principals = _principals(reader.string(MAX_BLOB))
-        valid_after = reader.uint64()
-        valid_before = reader.uint64()
-        critical = _options(reader.string(MAX_BLOB), "critical options")
-        extensions = _options(reader.string(MAX_BLOB), "extensions")
-        reader.string(1024)  # reserved
-        ca_key = reader.string(4096)
-        signed = blob[: reader.position]
-        signature = reader.string(4096)
-        reader.end()
-        return cls(
-            key_type=key_type,
+        size = len(blob)
+        if size > MAX_BLOB:
+            raise PeerError(f"certificate of {size} bytes, at most {MAX_BLOB} are allowed")
+        # Every login decodes one that was never seen: in a pass of three runs of strings, without a reader's calls.
+        (kind, nonce), key_begin = _run(blob, 0, (64, 256))
+        plain = plain_type(_decoded(kind, "certificate"))
+        _, at = _run(blob, key_begin, _KEY_LIMITS[plain])
+        public_key = _KEY_PREFIXES[plain] + blob[key_begin:at]
+        serial, cert_type = _numbers(_SERIAL_AND_TYPE, blob, at)
+        (key_id, names), at = _run(blob, at + 12, (1024, MAX_BLOB))
+        valid_after, valid_before = _numbers(_LIFE, blob, at)
+        # The fourth is reserved.
+        (critical, extensions, _, ca_key), end = _run(blob, at + 16, (MAX_BLOB, MAX_BLOB, 1024, 4096))
+        (signature,), at = _run(blob, end, (4096,))
+        if at != size:
+            raise PeerError(f"malformed certificate: {size - at} bytes too many")
+        made = object.__new__(cls)
+        # As a frozen dataclass's own initialiser would, which pays for each field.
+        made.__dict__.update(
+            key_type=_PLAIN_TO_CERTIFICATE[plain],
             nonce=nonce,
-            public_key=string(plain.encode()) + fields,
+            public_key=public_key,
             serial=serial,
             cert_type=cert_type,
-            key_id=key_id,
-            principals=principals,
+            key_id=_decoded(key_id, "certificate"),
+            principals=_principals(names),
             valid_after=valid_after,
             valid_before=valid_before,
-            critical_options=critical,
-            extensions=extensions,
+            critical_options=_options(critical, "critical options") if critical else {},
+            extensions=_options(extensions, "extensions") if extensions else {},
             ca_key=ca_key,
             signature=signature,
-            signed=signed,
+            signed=blob[:end],
             blob=blob,
         )
+        return made
 
     def text_option(self, name: str) -> str | None:
         """The critical option's text; None when absent."""
@@ -146,10 +161,36 @@ class Certificate:
         if text is None:
             return None
         try:
-            value: object = _JSON.decode(text)
+            value, end = _JSON.raw_decode(text)
         except (ValueError, RecursionError):
-            raise PeerError(f"malformed certificate: extension {name} is not JSON") from None
-        return value
+            value, end = None, -1
+        if end != len(text):
+            raise PeerError(f"malformed certificate: extension {name} is not JSON")
+        found: object = value
+        return found
+
+
+def _run(blob: bytes, at: int, limits: tuple[int, ...]) -> tuple[list[bytes], int]:
+    """The strings from ``at`` on, each of at most so many bytes, and where they end. PeerError."""
+    found, size = [], len(blob)
+    for limit in limits:
+        begin = at + 4
+        length = int.from_bytes(blob[at:begin], "big")
+        at = begin + length
+        if at > size:
+            raise PeerError("malformed certificate: it ends too early")
+        if length > limit:
+            raise PeerError(f"malformed certificate: a string of {length} bytes, at most {limit} are allowed")
+        found.append(blob[begin:at])
+    return found, at
+
+
+def _numbers(form: struct.Struct, blob: bytes, at: int) -> tuple[int, int]:
+    try:
+        one, other = form.unpack_from(blob, at)
+    except struct.error:
+        raise PeerError("malformed certificate: it ends too early") from None
+    return one, other
 
 
 def _text(options: Mapping[str, bytes], name: str) -> str | None:
@@ -174,23 +215,29 @@ def _principals(data: bytes) -> tuple[str, ...]:
     names = strings(data, what, 256)
     if len(names) > MAX_PRINCIPALS:
         raise PeerError(f"certificate with more than {MAX_PRINCIPALS} principals")
-    return tuple(_decoded(name, what) for name in names)
+    return tuple([_decoded(name, what) for name in names])
 
 
 def _options(data: bytes, what: str) -> dict[str, bytes]:
     what = f"certificate {what}"
     pairs = strings(data, what)
-    options: dict[str, bytes] = {}
-    for at in range(0, len(pairs) - 1, 2):
-        name = _decoded(pairs[at], what)
-        # PROTOCOL.certkeys: options are lexically ordered and no name appears twice. An order that a signer did not
-        # keep is no danger; a name that appears twice is (two readers could obey different ones).
-        if name in options or len(options) == MAX_OPTIONS or len(pairs[at]) > 256:
-            raise PeerError(f"malformed {what}: {name!r:.60} is repeated or too long, or they are too many")
-        options[name] = pairs[at + 1]
+    names = pairs[::2]
+    options = {
+        _NAMES.get(name) or _option_name(name, what): value for name, value in zip(names, pairs[1::2], strict=False)
+    }
     if len(pairs) % 2:
         raise PeerError(f"malformed {what}: it ends too early")
+    # PROTOCOL.certkeys: options are lexically ordered and no name appears twice. An order that a signer did not
+    # keep is no danger; a name that appears twice is (two readers could obey different ones).
+    if len(options) != len(names) or len(options) > MAX_OPTIONS:
+        raise PeerError(f"malformed {what}: a name is repeated, or they are too many")
     return options
+
+
+def _option_name(data: bytes, what: str) -> str:
+    if len(data) > 256:
+        raise PeerError(f"malformed {what}: a name of {len(data)} bytes")
+    return _decoded(data, what)
 
 
 def encode_options(options: Mapping[str, str | None]) -> bytes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from tinyport.core import certificate as c
 from tinyport.core.issue import PERMIT_EXTENSIONS
@@ -16,6 +17,9 @@ FORCE_COMMAND = "force-command"
 SOURCE_ADDRESS = "source-address"
 #: critical options that we obey (PROTOCOL.certkeys); any other one is a refusal
 _KNOWN_OPTIONS = frozenset((FORCE_COMMAND, SOURCE_ADDRESS))
+
+_TEXT = frozenset((str,))
+_NONE: frozenset[str] = frozenset()
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -34,36 +38,47 @@ class Claims:
     sources: tuple[Network, ...] | None
     source_text: str
     force_command: str | None
-    #: permits that PROTOCOL.certkeys has a flag for, which the certificate does not have
-    withheld: frozenset[str]
     #: UUIDs of nodes for which a one-time code was shown when the certificate was made
     second_factor: frozenset[str]
-    fingerprint: str
+    certificate: c.Certificate = field(repr=False)
+
+    @cached_property
+    def withheld(self) -> frozenset[str]:
+        """Permits that PROTOCOL.certkeys has a flag for, which the certificate does not have."""
+        has = self.certificate.extensions
+        return frozenset(permit for permit, flag in PERMIT_EXTENSIONS.items() if flag not in has)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the key that was certified."""
+        return c.fingerprint(self.certificate.public_key)
 
 
 def read_claims(cert: c.Certificate) -> Claims:
     """PeerError when an extension or option of ours is malformed."""
     issued = cert.text_extension(c.EXT_ISSUED_AT)
-    source_text = cert.text_option(SOURCE_ADDRESS)
-    return Claims(
+    source_text = cert.text_option(SOURCE_ADDRESS) if cert.critical_options else None
+    made = object.__new__(Claims)
+    # As a frozen dataclass's own initialiser would, which pays for each field.
+    made.__dict__.update(
         user=cert.text_extension(c.EXT_USER),
         cluster=cert.text_extension(c.EXT_CLUSTER),
         route=cert.text_extension(c.EXT_ROUTE),
         issued_at=int(issued[:19]) if issued is not None and issued.isascii() and issued.isdigit() else None,
         role_names=_texts(cert.json_extension(c.EXT_ROLES)),
         traits=_traits(cert.json_extension(c.EXT_TRAITS)),
-        unknown_options=tuple(name for name in cert.critical_options if name not in _KNOWN_OPTIONS),
+        unknown_options=tuple([name for name in cert.critical_options if name not in _KNOWN_OPTIONS]),
         sources=None if source_text is None else _networks(source_text),
         source_text=source_text or "",
-        force_command=cert.text_option(FORCE_COMMAND),
-        withheld=frozenset(permit for permit, flag in PERMIT_EXTENSIONS.items() if flag not in cert.extensions),
+        force_command=cert.text_option(FORCE_COMMAND) if cert.critical_options else None,
         second_factor=_second_factor(cert.json_extension(c.EXT_SECOND_FACTOR)),
-        fingerprint=c.fingerprint(cert.public_key),
+        certificate=cert,
     )
+    return made
 
 
 def _texts(value: object) -> tuple[str, ...] | None:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not _TEXT.issuperset(map(type, value)):
         return None
     return tuple(value)
 
@@ -92,5 +107,7 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 def _second_factor(value: object) -> frozenset[str]:
     """What cannot be read is none."""
+    if value is None:
+        return _NONE
     nodes = value.get("nodes") if isinstance(value, dict) else None
     return frozenset(node for node in nodes if isinstance(node, str)) if isinstance(nodes, list) else frozenset()

@@ -127,6 +127,11 @@ class Policy:
         return by_user_ca(clusters, (*self.user_cas, *self.retired_user_cas))
 
     @cached_property
+    def locks_devices(self) -> bool:
+        """Does anything ask for the fingerprint of a key?"""
+        return any(kind == "device" for kind, _ in self.locks_on)
+
+    @cached_property
     def locks_on(self) -> Mapping[tuple[str, str], tuple[Lock, ...]]:
         """(kind, value) → the locks that name it, so that a decision does not look at every lock."""
         found: dict[tuple[str, str], tuple[Lock, ...]] = {}

@@ -42,8 +42,10 @@ class Side:
 
     @classmethod
     def of(cls, role: str, conditions: Conditions, user: str, traits: Mapping[str, Sequence[str]]) -> Side:
-        logins = _expand(conditions.logins, user, traits)
-        return cls(role, conditions, frozenset(logins), _ANY in logins)
+        logins = conditions.plain_logins
+        if logins is None:
+            logins = frozenset(_expand(conditions.logins, user, traits))
+        return cls(role, conditions, logins, _ANY in logins)
 
     def names(self, login: str) -> bool:
         return self.any_login or login in self.logins
@@ -82,13 +84,19 @@ class Rights:
     def __init__(self, roles: Iterable[Role], user: str, traits: Mapping[str, Sequence[str]]) -> None:
         self.roles = tuple(roles)
         self._user, self._traits = user, traits
-        self._allows = tuple(Side.of(role.name, role.allow, user, traits) for role in self.roles)
-        self._denies = tuple(
-            Side.of(role.name, role.deny, user, traits)
+        self._nodes: dict[frozenset[tuple[str, str]], OnNode] = {}
+
+    @cached_property
+    def _allows(self) -> tuple[Side, ...]:
+        return tuple(Side.of(role.name, role.allow, self._user, self._traits) for role in self.roles)
+
+    @cached_property
+    def _denies(self) -> tuple[Side, ...]:
+        return tuple(
+            Side.of(role.name, role.deny, self._user, self._traits)
             for role in self.roles
             if role.deny.logins or role.deny.node_labels
         )
-        self._nodes: dict[frozenset[tuple[str, str]], OnNode] = {}
 
     def on(self, labels: Mapping[str, str], key: frozenset[tuple[str, str]] | None = None) -> OnNode:
         """``key``: the labels' items, where the caller has them at hand."""
@@ -121,7 +129,7 @@ class Rights:
 
     @cached_property
     def session_terms(self) -> SessionTerms:
-        return session_terms.of_roles((role.name, role.options) for role in self.roles)
+        return session_terms.of_all(role.session_terms for role in self.roles)
 
     @cached_property
     def joins(self) -> JoinRights:

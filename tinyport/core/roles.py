@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tinyport.core import labels as label_rules
 from tinyport.core import session_joining, session_terms
@@ -72,6 +73,11 @@ class Conditions:
     node_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
 
+    @cached_property
+    def plain_logins(self) -> frozenset[str] | None:
+        """The logins, where they are the same for everybody; None when there are templates among them."""
+        return None if any(login.startswith("{{") for login in self.logins) else frozenset(self.logins)
+
 
 @dataclass(frozen=True)
 class Role:
@@ -81,6 +87,11 @@ class Role:
     allow: Conditions
     deny: Conditions
     options: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def session_terms(self) -> session_terms.SessionTerms:
+        """What the options say of how long, how many and from where: the same for everybody who has the role."""
+        return session_terms.said_by(f"role {self.name}", self.options)
 
 
 BUILTIN_ROLES: dict[str, dict[str, object]] = {

@@ -154,6 +154,8 @@ CONFIG_KEYS = (IDLE, SESSIONS, CONNECTIONS, EXPIRED)
 
 def said_by(who: str, options: Mapping[str, object]) -> SessionTerms:
     """What one role's options, or the cluster's configuration, say. PeerError when ``CHECKS`` refuse a value."""
+    if CHECKS.keys().isdisjoint(options):
+        return NO_TERMS
 
     def limit(key: str, check: Callable[[object], int]) -> Limit | None:
         return Limit(check(options[key]), who) if key in options else None
@@ -170,9 +172,15 @@ def said_by(who: str, options: Mapping[str, object]) -> SessionTerms:
 
 def of_roles(roles: Iterable[tuple[str, Mapping[str, object]]]) -> SessionTerms:
     """Of the (name, options) of all of somebody's roles."""
+    return of_all(said_by(f"role {name}", options) for name, options in roles)
+
+
+def of_all(said: Iterable[SessionTerms]) -> SessionTerms:
+    """What several come to: of each limit the tightest."""
     whole = NO_TERMS
-    for name, options in roles:
-        whole = said_by(f"role {name}", options).and_also(whole)
+    for terms in said:
+        if terms is not NO_TERMS:
+            whole = terms.and_also(whole)
     return whole
 
 

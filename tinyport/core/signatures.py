@@ -33,6 +33,11 @@ SIGNATURE_KEY_TYPES = {
 # PROTOCOL.u2f: bit 0 of the authenticator's flags, "user presence". A signature without it was made unattended.
 _SK_USER_PRESENT = 0x01
 
+_ED25519_KEY = string(b"ssh-ed25519") + (32).to_bytes(4, "big")
+_ED25519_SIGNATURE = string(b"ssh-ed25519") + (64).to_bytes(4, "big")
+_ED25519_LENGTHS = (len(_ED25519_KEY) + 32, len(_ED25519_SIGNATURE) + 64)
+_ED25519_ONLY = (None, "ssh-ed25519")
+
 _BAD = "the signature is not right"
 
 
@@ -43,6 +48,15 @@ def verify(key_blob: bytes, data: bytes, signature: bytes, algorithm: str | None
     ``algorithm``: when given, the only signature algorithm that is accepted. Raises PeerError when the signature is
     not valid, for another kind of key, of an algorithm that is too weak, or malformed.
     """
+    # What nearly all of them are; a form that is not exactly this one is read in full below.
+    if (
+        (len(key_blob), len(signature)) == _ED25519_LENGTHS
+        and key_blob.startswith(_ED25519_KEY)
+        and signature.startswith(_ED25519_SIGNATURE)
+        and algorithm in _ED25519_ONLY
+    ):
+        _verify_ed25519(key_blob[len(_ED25519_KEY) :], signature[len(_ED25519_SIGNATURE) :], data)
+        return
     reader = Reader(signature, "signature")
     name = reader.text(64)
     value = reader.string(4096)
