@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ AT_ONCE = 10
 #: what sessions run: not the server's memory
 THEIRS = frozenset(("sleep", "sh", "bash", "dash"))
 FROM_THIRTY = 30
+# Seconds until sessions that were begun in a hurry count as quiet: what a server keeps ready for more has gone.
+QUIET = 12.0
 
 
 def measure(quick: bool) -> Suite:
@@ -68,6 +71,7 @@ def _grow(server: Server, counts: tuple[int, ...]) -> dict[str, Any]:
     try:
         for count in counts:
             clients += open_sessions(server, count - len(clients))
+            time.sleep(QUIET)
             found[str(count)] = _take(server)
             print(f"  {server.name:<9} {count:4} sessions: PSS {found[str(count)]['total']['pss']:7.1f} MB", flush=True)
     finally:

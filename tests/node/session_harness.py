@@ -250,7 +250,11 @@ class Rig:
             self.recordings.append((message, received[1][0]))
         elif message["op"] == "event":
             self.events.append(message["event"])  # type: ignore[arg-type]
-            self._channel.send({"op": "noted", "n": message["n"]})
+            try:
+                self._channel.send({"op": "noted", "n": message["n"]})
+            except BrokenPipeError:
+                # It ended meanwhile; what it said before is still to be heard.
+                pass
         elif message["op"] == "closing":
             self._channel.send({"op": "closed"})
         elif message["op"] == "ended":

@@ -20,14 +20,17 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     rig.stop()
 
 
-def begin(rig: Rig, command: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A terminal that has said "here", and its session's id."""
-    before = len([event for event in rig.events if event["event"] == "session.start"])
-    owner = rig.popen(command, options=("-tt",))
+def begin(rig: Rig, command: str, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A session that has said "here", and its id."""
+
+    def started() -> list[dict[str, Any]]:
+        return [event for event in rig.events if event["event"] == "session.start"]
+
+    before = len(started())
+    owner = rig.popen(command, options=options or ("-tt",))
     assert owner.stdout is not None
-    assert owner.stdout.readline() == b"here\r\n"
-    started = [event for event in rig.events if event["event"] == "session.start"]
-    return owner, str(wait_for("its start", lambda: started[before:])[0]["sid"])
+    assert owner.stdout.readline().rstrip() == b"here"
+    return owner, str(wait_for("its start", lambda: started()[before:])[0]["sid"])
 
 
 def join(rig: Rig, sid: str, mode: str = "observer") -> subprocess.Popen[bytes]:
@@ -60,10 +63,7 @@ def test_a_slow_observer_is_dropped_and_the_owner_does_not_wait(rig: Rig) -> Non
 
 
 def test_a_session_without_a_terminal(rig: Rig) -> None:
-    running = rig.popen("echo here; cat")
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"here\n"
-    sid = [event for event in rig.events if event["event"] == "session.start"][-1]["sid"]
+    running, sid = begin(rig, "echo here; cat", "-T")
     refused = rig.ssh(f"join:observer:{sid}", options=("-s",))
     assert (refused.returncode, b"has no terminal" in refused.stderr) == (255, True)
     over(running)

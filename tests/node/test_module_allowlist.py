@@ -1,10 +1,13 @@
-"""What monitor and link may load. Each module more is memory on every device, for as long as it is on."""
+"""What the node's processes may load. Each module more is memory on every device, for as long as it is on."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 
-from tinyport.node.python_process import light_arguments, package_root
+from tinyport.core.signatures import Ed25519Key
+from tinyport.node.python_process import arguments, light_arguments, package_root, search_path
 
 #: of the standard library, by their own names; what these bring along by themselves is fine
 STANDARD = frozenset(
@@ -215,3 +218,69 @@ def test_the_sftp_server_is_light() -> None:
     assert {name for name in tops if not name.startswith("_")} - {"tinyport"} - SFTP_STANDARD - BROUGHT == set()
     own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
     assert {name for name in own if "." in name} == SFTP
+
+
+#: what a keeper has no use for, or only in a session that wants it; 4 MB together
+NOT_IN_KEEPER = frozenset(
+    {
+        "asyncio",
+        "asyncssh",
+        "bcrypt",
+        "cryptography.hazmat.primitives.serialization",
+        "cryptography.x509",
+        "difflib",
+        "getopt",
+        "logging",
+        "lzma",
+        "pathlib",
+        "platform",
+        "random",
+        "shlex",
+        "shutil",
+        "ssl",
+        "tempfile",
+        "tinyport.core.config",
+        "tinyport.node.sftp_requests",
+        "urllib",
+    }
+)
+
+
+def whole_modules_of(code: str) -> set[str]:
+    """As ``modules_of``, on the path that keepers and workers have."""
+    argv = arguments("tinyport", search_path(), call="")
+    argv[-1] = f"import sys; sys.path[:] = {search_path()!r}; {code}; print(' '.join(map(str, sys.modules)))"
+    done = subprocess.run(argv, capture_output=True, check=True, timeout=60, text=True)
+    return set(done.stdout.split())
+
+
+def test_the_keeper_has_what_it_needs_and_no_more() -> None:
+    key = Ed25519Key.generate().to_openssh()
+    code = "from tinyport.node.keeper_process import load; load()"
+    code += f"; from tinyport.core import signatures as s; k = s.Ed25519Key.from_openssh({key!r})"
+    code += "; s.verify(k.public_blob, b'x', k.sign(b'x'))"
+    found = whole_modules_of(code)
+    assert found & NOT_IN_KEEPER == set()
+    if sys.version_info < (3, 12):
+        # From then on dataclasses use inspect.
+        assert found & {"ast", "dis", "tokenize"} == set()
+
+
+def test_a_worker_offers_the_same_with_and_without_what_it_leaves_out() -> None:
+    show = (
+        "from tinyport.node.worker_options import make_options; import asyncssh, json; "
+        "o = make_options(asyncssh.SSHServer, 60.0, 60.0); "
+        "names = ('kex_algs', 'encryption_algs', 'mac_algs', 'compression_algs'); "
+        "print(json.dumps([[a.decode() for a in getattr(o, n)] for n in names]))"
+    )
+    lean = f"from tinyport.node.worker_process import leave_out; leave_out(); {show}"
+    offered = []
+    for code in (show, lean):
+        argv = arguments("tinyport", search_path(), call="")
+        argv[-1] = f"import sys; sys.path[:] = {search_path()!r}; {code}"
+        done = subprocess.run(argv, capture_output=True, check=True, timeout=60, text=True)
+        offered.append(json.loads(done.stdout))
+    assert offered[0] == offered[1]
+    assert all(offered[0])
+    found = whole_modules_of(f"{lean}; [sys.modules.pop(n) for n, m in list(sys.modules.items()) if m is None]")
+    assert found & {"argparse", "bcrypt", "cryptography.x509", "fido2", "gssapi", "pkcs11"} == set()

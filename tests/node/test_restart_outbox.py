@@ -6,7 +6,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from tinyport.host.logging_line import Log
 from tinyport.node import keeper_outbox
 from tinyport.node.keeper_outbox import WINDOW, Outbox
 from tinyport.node.link_generations import Receipts
+
+
+def at_once(seconds: float, call: Callable[[], None]) -> None:
+    call()
 
 
 class Line:
@@ -58,7 +62,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
 
 def test_events_are_numbered_and_forgotten_when_they_are_noted(folder: int, log: Log) -> None:
     line = Line()
-    outbox = Outbox(line.send, folder, "a1", log)
+    outbox = Outbox(line.send, folder, "a1", at_once, log)
     for number in range(3):
         outbox.add(event(number))
     assert line.numbers() == [1, 2, 3]
@@ -73,9 +77,26 @@ def test_events_are_numbered_and_forgotten_when_they_are_noted(folder: int, log:
     assert not outbox.saved
 
 
+def test_events_of_a_moment_are_told_together_a_little_later(log: Log) -> None:
+    line, waiting = Line(), list[Callable[[], None]]()
+    outbox = Outbox(line.send, None, "a1", lambda seconds, call: waiting.append(call), log)
+    for number in range(3):
+        outbox.add(event(number))
+    assert not line.numbers()
+    assert len(waiting) == 1
+    waiting.pop()()
+    assert line.numbers() == [1, 2, 3]
+    outbox.add(event(4))
+    assert len(waiting) == 1
+    outbox.flush()
+    assert line.numbers() == [1, 2, 3, 4]
+    waiting.pop()()
+    assert line.numbers() == [1, 2, 3, 4]
+
+
 def test_a_new_link_gets_what_was_not_noted_once_more(folder: int, log: Log) -> None:
     line = Line()
-    outbox = Outbox(line.send, folder, "a1", log)
+    outbox = Outbox(line.send, folder, "a1", at_once, log)
     for number in range(3):
         outbox.add(event(number))
     outbox.noted(1)
@@ -87,7 +108,7 @@ def test_a_new_link_gets_what_was_not_noted_once_more(folder: int, log: Log) -> 
 
 def test_link_is_not_flooded(folder: int, log: Log) -> None:
     line = Line()
-    outbox = Outbox(line.send, folder, "a1", log)
+    outbox = Outbox(line.send, folder, "a1", at_once, log)
     for number in range(WINDOW + 10):
         outbox.add(event(number))
     assert line.numbers() == list(range(1, WINDOW + 1))
@@ -97,7 +118,7 @@ def test_link_is_not_flooded(folder: int, log: Log) -> None:
 
 def test_without_a_line_they_are_in_a_file_that_is_ours(folder: int, log: Log, tmp_path: Path) -> None:
     line = Line()
-    outbox = Outbox(line.send, folder, "a1", log)
+    outbox = Outbox(line.send, folder, "a1", at_once, log)
     outbox.add(event(1))
     line.up = False
     outbox.offline()
@@ -120,7 +141,7 @@ def test_without_a_line_they_are_in_a_file_that_is_ours(folder: int, log: Log, t
 
 def test_the_file_has_what_waits_and_nothing_twice(folder: int, log: Log, tmp_path: Path) -> None:
     line = Line()
-    outbox = Outbox(line.send, folder, "a1", log)
+    outbox = Outbox(line.send, folder, "a1", at_once, log)
     outbox.offline()
     for number in range(3):
         outbox.add(event(number))
@@ -134,7 +155,7 @@ def test_a_full_disk_loses_nothing_while_we_live(
     folder: int, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = Line()
-    outbox = Outbox(line.send, folder, "a1", log)
+    outbox = Outbox(line.send, folder, "a1", at_once, log)
     line.up = False
     outbox.offline()
 
@@ -155,7 +176,7 @@ def test_a_full_disk_loses_nothing_while_we_live(
 def test_what_does_not_fit_is_counted(folder: int, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper_outbox, "MAX_HELD", 4)
     line = Line()
-    outbox = Outbox(line.send, None, "a1", log)
+    outbox = Outbox(line.send, None, "a1", at_once, log)
     line.up = False
     outbox.offline()
     for number in range(7):

@@ -1,4 +1,4 @@
-"""Starting processes without a keeper; as root, as another user."""
+"""Starting processes without a keeper; as root, as another user; each by a fork and by a process that waited for it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.node.test_session_spare import waiting
 from tinyport.core.errors import AccessDenied
 from tinyport.host import accounts, privileges, pty
 from tinyport.host.accounts import Account
 from tinyport.node.session_plan import Plan, Terminal
 from tinyport.node.session_process import CANNOT_RUN, Manner
+from tinyport.node.session_spare import Order
 from tinyport.node.session_start import Started, start
 
 TERMINAL = Terminal("xterm", 100, 40, 0, 0, {53: 0, 3: 127, 72: 0, 42: 1})
@@ -46,9 +48,19 @@ def planned(command: str, account: Account | None = None, **changes: Any) -> Pla
     return Plan(**{**values, **changes})
 
 
+@pytest.fixture(params=["fork", "spare"], autouse=True)
+def spare(request: pytest.FixtureRequest) -> None:
+    """Both ways a session is started."""
+    SPARES[:] = [request.param == "spare"]
+
+
+SPARES = [False]
+
+
 def run(plan: Plan, *, privileged: bool = False) -> tuple[int, bytes, bytes]:
     """(exit status, output, errors); a terminal's errors are in its output."""
-    started: Started = start(plan, Manner(privileged=privileged))
+    ready = waiting() if SPARES[0] else None
+    started: Started = start(Order(plan, Manner(privileged=privileged), None, None), ready)
     stdin, *outputs = started.descriptors if plan.terminal is None else (-1, *started.descriptors)
     read = []
     for output in outputs:

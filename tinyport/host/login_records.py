@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import os
-import platform
 import struct
 import sys
 import time
@@ -29,7 +28,7 @@ _TRIES, _PAUSE = 20, 0.001
 
 
 def _long_times() -> bool:
-    return sys.maxsize > 2**32 and platform.machine() not in _COMPATIBLE
+    return sys.maxsize > 2**32 and os.uname().machine not in _COMPATIBLE
 
 
 @dataclass(frozen=True)

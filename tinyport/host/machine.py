@@ -149,12 +149,3 @@ def _limit(path: Path) -> list[int]:
         return []
     # "max" in version 2; version 1 writes a number beyond all memory.
     return [int(text)] if text.isascii() and text.isdigit() and int(text) > 0 else []
-
-
-def boot_id() -> str:
-    """The kernel's name for the time since it booted (random(4)); empty where it has none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read(64).strip()
-    except OSError:
-        return ""

@@ -11,8 +11,8 @@ from tinyport.core.errors import AccessDenied, TinyportError
 from tinyport.host.pam import Pam
 from tinyport.node.ipc import Channel
 from tinyport.node.python_process import execute
-from tinyport.node.session_holder import apart
-from tinyport.node.session_start import PamWish
+from tinyport.node.session_process import apart
+from tinyport.node.session_spare import PamWish
 
 
 def admit(wish: PamWish, user: str, argv: Sequence[str], theirs: socket.socket) -> NoReturn:
@@ -20,7 +20,7 @@ def admit(wish: PamWish, user: str, argv: Sequence[str], theirs: socket.socket) 
     keeper, that the account may not be used: ``{"op": "refused", "message": why}``.
     """
     try:
-        apart({theirs.fileno()})
+        apart({theirs.fileno()}, "tinyport-pam")
         _check(wish, user)
     except TinyportError as error:
         Channel(theirs, queue_limit=1).send({"op": "refused", "message": error.message})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gc
 import os
-import secrets
 import signal
 import socket
 import time
@@ -18,8 +17,8 @@ from typing import cast
 
 from tinyport.core.errors import OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.version import VERSION
+from tinyport.host.boot import boot_id
 from tinyport.host.logging_line import Log
-from tinyport.host.machine import boot_id
 from tinyport.node import keeper_fields as fields
 from tinyport.node.ipc import Channel
 from tinyport.node.keeper_audit import Audit
@@ -38,7 +37,7 @@ from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCES
 from tinyport.node.keeper_upstream import Upstream
 from tinyport.node.keeper_workers import Worker, Workers
 from tinyport.node.loop import Loop, Timer
-from tinyport.node.session_plan import MAX_ENVIRONMENT
+from tinyport.node.session_bounds import MAX_ENVIRONMENT
 
 NONCE_BYTES = 16
 # sshd_config(5): LoginGraceTime is 120 there; a certificate needs no typing.
@@ -183,6 +182,7 @@ class Keeper:
 
     def judge_again(self) -> None:
         """Locks, roles and labels hold for those who are here already, too."""
+        self._sessions.changed()
         for connection in list(self._connections.values()):
             try:
                 connection.judge_again()
@@ -221,7 +221,7 @@ class Keeper:
             number=self._last_number,
             stream=stream,
             endpoint=arrival.endpoint,
-            version=f"tinyport_{VERSION} {secrets.token_hex(NONCE_BYTES)}",
+            version=f"tinyport_{VERSION} {os.urandom(NONCE_BYTES).hex()}",
             identity=identity,
             documents=self._documents,
             starter=self._sessions,

@@ -7,7 +7,8 @@ import binascii
 from collections.abc import Mapping
 
 from tinyport.core.errors import PeerError
-from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, Asked, Terminal
+from tinyport.node.session_bounds import MAX_COMMAND, MAX_ENVIRONMENT
+from tinyport.node.session_plan import Asked, Terminal
 
 MAX_MODES = 128
 

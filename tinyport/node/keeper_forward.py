@@ -22,7 +22,7 @@ from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, Answer
 from tinyport.node.keeper_forward_helper import HelperProcess
 from tinyport.node.loop import Loop
-from tinyport.node.session_start import PamWish
+from tinyport.node.session_spare import PamWish
 
 # A browser behind -D opens some ten at a time for each page.
 MAX_PENDING = 128

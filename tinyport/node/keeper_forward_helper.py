@@ -13,7 +13,7 @@ from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.loop import READ, WRITE, Loop
 from tinyport.node.python_process import light_arguments, spawn
-from tinyport.node.session_start import PamWish
+from tinyport.node.session_spare import PamWish
 
 MAX_QUEUED = 512
 # It has sockets to remove, and nothing else.

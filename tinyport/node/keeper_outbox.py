@@ -20,6 +20,8 @@ from tinyport.node.generations import KEPT, MAX_KEPT, SUFFIX
 
 # Not noted yet: link writes a file in under a millisecond.
 WINDOW = 64
+# A command that has just begun, and whoever waits for its end, have the processor first; events may come together.
+SOON = 0.02
 # Some hours of a busy node. What comes on top is counted.
 MAX_HELD = 4096
 
@@ -27,13 +29,22 @@ MAX_HELD = 4096
 class Outbox:
     """``send(message)`` says whether there is a line. ``folder``: descriptor of the node's folder; None keeps no file.
 
-    ``name``: letters and digits that no other keeper has.
+    ``name``: letters and digits that no other keeper has. ``later(seconds, call)``: a loop's timer.
     """
 
-    def __init__(self, send: Callable[[Mapping[str, object]], bool], folder: int | None, name: str, log: Log) -> None:
+    def __init__(
+        self,
+        send: Callable[[Mapping[str, object]], bool],
+        folder: int | None,
+        name: str,
+        later: Callable[[float, Callable[[], None]], object],
+        log: Log,
+    ) -> None:
         self._send = send
         self._folder = folder
         self._name = name
+        self._later = later
+        self._pumps = False
         self._log = log
         self._last = 0
         #: number → event, oldest first: what link has not noted
@@ -48,17 +59,18 @@ class Outbox:
         self.newest = 0.0
 
     def add(self, event: Mapping[str, object]) -> None:
-        """Tell this, now or when there is somebody to tell it to."""
+        """Tell this, soon or when there is somebody to tell it to."""
         if len(self._held) >= MAX_HELD:
             self._lost += 1
             return
         self._last += 1
         self.newest = time.monotonic()
         self._held[self._last] = {**event, "uid": f"{self._name}-{self._last}"}
-        if self._online:
-            self._pump()
-        else:
+        if not self._online:
             self._write([self._last])
+        elif not self._pumps:
+            self._pumps = True
+            self._later(SOON, self._pump)
 
     def noted(self, number: object) -> None:
         """Link has the events up to this number."""
@@ -77,6 +89,10 @@ class Outbox:
         """A new link asks for everything that it may not have."""
         self._online = self._send({"op": "again"})
         self._sent = 0
+        self._pump()
+
+    def flush(self) -> None:
+        """Say now what would be said soon."""
         self._pump()
 
     def offline(self) -> None:
@@ -98,6 +114,7 @@ class Outbox:
         return self._file >= 0 and not self._unsaved
 
     def _pump(self) -> None:
+        self._pumps = False
         if not self._online:
             return
         for number, event in list(itertools.islice(self._held.items(), WINDOW)):

@@ -6,14 +6,15 @@ import json
 import os
 import resource
 import socket
+import sys
+from importlib import import_module
+from types import ModuleType
 
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.host.logging_line import Log
 from tinyport.host.privileges import not_dumpable
 from tinyport.node.generations import PROTOCOL
 from tinyport.node.ipc import Channel
-from tinyport.node.keeper import Keeper
-from tinyport.node.keeper_link import MAX_QUEUED
 from tinyport.node.python_process import close_all_but, name_process
 
 CHANNEL, CONFIGURATION = 3, 4
@@ -29,6 +30,29 @@ def _read_configuration(descriptor: int) -> dict[str, object]:
     return configuration
 
 
+class _Later(ModuleType):
+    """A module that is loaded when something of it is used."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        sys.modules.pop(self.__name__, None)
+        found = import_module(self.__name__)
+        vars(self).update(vars(found))
+        return getattr(found, name)
+
+
+def load() -> None:
+    """Import the keeper. ``dataclasses`` imports ``inspect``, which is 1.1 MB with what it brings, for classes without
+    a docstring (from Python 3.12 on for each): ours have one.
+    """
+    if "inspect" not in sys.modules:
+        sys.modules["inspect"] = _Later("inspect")
+    import tinyport.node.keeper
+
+    del tinyport.node.keeper
+
+
 def main() -> None:
     """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
     # Whatever else whoever started the monitor left open: sessions of other people must not find it.
@@ -40,6 +64,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     not_dumpable()
     os.umask(0o077)
+    load()
+    from tinyport.node.keeper import Keeper
+    from tinyport.node.keeper_link import MAX_QUEUED
+
     channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
     try:
         keeper = Keeper(_read_configuration(CONFIGURATION), channel)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -26,7 +25,8 @@ from tinyport.node.loop import Loop
 from tinyport.node.python_process import light_arguments
 from tinyport.node.session_plan import Asked, Origin, Plan
 from tinyport.node.session_process import Manner
-from tinyport.node.session_start import PamWish, Started
+from tinyport.node.session_spare import Order, PamWish, Spare
+from tinyport.node.session_start import Started
 
 # What ignores SIGHUP after its person was locked out gets this many seconds.
 KILL_AFTER = 5.0
@@ -135,6 +135,7 @@ class Sessions:
         self._answer = answer
         #: whose sessions wait for their recordings, once for each
         self._waiting: list[str] = []
+        self._spare = Spare(loop, session_start.obey, log)
 
     @property
     def running(self) -> int:
@@ -150,6 +151,10 @@ class Sessions:
         found = self._recordings.failure(connection, message)
         if found is not None:
             self._live.end_because(*found)
+
+    def changed(self) -> None:
+        """Documents or identity have: what copies of us have in their memory is of the past."""
+        self._spare.drop()
 
     def running_of(self, user: str) -> int:
         return sum(session.owner.user == user for session in self._all) + self._waiting.count(user)
@@ -169,7 +174,7 @@ class Sessions:
         if join is not None:
             party, descriptors = self._live.join(*join, connection, number, grant)
             return party, ({}, descriptors)
-        sid = secrets.token_hex(16)
+        sid = os.urandom(16).hex()
         plan = self._planned(connection, grant, asked, sid)
         wanted = self._recordings.wanted(grant, plan)
         if wanted == STRICT:
@@ -237,7 +242,7 @@ class Sessions:
         fields = {"kind": plan.kind, "command": plan.command or None}
         pam = None if self.pam is None else PamWish(self.pam, peer[0])
         try:
-            started = session_start.start(plan, self._manner(plan), pam)
+            started = session_start.start(Order(plan, self._manner(plan), None, pam), self._spare)
         except OSError as error:
             if recording is not None:
                 self._recordings.cancel(recording)
@@ -253,6 +258,7 @@ class Sessions:
         )
         self._all.add(session)
         self._live.add(session)
+        self._spare.started()
         recorded = None if recording is None else grant.terms.recording
         self._audit.session("session.start", grant, peer, sid, **fields, tty=started.tty, recording=recorded)
         if plan.kind == "sftp":

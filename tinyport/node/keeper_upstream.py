@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -56,7 +55,7 @@ class Upstream:
         self._link = LinkLine(loop, channel, self._heard, self._lost, log)
         where = None if folder is None else os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._redial = None if where is None else Redial(loop, where, self._hello, self._found, log)
-        self.outbox = Outbox(self._link.tell, where, secrets.token_hex(8), log)
+        self.outbox = Outbox(self._link.tell, where, os.urandom(8).hex(), loop.after, log)
         #: there is a successor, or will be: the documents on the disk are its keeper's to write
         self._succeeded = False
 
@@ -81,6 +80,7 @@ class Upstream:
         if not self._succeeded:
             self._documents.save()
         if not self.outbox.empty:
+            self.outbox.flush()
             self.outbox.offline()
 
     # ------------------------------------------------------------------ link

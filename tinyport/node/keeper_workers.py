@@ -69,7 +69,7 @@ class Workers:
     ) -> None:
         self._loop = loop
         self._log = log
-        self._argv = arguments("tinyport.node.worker", paths)
+        self._argv = arguments("tinyport.node.worker_process", paths)
         self._told = json.dumps(configuration).encode()
         self._idle = idle
         self._per_worker = connections_per_worker

@@ -7,10 +7,8 @@ seqpacket socket: ``{"exit": wait status, "refused": why}`` once, and hears ``{"
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -21,9 +19,8 @@ from typing import NoReturn
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import printable
 from tinyport.host.pam import Pam
-from tinyport.node.python_process import name_process
 from tinyport.node.session_plan import Plan
-from tinyport.node.session_process import MAX_CONTROL, Manner, run, say
+from tinyport.node.session_process import MAX_CONTROL, Manner, apart, run, say
 
 #: the status of a session that did not come about, as of ssh itself
 REFUSED = 255
@@ -45,31 +42,13 @@ def hold(
     """In a child of the keeper. ``tty``: the terminal's path, or "ssh"; ``host``: the peer's address."""
     status = 0
     try:
-        apart({*streams, control.fileno()})
+        apart({*streams, control.fileno()}, "tinyport-pam")
         status = _session(plan, manner, streams, environment, service, tty, host, control)
     except BaseException as error:
         status = REFUSED << 8
         _tell(control, {"exit": status, "refused": f"{type(error).__name__}: {error}"})
     finally:
         os._exit(0 if status == 0 else 1)
-
-
-def apart(kept: set[int]) -> None:
-    """In a child of the keeper, which it is not any more: none of its sockets but ``kept``, none of its signals,
-    nothing that the collector would touch.
-    """
-    gc.disable()
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # The session's end is ours to see to, whoever else is told to stop.
-        signal.signal(number, signal.SIG_IGN)
-    name_process("tinyport-pam")
-    # Every page that is written here is one more for each session: no listing of /proc.
-    first = 3
-    for descriptor in sorted(kept):
-        os.closerange(first, max(first, descriptor))
-        first = descriptor + 1
-    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _session(

@@ -10,13 +10,8 @@ from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.host.accounts import Account
 from tinyport.node import scp_fallback, sftp_command
+from tinyport.node.session_bounds import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
 
-MAX_ENVIRONMENT = 64
-# sshd passes whatever fits in a packet; a locale does not need more.
-MAX_VALUE = 1024
-MAX_NAME = 64
-# Linux passes no longer argument (MAX_ARG_STRLEN), with the zero byte behind it.
-MAX_COMMAND = 128 * 1024 - 1
 KINDS = frozenset(("shell", "exec", "subsystem"))
 # What sshd's login does without PAM and login.defs.
 USER_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
@@ -73,15 +68,6 @@ class Plan:
     kind: str
     command: str
     drops_itself: bool = False
-
-
-def client_variable_allowed(name: str) -> bool:
-    """May the client set it? Nothing that a loader, a shell or a language runtime obeys; sshd_config(5) AcceptEnv of
-    Debian, and what terminals of today say about colours.
-    """
-    if name in ("LANG", "COLORTERM", "NO_COLOR"):
-        return True
-    return name.startswith("LC_") and name.isascii() and name[3:].isalnum() and len(name) <= MAX_NAME
 
 
 def _value_allowed(value: str) -> bool:

@@ -6,7 +6,9 @@ Until exec it is still a copy of the keeper: whatever fails here is said on its 
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
+import resource
 import signal
 import termios
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import NoReturn
 from tinyport.host.greeting import greeting
 from tinyport.host.login_records import LastLogin
 from tinyport.host.privileges import become
+from tinyport.node.python_process import name_process
 from tinyport.node.session_plan import Plan
 
 # env(1), sh(1): found but could not be run.
@@ -80,6 +83,24 @@ def plain_process(*, keeps_umask: bool) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if not keeps_umask:
         os.umask(0o022)
+
+
+def apart(kept: set[int], name: str) -> None:
+    """In a child of the keeper, which it is not any more: none of its sockets but ``kept``, none of its signals,
+    nothing that the collector would touch.
+    """
+    gc.disable()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # The session's end is ours to see to, whoever else is told to stop.
+        signal.signal(number, signal.SIG_IGN)
+    name_process(name)
+    # Every page that is written here is one more for each session: no listing of /proc.
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, max(first, descriptor))
+        first = descriptor + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _greet(plan: Plan, last: LastLogin | None) -> None:

@@ -1,15 +1,15 @@
-"""Starting a session's process: its streams, a fork, and what runs in the child. The keeper's hands."""
+"""Starting a session's process: its streams, a child, and what runs in it. The keeper's hands."""
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from tinyport.host import pty
-from tinyport.node.session_plan import Plan
-from tinyport.node.session_process import Manner, run
+from tinyport.node.session_process import run
+from tinyport.node.session_spare import Order, Spare
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,17 @@ class Started:
     control: socket.socket | None = None
 
 
-@dataclass(frozen=True)
-class PamWish:
-    """``host``: the peer's address."""
-
-    service: str
-    host: str
-
-
-def start(plan: Plan, manner: Manner, pam: PamWish | None = None) -> Started:
-    """Start it. OSError when there is no terminal, descriptor or process left."""
-    if plan.terminal is not None:
-        return _with_terminal(plan, manner, pam)
+def start(order: Order, spare: Spare | None = None) -> Started:
+    """Start it, in the spare process if there is one. OSError when there is no terminal, descriptor or process left."""
+    if order.plan.terminal is not None:
+        return _with_terminal(order, spare)
     ends: list[int] = []
     try:
         for _ in range(3):
             ends += os.pipe2(os.O_CLOEXEC)
         theirs = (ends[0], ends[3], ends[5])
         ours = (ends[1], ends[2], ends[4])
-        pid, control = _fork(plan, manner, theirs, None, pam)
+        pid, control = _child(order, theirs, spare)
     except BaseException:
         for end in ends:
             os.close(end)
@@ -53,14 +45,14 @@ def start(plan: Plan, manner: Manner, pam: PamWish | None = None) -> Started:
     return Started(pid, ours, None, control)
 
 
-def _with_terminal(plan: Plan, manner: Manner, pam: PamWish | None) -> Started:
-    asked = plan.terminal
+def _with_terminal(order: Order, spare: Spare | None) -> Started:
+    asked = order.plan.terminal
     assert asked is not None
-    master, slave, path = pty.open_pair(plan.account.uid if manner.privileged else None)
+    master, slave, path = pty.open_pair(order.plan.account.uid if order.manner.privileged else None)
     try:
         pty.set_size(slave, asked.columns, asked.rows, asked.width, asked.height)
         pty.apply_modes(slave, asked.modes)
-        pid, control = _fork(plan, manner, (slave, slave, slave), path, pam)
+        pid, control = _child(replace(order, tty=path), (slave, slave, slave), spare)
     except BaseException:
         os.close(master)
         os.close(slave)
@@ -69,13 +61,20 @@ def _with_terminal(plan: Plan, manner: Manner, pam: PamWish | None) -> Started:
     return Started(pid, (master,), path, control)
 
 
-def _fork(
-    plan: Plan, manner: Manner, streams: tuple[int, int, int], tty: str | None, pam: PamWish | None
-) -> tuple[int, socket.socket | None]:
-    if pam is None:
+def _child(order: Order, streams: tuple[int, int, int], spare: Spare | None) -> tuple[int, socket.socket | None]:
+    """Its pid and, with PAM, the line to it."""
+    taken = None if spare is None else spare.take(order, streams)
+    if taken is not None:
+        pid, line = taken
+        if order.pam is not None:
+            return pid, line
+        # It reads what it was sent all the same.
+        line.close()
+        return pid, None
+    if order.pam is None:
         pid = os.fork()
         if pid == 0:
-            _child(plan, manner, streams, tty, None, None)
+            obey(order, streams, None)
         return pid, None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -85,35 +84,30 @@ def _fork(
         theirs.close()
         raise
     if pid == 0:
-        _child(plan, manner, streams, tty, pam, theirs)
+        obey(order, streams, theirs)
     theirs.close()
     ours.setblocking(False)
     return pid, ours
 
 
-def _child(
-    plan: Plan,
-    manner: Manner,
-    streams: tuple[int, int, int],
-    tty: str | None,
-    pam: PamWish | None,
-    control: socket.socket | None,
-) -> NoReturn:
+def obey(order: Order, streams: tuple[int, int, int], control: socket.socket | None) -> NoReturn:
+    """In a child of the keeper: become the session, or with PAM the process that holds it."""
+    plan, pam = order.plan, order.pam
     environment = dict(plan.environment)
-    if tty is not None:
-        environment[b"SSH_TTY"] = os.fsencode(tty)
+    if order.tty is not None:
+        environment[b"SSH_TTY"] = os.fsencode(order.tty)
     if pam is not None and control is not None:
         from tinyport.node.session_holder import hold
 
         # "ssh" is what sshd tells modules that ask where a session without a terminal is.
         hold(
             plan,
-            manner,
+            order.manner,
             streams,
             environment,
             service=pam.service,
-            tty=tty or "ssh",
+            tty=order.tty or "ssh",
             host=pam.host,
             control=control,
         )
-    run(plan, manner, streams, environment)
+    run(plan, order.manner, streams, environment)

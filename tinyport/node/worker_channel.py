@@ -16,7 +16,7 @@ from asyncssh.packet import SSHPacket
 from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.node.pump import STDERR, Pump
 from tinyport.node.pump_recording import Recorder
-from tinyport.node.session_plan import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
+from tinyport.node.session_bounds import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
 from tinyport.node.worker_bounds import BoundedChannel
 from tinyport.node.worker_keeper import Answer, base64_text, close_all
 from tinyport.node.worker_packets import Unlogged

@@ -1,0 +1,12 @@
+"""Which boot of this machine it is. Light: the keeper loads it."""
+
+from __future__ import annotations
+
+
+def boot_id() -> str:
+    """The kernel's name for the time since it booted (random(4)); empty where it has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read(64).strip()
+    except OSError:
+        return ""
