@@ -18,7 +18,7 @@ from tinyport.host.login_records import LastLogin
 from tinyport.node.loop import Loop
 from tinyport.node.session_plan import Plan, Terminal
 from tinyport.node.session_process import Manner
-from tinyport.node.session_spare import MAX_ORDER, Order, PamWish, Spare, packed, unpacked
+from tinyport.node.session_spare import AT_ONCE, MAX_ORDER, Order, PamWish, Spare, packed, unpacked
 from tinyport.node.session_start import obey
 
 ACCOUNT = Account("pi", 1000, 1000, (1000, 20), "/home/pi", "/bin/sh")
@@ -92,48 +92,46 @@ def test_it_is_for_those_who_start_one_after_the_other(monkeypatch: pytest.Monke
     spare.started()
     assert len(loop.timers) == 1
     loop.turn()
-    (pid,) = loop.children
+    assert len(loop.children) == AT_ONCE
     # And as long as they do.
     now += 9
     loop.turn()
     spare.started()
     now += 9
     loop.turn()
-    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    assert all(os.waitpid(pid, os.WNOHANG) == (0, 0) for pid in loop.children)
     now += 9
     loop.turn()
-    assert os.waitpid(pid, 0) == (pid, 0)
+    assert all(os.waitpid(pid, 0) == (pid, 0) for pid in loop.children)
     assert not loop.timers
 
 
-def test_it_is_used_once() -> None:
+def test_each_is_used_once() -> None:
     loop = Calls()
     spare = waiting(loop)
     null = os.open(os.devnull, os.O_RDWR)
-    taken = spare.take(ORDER, (null, null, null))
-    assert taken is not None
-    pid, line = taken
-    line.close()
-    assert [pid] == list(loop.children)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert spare.take(ORDER, (null, null, null)) is None
+    used = set()
+    while (taken := spare.take(ORDER, (null, null, null))) is not None:
+        pid, line = taken
+        line.close()
+        used.add(pid)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert used == set(loop.children)
     os.close(null)
 
 
 def test_one_that_was_killed_is_not_leaned_on() -> None:
     loop = Calls()
     spare = waiting(loop)
-    (pid,) = loop.children
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    for pid in loop.children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     assert spare.take(ORDER, (0, 0, 0)) is None
     # Or the loop has heard of it first.
-    spare = waiting(loop)
-    *_, pid = loop.children
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    loop.children[pid](status)
+    for ended in loop.children.values():
+        ended(signal.SIGKILL)
     assert spare.take(ORDER, (0, 0, 0)) is None
+    spare.drop()
 
 
 def test_an_order_that_is_too_long_is_not_for_it() -> None:
@@ -174,27 +172,27 @@ def spares(rig: Rig) -> list[int]:
     return [int(pid) for pid in children if name_of(int(pid)) == "tinyport-spare"]
 
 
-def hurried(rig: Rig) -> int:
-    """Two sessions one after the other → the process that waits for the third."""
+def hurried(rig: Rig) -> list[int]:
+    """Two sessions one after the other → the processes that wait for the third."""
 
     def found() -> list[int]:
         for _ in range(2):
             assert rig.ssh("true").returncode == 0
         return spares(rig)
 
-    pid: int = wait_for("a spare process", found)[0]
-    return pid
+    pids: list[int] = wait_for("a spare process", found)
+    return pids
 
 
 def test_a_session_in_it_is_like_any_other(rig: Rig) -> None:
     command = "echo $$; ls /proc/self/fd; grep -E 'SigBlk|SigIgn' /proc/self/status; umask; pwd; env | sort; exit 7"
 
     def by_it() -> tuple[int, list[str]] | None:
-        pid = hurried(rig)
+        pids = hurried(rig)
         done = rig.ssh(command)
         first, *others = done.stdout.decode().splitlines()
         # On a slow machine it may have left before we came.
-        return (done.returncode, others) if int(first) == pid else None
+        return (done.returncode, others) if int(first) in pids else None
 
     status, found = wait_for("a session in the spare process", by_it)
     assert status == 7
@@ -220,7 +218,7 @@ def test_a_signal_reaches_a_session_in_it(rig: Rig) -> None:
 
 
 def test_it_ends_with_its_keeper_and_has_nothing_of_it_open(rig: Rig) -> None:
-    pid = hurried(rig)
+    pid = hurried(rig)[0]
     links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd") if int(fd) > 2]
     assert len(links) == 1, links
     os.kill(rig.pid, signal.SIGKILL)
@@ -228,9 +226,9 @@ def test_it_ends_with_its_keeper_and_has_nothing_of_it_open(rig: Rig) -> None:
 
 
 def test_a_new_document_lets_it_go(rig: Rig) -> None:
-    pid = hurried(rig)
+    hurried(rig)
     rig.install(rig.authority.policy())
-    wait_for("it to end", lambda: name_of(pid) == "")
+    wait_for("them to end", lambda: not spares(rig))
 
 
 def test_a_long_command_while_it_waits(rig: Rig) -> None:

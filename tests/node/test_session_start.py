@@ -61,6 +61,8 @@ def run(plan: Plan, *, privileged: bool = False) -> tuple[int, bytes, bytes]:
     """(exit status, output, errors); a terminal's errors are in its output."""
     ready = waiting() if SPARES[0] else None
     started: Started = start(Order(plan, Manner(privileged=privileged), None, None), ready)
+    if ready is not None:
+        ready.drop()
     stdin, *outputs = started.descriptors if plan.terminal is None else (-1, *started.descriptors)
     read = []
     for output in outputs:

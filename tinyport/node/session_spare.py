@@ -1,7 +1,7 @@
-"""A process of the keeper's that is forked before somebody wants a session, and becomes it then.
+"""Processes of the keeper's that are forked before somebody wants a session, and become one then.
 
 Copying the keeper's page tables and the pages that both then write to is half of what it costs to start a command; so
-that is done after a session's start, while nobody waits. The spare one is the keeper's own child, as others are: it is
+that is done after a session's start, while nobody waits. A spare one is the keeper's own child, as others are: it is
 waited for, signalled and reported in the same way. It hears one message, the order, and ends when the keeper does.
 """
 
@@ -19,14 +19,16 @@ from typing import Any, NoReturn
 from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.host.login_records import LastLogin
-from tinyport.node.loop import Loop, Timer
+from tinyport.node.loop import Loop
 from tinyport.node.session_plan import Plan, Terminal
 from tinyport.node.session_process import CANNOT_RUN, Manner, apart, say
 
 #: seconds after a session's start: the command has the processor first, and most have ended by then
 PAUSE = 0.025
-# It costs 1 MB, so it is for those who start one command after the other, and as long as they do. A slow board needs
-# two seconds for each connection.
+# The pages that keeper and children both write to are copied once for all of them.
+AT_ONCE = 3
+# They cost 1 MB each, so they are for those who start one command after the other, and as long as they do. A slow board
+# needs two seconds for each connection.
 HURRY = 10.0
 # What does not fit (a command has up to 128 KiB) is started by a fork of its own.
 MAX_ORDER = 64 * 1024
@@ -56,51 +58,51 @@ Obey = Callable[[Order, tuple[int, int, int], socket.socket], NoReturn]
 
 
 class Spare:
-    """At most one. ``take`` uses it; ``started`` tells that there was use for one; ``drop`` lets it go."""
+    """``take`` uses one; ``started`` tells that there was use for one; ``drop`` lets all go."""
 
     def __init__(self, loop: Loop, obey: Obey, log: Log) -> None:
         self._loop = loop
         self._obey = obey
         self._log = log
-        self._line: socket.socket | None = None
-        self._pid = 0
+        #: pid → the line to it
+        self._ready: dict[int, socket.socket] = {}
         #: monotonic time of the last session's start
         self._last = -HURRY
-        self._coming: Timer | None = None
+        self._coming = False
         self._looking = False
 
     def take(self, order: Order, streams: tuple[int, int, int]) -> tuple[int, socket.socket] | None:
         """The order's process and the line to it, both the caller's from now on; None when there is no spare one, or
         it cannot have this order. ``streams`` stay the caller's.
         """
-        line = self._line
-        if line is None:
+        if not self._ready:
             return None
         data = packed(order)
         if len(data) > MAX_ORDER:
             return None
-        self._line = None
+        pid, line = self._ready.popitem()
         try:
             line.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))])
         except OSError as error:
             # Somebody has killed it.
-            self._log.debug("the spare process is gone", reason=error)
+            self._log.debug("a spare process is gone", reason=error)
             line.close()
             return None
-        return self._pid, line
+        return pid, line
 
     def started(self) -> None:
         """A session was: if the one before it was not long ago, another may follow soon."""
         hurry = time.monotonic() - self._last < HURRY
         self._last = time.monotonic()
-        if hurry and self._line is None and self._coming is None:
-            self._coming = self._loop.after(PAUSE, self._fork)
+        if hurry and not self._ready and not self._coming:
+            self._coming = True
+            self._loop.after(PAUSE, self._fork)
 
     def drop(self) -> None:
-        """End the one that waits: what it is a copy of has changed."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        """End those that wait: what they are copies of has changed."""
+        for line in self._ready.values():
+            line.close()
+        self._ready.clear()
 
     def _look(self) -> None:
         rest = self._last + HURRY - time.monotonic()
@@ -111,32 +113,35 @@ class Spare:
             self._loop.after(rest, self._look)
 
     def _fork(self) -> None:
-        self._coming = None
+        self._coming = False
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            while len(self._ready) < AT_ONCE:
+                self._fork_one()
         except OSError as error:
             self._log.debug("no spare process", reason=error)
-            return
-        with theirs:
-            try:
-                pid = os.fork()
-            except OSError as error:
-                ours.close()
-                self._log.debug("no spare process", reason=error)
-                return
-            if pid == 0:
-                _wait(theirs, self._obey)
-        ours.setblocking(False)
-        self._line, self._pid = ours, pid
-        self._loop.child(pid, lambda status: self._ended(pid))
-        if not self._looking:
+        if self._ready and not self._looking:
             self._looking = True
             self._loop.after(HURRY, self._look)
 
+    def _fork_one(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                _wait(theirs, self._obey)
+        ours.setblocking(False)
+        self._ready[pid] = ours
+        self._loop.child(pid, lambda status: self._ended(pid))
+
     def _ended(self, pid: int) -> None:
         # Whoever has taken it waits for it instead.
-        if pid == self._pid:
-            self.drop()
+        line = self._ready.pop(pid, None)
+        if line is not None:
+            line.close()
 
 
 def _wait(line: socket.socket, obey: Obey) -> NoReturn:
