@@ -115,7 +115,8 @@ def workers_of(keeper: int) -> list[int]:
 
 def sessions_of(keeper: int) -> int:
     """How many processes of people a keeper waits for."""
-    return sum(not command_name(pid).startswith(("tinyport-work", "tinyport-fwd")) for pid in children(keeper))
+    ours = ("tinyport-work", "tinyport-fwd", "tinyport-spare")
+    return sum(not command_name(pid).startswith(ours) for pid in children(keeper))
 
 
 def command_name(pid: int) -> str:
