@@ -76,6 +76,53 @@ def test_a_lock_ends_what_lives_and_keeps_out(cluster: Cluster, ivy: str, kind: 
     wait_for("her to be let in again", lambda: gets_in(cluster, ivy))
 
 
+@pytest.mark.parametrize("kind", ["login", "node"])
+def test_a_lock_on_what_all_share_ends_all(cluster: Cluster, ivy: str, kind: str) -> None:
+    value = {"login": cluster.login_name, "node": cluster.node}[kind]
+    with session(cluster, ivy) as one, session(cluster, "ivy-2") as other:
+        made = cluster.tctl_json("lock", f"--{kind}", value, "--message", "until Monday")
+        try:
+            for process in (one, other):
+                said = process.communicate(timeout=LIMIT)[1]
+                assert process.returncode == 255
+                assert f"access revoked: {kind} {value} is locked: until Monday".encode() in said, said
+            assert not gets_in(cluster, ivy)
+        finally:
+            assert cluster.tctl("unlock", made["id"]).returncode == 0
+    wait_for("her to be let in again", lambda: gets_in(cluster, ivy))
+
+
+TAKEN = {
+    "a role that loses its logins": ("create", "-f"),
+    "other roles": ("users", "update", "NAME", "--roles", "auditor"),
+    "another login": ("users", "update", "NAME", "--logins", "nobody"),
+    "a reset": ("users", "reset", "NAME"),
+    "removal": ("users", "rm", "NAME"),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_is_taken_back_ends_what_lives(cluster: Cluster, what: str) -> None:
+    """And the certificate, which is good for hours yet, opens nothing any more."""
+    name = f"temp-{list(TAKEN).index(what)}"
+    role = {"kind": "role", "name": name, "allow": {"logins": ["{{internal.logins}}"], "node_labels": {"*": ["*"]}}}
+    path = cluster.folder / f"{name}.json"
+    path.write_text(json.dumps(role))
+    assert cluster.tctl("create", "-f", path).returncode == 0
+    cluster.add_user(name, cluster.login_name, name)
+    words: list[str] = [name if word == "NAME" else word for word in TAKEN[what]]
+    if words[0] == "create":
+        path.write_text(json.dumps({**role, "allow": {"node_labels": {"*": ["*"]}}}))
+        words.append(str(path))
+    with session(cluster, name) as ended:
+        done = cluster.tctl(*words)
+        assert done.returncode == 0, text(done)
+        said = ended.communicate(timeout=LIMIT)[1]
+        assert ended.returncode == 255
+        assert b"access revoked" in said, said
+    assert not gets_in(cluster, name)
+
+
 def test_who_only_forwards_reads_it_too(cluster: Cluster, ivy: str) -> None:
     words = [str(BIN / "tsh"), "ssh", "-N", "-R", "0:127.0.0.1:9", f"{cluster.login_name}@{cluster.node}"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=cluster.env(ivy)) as process:
