@@ -69,6 +69,7 @@ def test_a_board_that_boots_in_1970_joins_and_serves_by_its_clusters_time(cluste
     assert again.stdout == b"in\n", text(again)
 
 
+@pytest.mark.slow
 def test_a_year_in_a_drawer_and_a_rotation_later(tmp_path: Path) -> None:
     """The cluster's time runs on; the device wakes up with a certificate that ended long ago, of a CA that is gone."""
     future = [f"{name}={value}" for name, value in fake("+400d").items()]
