@@ -135,6 +135,12 @@ class SimulatedNode(Tunnel):
     def met(self, tunnel: Tunnel, proxy: str) -> bool:
         return True
 
+    def inside(self, place: tuple[str, int]) -> bool:
+        return False
+
+    def is_no_proxy(self, place: tuple[str, int]) -> bool:
+        return False
+
     def useless(self, tunnel: Tunnel) -> None:
         raise AssertionError("it has an address")
 

@@ -18,6 +18,7 @@ from tinyport.core.identity import from_peer_certificate
 from tinyport.core.names import is_uuid, parse_address, printable
 from tinyport.host.tls import client_context
 from tinyport.host.user_identity import UserIdentity
+from tinyport.link.front import open_inside
 from tinyport.link.http_proxy import open_connection
 from tinyport.link.refusal import cannot_reach, error_of
 
@@ -139,6 +140,19 @@ def connect(identity: UserIdentity) -> ssl.SSLSocket:
         raise cannot_reach(where, error) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
+        return _secure(identity, context, plain)
+    except PeerError as error:
+        # TLS may end before the proxy; what it is to carry goes inside then.
+        try:
+            inside = open_inside(parse_address(identity.proxy), CONNECT_TIMEOUT)
+        except (OSError, TinyportError):
+            raise error from None
+    return _secure(identity, context, inside)
+
+
+def _secure(identity: UserIdentity, context: ssl.SSLContext, plain: socket.socket) -> ssl.SSLSocket:
+    where = f"the proxy at {identity.proxy}"
+    try:
         secure = context.wrap_socket(plain)
     except ssl.SSLCertVerificationError as error:
         plain.close()
@@ -147,6 +161,12 @@ def connect(identity: UserIdentity) -> ssl.SSLSocket:
             detail=error.verify_message,
             hint='run "tsh login"; if the cluster was made anew, with its "--ca-pin"',
         ) from None
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        plain.close()
+        raise Unavailable(f"{where} does not complete TLS", detail=str(error)) from None
+    except ssl.SSLError as error:
+        plain.close()
+        raise PeerError(f"{where} does not speak our TLS", detail=str(error)) from None
     except OSError as error:
         plain.close()
         raise Unavailable(f"{where} does not complete TLS", detail=str(error)) from None

@@ -20,6 +20,7 @@ from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Tinypor
 from tinyport.core.identity import from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.tls import client_context, unverified_context
+from tinyport.link import front
 from tinyport.link.http_proxy import open_connection
 from tinyport.link.refusal import cannot_reach, error_of
 
@@ -260,11 +261,27 @@ class AuthClient:
         """A connected socket that speaks with auth and nobody else; Unavailable says what is down."""
         if isinstance(self.address, Path):
             return _open_unix(self.address, self._timeout)
+        address = self.address
         try:
-            plain = open_connection(self.address, self._timeout)
+            plain = open_connection(address, self._timeout)
         except OSError as error:
             raise cannot_reach(self._where, error) from None
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._secure(plain) if self._server != "proxy" else self._secure_or_inside(plain, address)
+
+    def _secure_or_inside(self, plain: socket.socket, address: tuple[str, int]) -> socket.socket:
+        """Where TLS ends before the proxy, what it is to carry goes inside."""
+        try:
+            return self._secure(plain)
+        except PeerError as error:
+            try:
+                inside = front.open_inside(address, self._timeout)
+            except (OSError, TinyportError):
+                # There is no proxy behind it either: what was wrong at first is what is wrong.
+                raise error from None
+        return self._secure(inside)
+
+    def _secure(self, plain: socket.socket) -> socket.socket:
         assert self._context is not None
         try:
             secure = self._context.wrap_socket(plain, server_hostname=None)
@@ -280,6 +297,8 @@ class AuthClient:
             plain.close()
             raise self._no_auth(error) from None
         try:
+            if secure.selected_alpn_protocol() is None:
+                raise PeerError(f"{self._where} does not speak our protocol")
             self._check_server(secure)
         except BaseException:
             secure.close()

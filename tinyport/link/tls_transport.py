@@ -91,7 +91,7 @@ class SocketTransport(asyncio.Transport):
         if self._lost or not data:
             return
         if not self._waiting:
-            sent = self._send(data)
+            sent = self._send_records(data)
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
@@ -113,18 +113,24 @@ class SocketTransport(asyncio.Transport):
             self._end(error)
             return 0
 
-    def _writable(self) -> None:
-        # A record at a time: OpenSSL wants the same bytes again after "want write", and the rest is moved only once.
+    def _send_records(self, data: bytes | bytearray | memoryview[Any]) -> int:
+        """→ how much of ``data`` was sent, a record at a time: after "want write" OpenSSL wants the same bytes again,
+        and not fewer than before."""
         done = 0
-        with memoryview(self._waiting) as view:
+        with memoryview(data) as view:
             while done < len(view) and not self._lost:
                 sent = self._send(view[done : done + _RECORD])
                 if not sent:
                     break
                 done += sent
-        del self._waiting[:done]
+        return done
+
+    def _writable(self) -> None:
+        # What is left is moved only once.
+        done = self._send_records(self._waiting)
         if self._lost:
             return
+        del self._waiting[:done]
         if self._paused and len(self._waiting) <= self._low:
             self._paused = False
             self._protocol.resume_writing()
@@ -171,7 +177,8 @@ class SocketTransport(asyncio.Transport):
         self._loop.call_soon(self._finish, error)
 
     def _finish(self, error: Exception | None) -> None:
-        self._waiting.clear()
+        # Not cleared: what an error remembers may still look at it.
+        self._waiting = bytearray()
         try:
             self._protocol.connection_lost(error)
         finally:

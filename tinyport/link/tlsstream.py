@@ -45,9 +45,12 @@ class TlsStream:
         *,
         server_side: bool = False,
         send_limit: int = 256 * 1024,
+        server_hostname: str | None = None,
     ) -> None:
         sock.setblocking(False)
-        self._sock = context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
+        self._sock = context.wrap_socket(
+            sock, server_side=server_side, do_handshake_on_connect=False, server_hostname=server_hostname
+        )
         self._out = bytearray()
         self._limit = send_limit
         self._read_wants_write = False
@@ -108,6 +111,12 @@ class TlsStream:
             return b""
         self._flush()
         return self._read()
+
+    def flush(self) -> bytes:
+        """``turn``, but for reading."""
+        if self.established:
+            self._flush()
+        return b""
 
     def _handshake(self) -> bool:
         try:

@@ -76,7 +76,7 @@ class Link:
         places.sign({"addresses": identity["proxies"]} if given.proxies is None else given.proxies)
         self._tunnels = Tunnels(loop, self, places, contexts, cluster, log)
         self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._penalties, log)
-        self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log)
+        self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log, self._tunnels.inside)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
         self._recordings = Recordings(loop, self._auth, log)
         self._since = time.time()

@@ -10,6 +10,7 @@ import socket
 
 from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.core.names import format_address
+from tinyport.link.front_relay import Front
 from tinyport.link.http_proxy import connect_request, connected_through
 from tinyport.node.loop import READ, WRITE, Loop
 
@@ -30,14 +31,19 @@ class Connect:
     """One attempt to open a connection. Calls ``done(socket, None)`` or ``done(None, error)`` once, unless cancelled.
 
     Names are looked up in a forked child, because ``getaddrinfo`` blocks for as long as a broken network likes, and
-    this loop also serves the people on the LAN meanwhile.
+    this loop also serves the people on the LAN meanwhile. ``inside``: TLS ends before the proxy there; the socket is
+    one that leads to the proxy inside of it (link.front_relay).
     """
 
-    def __init__(self, loop: Loop, address: Address, done: Done, *, via: Address | None = None) -> None:
+    def __init__(
+        self, loop: Loop, address: Address, done: Done, *, via: Address | None = None, inside: bool = False
+    ) -> None:
         self._loop = loop
         self._done: Done | None = done
         self._address = address
         self._via = via
+        self._inside = inside
+        self._front: Front | None = None
         self._socket: socket.socket | None = None
         self._answer = -1
         self._child = 0
@@ -179,12 +185,26 @@ class Connect:
         opened, self._socket = self._socket, None
         assert opened is not None
         self._loop.remove(opened.fileno())
+        if not self._inside:
+            self._deliver(opened, None)
+            return
+        self._timer.cancel()
+        self._timer = self._loop.after(CONNECT_LIMIT, self._expired)
+        try:
+            self._front = Front(self._loop, opened, self._address, self._deliver)
+        except OSError as error:
+            opened.close()
+            self._fail(Unavailable("the connection broke", detail=str(error)))
+
+    def _deliver(self, opened: socket.socket | None, error: TinyportError | None) -> None:
+        # From here on it relays by itself.
+        self._front = None
         done, self._done = self._done, None
         self._clear()
-        if done is None:
+        if done is not None:
+            done(opened, error)
+        elif opened is not None:
             opened.close()
-        else:
-            done(opened, None)
 
     def _fail(self, error: TinyportError) -> None:
         done, self._done = self._done, None
@@ -200,6 +220,9 @@ class Connect:
 
     def _clear(self) -> None:
         self._timer.cancel()
+        if self._front is not None:
+            self._front.cancel()
+            self._front = None
         if self._answer >= 0:
             self._loop.kill(self._child, signal.SIGKILL)
         self._close_answer()

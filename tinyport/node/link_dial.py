@@ -5,6 +5,7 @@ Light: link loads it.
 
 from __future__ import annotations
 
+import socket
 import time
 
 from tinyport.core.errors import TinyportError, Unavailable
@@ -17,7 +18,6 @@ from tinyport.node.loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from tinyport.host.logging_line import Log
@@ -68,7 +68,8 @@ class Dials:
     def arrived(self, dial: _Dial, stream: socket.socket) -> None:
         self._in_flight.discard(dial)
         try:
-            local, peer = stream.getsockname()[:2], dial.notice.client
+            local = ("", 0) if stream.family == socket.AF_UNIX else stream.getsockname()[:2]
+            peer = dial.notice.client
         except OSError as error:
             stream.close()
             self.failed(dial, Unavailable("the connection broke", detail=str(error)))
@@ -114,9 +115,10 @@ class _Dial:
         self.proxy = tunnel.proxy
         via = proxy_for(self.server[0])
         # The tunnel's own address, not its name: another address behind the name may be another proxy.
+        # (Inside HTTP both are the balancer's.)
         target = tunnel.peer if via is None else self.server
         self._timer = owner.loop.after(TICKET_LIFE, self._expired)
-        self._connect = Connect(owner.loop, target, self._connected, via=via)
+        self._connect = Connect(owner.loop, target, self._connected, via=via, inside=tunnel.front)
 
     def _connected(self, stream: socket.socket | None, error: TinyportError | None) -> None:
         self._timer.cancel()

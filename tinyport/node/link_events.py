@@ -68,7 +68,7 @@ class _Request:
 
 class AuthLine:
     """Requests to auth, answered in order. ``where`` gives the address to connect to, ``contexts`` an SSL context set
-    to a protocol, ``cluster`` whose auth is believed.
+    to a protocol, ``cluster`` whose auth is believed, ``inside`` whether TLS ends before the proxy at an address.
     """
 
     def __init__(
@@ -78,9 +78,11 @@ class AuthLine:
         contexts: Callable[[str], ssl.SSLContext],
         cluster: str,
         log: Log,
+        inside: Callable[[Address], bool] = lambda address: False,
     ) -> None:
         self._loop = loop
         self._where = where
+        self._inside = inside
         self._contexts = contexts
         self._cluster = cluster
         self._log = log
@@ -133,7 +135,8 @@ class AuthLine:
         self._fresh = True
         self._checked = False
         address = self._where()
-        self._connect = Connect(self._loop, address, self._opened, via=proxy_for(address[0]))
+        inside = self._inside(address)
+        self._connect = Connect(self._loop, address, self._opened, via=proxy_for(address[0]), inside=inside)
 
     def _opened(self, stream: socket.socket | None, error: TinyportError | None) -> None:
         self._connect = None

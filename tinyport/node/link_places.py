@@ -22,7 +22,7 @@ class Places:
     policy says comes through ``sign``.
     """
 
-    __slots__ = ("_leads", "_signed", "home", "preferred")
+    __slots__ = ("_inside", "_leads", "_signed", "home", "preferred")
 
     def __init__(self, home: list[Address]) -> None:
         self.home = list(dict.fromkeys(home))
@@ -30,6 +30,8 @@ class Places:
         #: addresses at which an administrator wants tunnels to stand (cluster_config proxy_addresses)
         self.preferred: list[Address] = []
         self._leads: dict[Address, str] = {}
+        #: where TLS ends before the proxy: True, as far as is known; False: it was tried, and is not so
+        self._inside: dict[Address, bool] = {}
 
     def sign(self, said: object) -> bool:
         """Take ``{"addresses", "uuids", "preferred"}`` of a policy (docs/protocol/node.md); says whether it is new."""
@@ -45,6 +47,18 @@ class Places:
         self._signed, self.preferred = signed, preferred
         self._leads = {place: uuid for place, uuid in self._leads.items() if place in signed or place in self.home}
         return True
+
+    def inside(self, place: Address) -> bool:
+        """Is what is said to the proxy there to go inside HTTP?"""
+        return self._inside.get(place, False)
+
+    def is_no_proxy(self, place: Address) -> bool:
+        """Whoever answers there is none of ours. Is there another way to be tried?"""
+        if place not in self._inside:
+            self._inside[place] = True
+            return True
+        self._inside[place] = False
+        return False
 
     def found(self, place: Address, uuid: str) -> None:
         """This proxy answered there."""

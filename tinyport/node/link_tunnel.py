@@ -39,6 +39,12 @@ if TYPE_CHECKING:
         def met(self, tunnel: Tunnel, proxy: str) -> bool:
             """This proxy (UUID) has answered: is a tunnel to it wanted?"""
 
+        def inside(self, place: Address) -> bool:
+            """Does TLS end before the proxy there?"""
+
+        def is_no_proxy(self, place: Address) -> bool:
+            """Somebody else answers there: is there another way to be tried?"""
+
         def useless(self, tunnel: Tunnel) -> None: ...
 
         def hello(self, tunnel: Tunnel) -> dict[str, object]:
@@ -134,6 +140,8 @@ class Tunnel:
         self.peer: Address = ("", 0)
         self.server: Address = ("", 0)
         self.since = 0.0
+        #: does TLS end before the proxy there?
+        self.front = False
 
     @property
     def state(self) -> str:
@@ -146,7 +154,7 @@ class Tunnel:
     @property
     def local(self) -> str:
         """The address of ours that the connection goes out from; "" without one."""
-        return self._stream.local_address()[0] if self._stream is not None else ""
+        return self._stream.local_address()[0] if self._stream is not None and not self.front else ""
 
     def _to(self, event: str) -> None:
         self._state = TRANSITIONS[self._state, event]
@@ -200,7 +208,8 @@ class Tunnel:
             return
         self._to("due")
         self.server = where
-        self._connect = Connect(self._loop, self.server, self._opened, via=proxy_for(self.server[0]))
+        self.front = self._owner.inside(where)
+        self._connect = Connect(self._loop, where, self._opened, via=proxy_for(where[0]), inside=self.front)
 
     def _opened(self, stream: socket.socket | None, error: TinyportError | None) -> None:
         self._connect = None
@@ -209,8 +218,12 @@ class Tunnel:
             return
         self._to("connected")
         try:
-            self.peer = stream.getpeername()[:2]
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNCONFIRMED_LIMIT * 1000))
+            if stream.family == socket.AF_UNIX:
+                # Inside HTTP: the connection itself is somebody else's to mind.
+                self.peer = self.server
+            else:
+                self.peer = stream.getpeername()[:2]
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNCONFIRMED_LIMIT * 1000))
             self._stream = TlsStream(stream, self._contexts(ALPN), send_limit=MAX_MESSAGE)
         except OSError as problem:
             stream.close()
@@ -367,6 +380,7 @@ class Tunnel:
 
     def _broken(self, error: TinyportError) -> None:
         was_up = self._state == UP
+        unknown = self._decoder is None
         stood = time.time() - self.since if was_up else 0.0
         self._clear()
         self._to("broken")
@@ -374,6 +388,15 @@ class Tunnel:
             # Nothing is wrong; perhaps there is another address for it.
             self._again(spread(*FIRST_WAIT))
             return
+        if (
+            isinstance(error, PeerError)
+            and error.code != "expired"
+            and unknown
+            and self._owner.is_no_proxy(self.server)
+        ):
+            # Only once it is no proxy in the other way either, something may be wrong with certificates.
+            error = PeerError(error.message, detail=error.detail)
+            self.attempt -= 1
         if stood >= GOOD_AFTER:
             self.failures = 0
         elif not was_up:

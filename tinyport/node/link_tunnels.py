@@ -124,6 +124,12 @@ class Tunnels:
         found = list(dict.fromkeys(found))
         return found[tunnel.attempt % len(found)] if found else None
 
+    def inside(self, place: Address) -> bool:
+        return self._places.inside(place)
+
+    def is_no_proxy(self, place: Address) -> bool:
+        return self._places.is_no_proxy(place)
+
     def met(self, tunnel: Tunnel, proxy: str) -> bool:
         """This proxy answers there. False when another tunnel leads to it already, and better."""
         self._places.found(tunnel.server, proxy)

@@ -22,11 +22,14 @@ from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
+from tinyport.link import websocket as ws
 from tinyport.link.clienthello import ClientHello
+from tinyport.link.httphead import MAX_HEAD
+from tinyport.proxy import front
 from tinyport.proxy.credentials import ALPN_AUTH, ALPN_CLUSTER, ALPN_DIAL, ALPN_TUNNEL, Credentials
 from tinyport.proxy.dial import TICKET_LINE, Dials
 from tinyport.proxy.pacing import Gate
-from tinyport.proxy.peek import first_words
+from tinyport.proxy.peek import PEEK_LIMIT, first_words
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.sockets import connect, tune
 from tinyport.proxy.splice import Splice
@@ -216,12 +219,36 @@ class Gateway:
             self.met["ssh"] += 1
             await self._route_ssh(sock, peer, stranger)
         elif isinstance(hello, bytes):
-            self.met["other"] += 1
-            stream = Stream(asyncio.get_running_loop(), sock, peer)
-            stream.offer(hello)
-            await stream.close()
+            await self._route_http(Stream(asyncio.get_running_loop(), sock, peer), stranger, hello)
         else:
             await self._route_tls(sock, peer, stranger, hello)
+
+    async def _route_http(self, stream: Stream, stranger: Stranger, answer: bytes) -> None:
+        """HTTP in clear: a load balancer's, with a connection of somebody's in it, or somebody who is wrong here."""
+        try:
+            head = await asyncio.wait_for(stream.receive_until(b"\r\n\r\n", MAX_HEAD), PEEK_LIMIT)
+            key = None if head is None else front.wanted(head)
+        except PeerError:
+            key = None
+        if key is None:
+            self.met["other"] += 1
+            stream.offer(answer)
+            await stream.close()
+            return
+        self.met["front"] += 1
+        stream.offer(ws.server_handshake(key))
+        # What comes inside is a stranger of its own.
+        stranger.settle()
+        ours, theirs = socket.socketpair()
+        self._admit(theirs, stream.peer, stream.peer[0], self._route_inside)
+        await front.Front(stream, ours).run()
+
+    async def _route_inside(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
+        """TLS alone: one inside another would be a way to have any number of connections for the price of one."""
+        hello = await first_words(sock, self._dials.settled)
+        if not isinstance(hello, ClientHello):
+            raise PeerError("not TLS, inside HTTP")
+        await self._route_tls(sock, peer, stranger, hello)
 
     async def _route_ssh(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         await stranger.place()

@@ -1,0 +1,159 @@
+"""nginx in front of the proxy: as a relay of TCP, and ending TLS. A device and a person come through both."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_program
+from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
+from tests.scenarios.device import Device
+from tinyport.link import websocket as ws
+
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+
+# As docs/fleet.md has it, and what makes it run in a folder of the test's.
+CONFIGURATION = """
+load_module {stream_module};
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log info;
+events {{ worker_connections 256; }}
+stream {{
+    server {{ listen {relay}; proxy_pass {proxy}; proxy_timeout 1h; }}
+}}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+    uwsgi_temp_path {folder}; scgi_temp_path {folder};
+    server {{
+        listen {ends} ssl;
+        ssl_certificate {folder}/cert.pem;
+        ssl_certificate_key {folder}/key.pem;
+        location = /v1/connect {{
+            proxy_pass http://{proxy};
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_buffering off;
+            proxy_read_timeout 5m;
+        }}
+        location / {{ proxy_pass https://{proxy}; }}
+    }}
+}}
+"""
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
+class Nginx:
+    """``relay`` passes TCP on, ``ends`` speaks TLS with a certificate of its own."""
+
+    def __init__(self, folder: Path, proxy: str) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.relay, self.ends = free_port(), free_port()
+        made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
+        subprocess.run([*made, "-days", "2", "-subj", "/CN=port.example", *files], check=True, capture_output=True)
+        (folder / "nginx.conf").write_text(
+            CONFIGURATION.format(
+                folder=folder, proxy=proxy, relay=self.relay, ends=self.ends, stream_module=STREAM_MODULE
+            )
+        )
+        self._process = subprocess.Popen(
+            [need_program("nginx"), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")],
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for("nginx", self._serves)
+
+    def _serves(self) -> bool:
+        try:
+            for address in (self.relay, self.ends):
+                host, _, port = address.partition(":")
+                socket.create_connection((host, int(port))).close()
+        except OSError:
+            assert self._process.poll() is None, (self.folder / "error.log").read_text()
+            return False
+        return True
+
+    def asked(self) -> list[str]:
+        """The paths that were asked for where it ends TLS, of requests that have ended."""
+        lines = (self.folder / "access.log").read_text().splitlines()
+        return [line.split('"')[1].split()[1] for line in lines]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(LIMIT)
+
+
+@pytest.fixture(scope="module")
+def nginx(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    folder = tmp_path_factory.mktemp("nginx")
+    # Its worker is another user than root.
+    for above in (folder, *list(folder.parents)[:2]):
+        os.chmod(above, 0o711)
+    if not STREAM_MODULE.exists():
+        pytest.skip("nginx has no stream module; apt install libnginx-mod-stream")
+    made = Nginx(folder / "nginx", cluster.ready["proxy"])
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("way", ["relay", "ends"])
+def test_a_device_and_a_person_come_through(cluster: Cluster, nginx: Nginx, tmp_path: Path, way: str) -> None:
+    server = nginx.relay if way == "relay" else nginx.ends
+    name = f"behind-{way}"
+    device = Device(cluster, tmp_path, server, name=name)
+    device.start()
+    try:
+        wait_for(f"the device, whose log is {device.log()}", lambda: f"through {server}" in device.status())
+        wait_for("the device in the list", lambda: cluster.node_status(name) == "online")
+        user = cluster.add_user(f"nina-{way}", cluster.login_name)
+        words = ("--proxy", server, "--user", user, "--ca-pin", cluster.ready["ca_pin"])
+        done = cluster.tsh("login", *words, home=user, input="correct horse battery\n")
+        assert done.returncode == 0, text(done)
+        where = f"{cluster.login_name}@{name}"
+        done = cluster.tsh("--proxy", server, "ssh", where, "cat", home=user, input=b"x" * 300_000)
+        assert done.stdout == b"x" * 300_000, text(done)
+        # What nobody reads is not lost, and what is large arrives whole.
+        done = cluster.tsh("--proxy", server, "ssh", where, "head -c 3000000 /dev/zero; exit 3", home=user)
+        assert (len(done.stdout), done.returncode) == (3_000_000, 3)
+        if way == "ends":
+            assert "/v1/connect" in nginx.asked()
+            assert set(nginx.asked()) <= {"/v1/connect", "/v1/hello"}
+    finally:
+        device.stop()
+        cluster.tctl("nodes", "rm", name)
+
+
+def test_a_page_still_comes_through_where_tls_ends(cluster: Cluster, nginx: Nginx) -> None:
+    done = cluster.run("curl", "-sk", f"https://{nginx.ends}/healthz")
+    assert done.stdout == b'{"status": "ok"}', text(done)
+
+
+def test_a_connection_in_a_connection_in_a_connection_is_one_too_many(cluster: Cluster) -> None:
+    host, _, port = cluster.ready["proxy"].partition(":")
+    with socket.create_connection((host, int(port)), LIMIT) as outer:
+        request = ws.client_handshake("/v1/connect", "proxy", ws.make_key(os.urandom(16)))
+        outer.sendall(request)
+        assert outer.recv(4096).startswith(b"HTTP/1.1 101")
+        outer.sendall(ws.encode(ws.OP_BINARY, request, os.urandom(4)))
+        said = b""
+        while piece := outer.recv(4096):
+            said += piece
+    assert b"101" not in said
+
+
+@pytest.mark.parametrize("path", [b"/", b"/v1/connect"])
+def test_http_in_clear_is_nothing_else(cluster: Cluster, path: bytes) -> None:
+    host, _, port = cluster.ready["proxy"].partition(":")
+    with socket.create_connection((host, int(port)), LIMIT) as outer:
+        outer.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert outer.recv(4096).startswith(b"HTTP/1.1 400")
