@@ -98,7 +98,8 @@ def test_the_old_ca_alone_leads_no_machine_that_holds_the_policy_key(
     with pytest.raises(PeerError) as refused:
         enrolment.renew_or_return(path)
     assert refused.value.code == UNKNOWN_CA
-    assert set(auth.paths()) == {"/v1/hello"}
+    # Whether there is a proxy behind it is asked, too; nothing else is.
+    assert set(auth.paths()) == {"/v1/hello", "/v1/connect"}
 
 
 def test_after_a_compromise_nobody_is_led(old: Cluster, auth: TinyAuth, tmp_path: Path) -> None:
