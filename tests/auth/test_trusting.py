@@ -112,7 +112,12 @@ def test_where_one_may_go_and_whether_it_is_there(auth: AuthServer) -> None:
     auth.clock.now += 31
     assert known()["leaf.example"]["online"] is False
     for wrong in (["Not A Name"], "leaf.example", [5]):
-        assert proxy.post("/v1/presence", {"full": True, "nodes": [], "clusters": wrong}).status == 400
+        for key in ("clusters", "partners"):
+            assert proxy.post("/v1/presence", {"full": True, "nodes": [], key: wrong}).status == 400
+    proxy.post("/v1/presence", {"full": True, "nodes": [], "partners": ["guests.example"]})
+    state = {one.pop("name"): one for one in auth.local().get("/v1/status").body["clusters"]}
+    assert state["guests.example"] == {"enabled": True, "online": None, "dialled": True}
+    assert state["off.example"] == {"enabled": False, "online": None, "dialled": None}
 
 
 def test_the_file_has_the_last_word_on_what_it_names(start: Callable[..., AuthServer]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyport.core.cluster_proof import judge_proof, signed_words
+from tinyport.core.cluster_proof import Proven, judge_proof, signed_words
 from tinyport.core.errors import PeerError
 from tinyport.core.issue import issue_host_certificate
 from tinyport.core.signatures import Ed25519Key
@@ -37,12 +37,12 @@ ABOUT: dict[str, Any] = {"cluster": NAME, "server": "root.example", "challenge":
 SIGNATURE = KEY.sign_raw(signed_words(**ABOUT))
 
 
-def judge(blob: bytes = CERTIFICATE, signature: bytes = SIGNATURE, **changes: Any) -> tuple[TrustedCluster, str]:
+def judge(blob: bytes = CERTIFICATE, signature: bytes = SIGNATURE, **changes: Any) -> Proven:
     return judge_proof(blob, signature, **{**ABOUT, "trusted": [EXPECTED], "now": NOW + 60.0, **changes})
 
 
 def test_a_good_proof_says_whose_it_is() -> None:
-    assert judge() == (EXPECTED, UUID)
+    assert judge() == Proven(EXPECTED, UUID, NOW + 3600)
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,22 @@ def test_a_newer_tunnel_replaces_and_there_are_not_too_many(
     run(main())
 
 
+def test_a_tunnel_ends_with_its_proxy_s_certificate(cluster: Cluster, tmp_path: Path) -> None:
+    """The other cluster may have removed that proxy; a newer certificate says that it has not."""
+
+    async def main() -> None:
+        leaf = Leaf()
+        certificate = base64.b64encode(leaf.certificate(ttl=2)).decode()
+        async with (
+            knowing(cluster, tmp_path, leaf.entry()) as here,
+            tunnel(here, leaf, lambda there: {**there.proof(), "certificate": certificate}) as there,
+        ):
+            await there.heard("welcome")
+            assert await there.gone() == (1001, "the proxy's certificate has ended")
+
+    run(main())
+
+
 def test_a_leaf_that_cannot_dial_back_says_so(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         leaf = Leaf()

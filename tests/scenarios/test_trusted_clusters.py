@@ -223,6 +223,15 @@ def test_a_shell_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: 
     assert partner.tctl_json("audit", "--type", "trusted_cluster.online")["events"][-1]["cluster_name"] == HERE
 
 
+def test_both_sides_see_whether_it_stands(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    def stands(side: Cluster, key: str) -> bool:
+        return any(one[key] is True for one in side.tctl_json("status")["clusters"])
+
+    wait_for("both to know", lambda: stands(cluster, "dialled") and stands(partner, "online"))
+    assert f"{PARTNER}: our tunnel to it is up".encode() in cluster.tctl("status").stdout
+    assert f"{HERE}: its tunnel to us is up".encode() in partner.tctl("status").stdout
+
+
 @needs_openssh
 def test_openssh_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
     done = ssh(tunnel, cluster, cluster.login_name, "echo in")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tinyport.admin import (
     tctl_access,
@@ -80,10 +80,21 @@ def _status(args: argparse.Namespace) -> int:
         where = words(item.get("addresses"))
         state = "online" if item.get("online") else "offline"
         lines.append(("proxy", f"{item.get('name')} {state}{' at ' + where if where else ''}"))
+    clusters = found.get("clusters")
+    for cluster in clusters if isinstance(clusters, list) else []:
+        lines.append(("trusts", _trusted(table_of(cluster))))
     if "rotation" in found:
         lines += [("rotation", line) for line in rotation_lines(table_of(found["rotation"]))]
     emit(args, found, lambda: [f"{name + ':':<10}{printable(str(value), 400)}" for name, value in lines])
     return 0
+
+
+def _trusted(cluster: Mapping[str, object]) -> str:
+    said = [] if cluster.get("enabled") else ["disabled"]
+    for key, whose in (("online", "its tunnel to us"), ("dialled", "our tunnel to it")):
+        if isinstance(cluster.get(key), bool):
+            said.append(f"{whose} is {'up' if cluster[key] else 'down'}")
+    return f"{cluster.get('name')}{': ' if said else ''}{', '.join(said)}"
 
 
 def _version(args: argparse.Namespace) -> int:

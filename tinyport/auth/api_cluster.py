@@ -5,6 +5,7 @@ from __future__ import annotations
 from tinyport.auth.explaining import explain_access
 from tinyport.auth.figures import memory_of_this_process, nodes_by_state
 from tinyport.auth.rotating import rotation_state
+from tinyport.auth.trusting import state as trusted_state
 from tinyport.auth.web import Answer, Call
 from tinyport.core.names import check_login, check_user
 
@@ -29,6 +30,7 @@ async def status(call: Call) -> Answer:
             }
             for proxy in await rows.nodes.all("proxy")
         ],
+        "clusters": await trusted_state(service),
         "rotation": await rotation_state(service),
         "time": service.now(),
     }

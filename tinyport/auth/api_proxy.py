@@ -137,6 +137,7 @@ async def presence(call: Call) -> Answer:
         now=service.settings.monotonic(),
         wall=now,
         clusters=fields.texts("clusters", check_cluster) if fields.has("clusters") else None,
+        partners=fields.texts("partners", check_cluster) if fields.has("partners") else None,
     )
     await _write(service, list(known.values()), change)
     if fields.has("addresses"):

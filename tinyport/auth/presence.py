@@ -22,12 +22,14 @@ class Change:
 
 
 class _Lease:
-    __slots__ = ("clusters", "doubted", "end", "heard", "nodes")
+    __slots__ = ("clusters", "doubted", "end", "heard", "nodes", "partners")
 
     def __init__(self) -> None:
         self.end = 0.0
         #: other clusters whose tunnels it has
         self.clusters: frozenset[str] = frozenset()
+        #: other clusters to which it holds one
+        self.partners: frozenset[str] = frozenset()
         #: wall clock of the last report
         self.heard = 0.0
         self.nodes: set[str] = set()
@@ -60,13 +62,16 @@ class Presence:
         now: float,
         wall: float,
         clusters: Iterable[str] | None = None,
+        partners: Iterable[str] | None = None,
     ) -> Change:
-        """A proxy says of nodes (by UUID) whether they are online through it, and which ``clusters`` are (None: as
-        before); it has a lease again."""
+        """A proxy says of nodes (by UUID) whether they are online through it, which ``clusters`` are, and with which
+        ``partners`` it holds a tunnel (None: as before); it has a lease again."""
         lease = self._leases.setdefault(proxy, _Lease())
         lease.end, lease.heard = now + LEASE, wall
         if clusters is not None:
             lease.clusters = frozenset(clusters)
+        if partners is not None:
+            lease.partners = frozenset(partners)
         if full:
             for uuid in lease.nodes - nodes.keys():
                 lease.doubted.setdefault(uuid, now + FULL_REPORT_GRACE)
@@ -126,6 +131,10 @@ class Presence:
     def cluster_online(self, name: str, now: float) -> bool:
         """Does a proxy have a tunnel of that cluster?"""
         return any(now < lease.end and name in lease.clusters for lease in self._leases.values())
+
+    def partner_up(self, name: str, now: float) -> bool:
+        """Does a proxy of ours hold a tunnel to that cluster?"""
+        return any(now < lease.end and name in lease.partners for lease in self._leases.values())
 
     def online_count(self) -> int:
         return len(self._online)

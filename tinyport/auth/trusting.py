@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tinyport.auth.audit import Audit
 from tinyport.auth.authority import Authority
@@ -12,6 +13,9 @@ from tinyport.auth.store_trusted import TrustedRow
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import ConfigError
 from tinyport.core.trust import MOST_CLUSTERS, TrustedCluster
+
+if TYPE_CHECKING:
+    from tinyport.auth.service import Service
 
 
 async def check(tables: Tables, authority: Authority, cluster: TrustedCluster) -> None:
@@ -34,6 +38,21 @@ async def check(tables: Tables, authority: Authority, cluster: TrustedCluster) -
                 problems.append(f"role_map: there is no role {role} here")
     if problems:
         raise ConfigError(problems)
+
+
+async def state(service: Service) -> list[dict[str, object]]:
+    """For ``tctl status``: each trusted cluster, and whether its tunnel to us (``online``) and ours to it (``dialled``)
+    stand; None where none is wanted."""
+    presence, now = service.presence, service.settings.monotonic()
+    return [
+        {
+            "name": cluster.name,
+            "enabled": cluster.enabled,
+            "online": presence.cluster_online(cluster.name, now) if cluster.by_tunnel else None,
+            "dialled": presence.partner_up(cluster.name, now) if cluster.enabled and cluster.server else None,
+        }
+        for cluster in (row.cluster for row in await service.store.read.trusted.all())
+    ]
 
 
 async def record(audit: Audit, tables: WriteTables, what: str, cluster: TrustedCluster, by: str) -> None:

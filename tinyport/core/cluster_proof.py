@@ -9,6 +9,7 @@ it again, has nothing. A cluster is known by the key of its host CA, never by wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tinyport.core.certificate import EXT_HOST_UUID, Certificate
 from tinyport.core.errors import PeerError
@@ -21,6 +22,15 @@ from tinyport.core.trust import TrustedCluster
 PREFIX = b"tinyport-cluster-v1\0"
 CHALLENGE_BYTES = 32
 DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A proxy of another cluster, which has proved it. ``until``: Unix time at which its certificate ends."""
+
+    cluster: TrustedCluster
+    uuid: str
+    until: int
 
 
 def signed_words(cluster: str, server: str, challenge: bytes, digest: bytes) -> bytes:
@@ -41,8 +51,8 @@ def judge_proof(
     digest: bytes,
     trusted: Sequence[TrustedCluster],
     now: float,
-) -> tuple[TrustedCluster, str]:
-    """Whose proxy has signed, and its UUID. ``blob``: its host certificate; ``cluster``: what it says to be.
+) -> Proven:
+    """Whose proxy has signed. ``blob``: its host certificate; ``cluster``: what it says to be.
 
     PeerError when no tunnel is expected from a cluster of that name, or it is not one of its proxies.
     """
@@ -54,7 +64,7 @@ def judge_proof(
         blob, host_cas=known.host_cas, cluster=name, principals=[f"proxy.{name}"], now=now, role="proxy"
     )
     verify_raw(certificate.public_key, signed_words(name, server, challenge, digest), signature)
-    return known, _uuid(certificate)
+    return Proven(known, _uuid(certificate), certificate.valid_before)
 
 
 def _uuid(certificate: Certificate) -> str:

@@ -96,7 +96,7 @@ class AuthLink:
         knowledge: Knowledge,
         presence: Callable[[], Iterable[dict[str, object]]],
         node_presence: Callable[[str], dict[str, object] | None],
-        clusters: Callable[[], Sequence[str]],
+        clusters: Callable[[], Mapping[str, Sequence[str]]],
         untold: Callable[[], Iterable[str]],
         addresses: Sequence[str],
         log: Log,
@@ -354,7 +354,7 @@ class AuthLink:
             first = full and at == 0
             report: dict[str, object] = {"full": first, "nodes": nodes[at : at + NODES_PER_REPORT]}
             if at == 0:
-                report["clusters"] = list(self._clusters())
+                report.update(self._clusters())
             if first and self._addresses:
                 report["addresses"] = self._addresses
             await self._post("/v1/presence", report)

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from tinyport.core.access import Subject
-from tinyport.core.cluster_proof import CHALLENGE_BYTES, judge_proof
+from tinyport.core.cluster_proof import CHALLENGE_BYTES, Proven, judge_proof
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.names import format_address, printable
-from tinyport.core.trust import TrustedCluster
 from tinyport.host.logging_line import Log
 from tinyport.link import websocket as ws
 from tinyport.proxy.dial import Dials
@@ -35,14 +34,22 @@ MOST_PROXIES = 8
 
 
 class ClusterTunnel(Line):
-    """The tunnel of one proxy, ``uuid``, of another cluster. ``key``: what its tickets are bound to."""
+    """The tunnel of one proxy, ``uuid``, of another cluster, for as long as its certificate is good. ``key``: what its
+    tickets are bound to."""
 
-    __slots__ = ("cluster", "uuid")
+    __slots__ = ("_expiry", "cluster", "uuid")
 
-    def __init__(self, stream: Stream, cluster: TrustedCluster, uuid: str, beat: float) -> None:
+    def __init__(self, stream: Stream, proven: Proven, beat: float) -> None:
         super().__init__(stream, beat)
-        self.cluster = cluster
-        self.uuid = uuid
+        self.cluster = proven.cluster
+        self.uuid = proven.uuid
+        self._expiry = self._loop.call_later(
+            max(0.0, proven.until - time.time()), self.end, ws.CLOSE_GOING_AWAY, "the proxy's certificate has ended"
+        )
+
+    def stop_watching(self) -> None:
+        super().stop_watching()
+        self._expiry.cancel()
 
     @property
     def key(self) -> str:
@@ -62,6 +69,9 @@ class ClusterTunnels:
         self._tunnels: dict[str, dict[str, ClusterTunnel]] = {}
         self.on_change: Callable[[str, bool], None] = lambda cluster, online: None
         knowledge.on_change.append(self._policy_changed)
+
+    def __len__(self) -> int:
+        return sum(len(there) for there in self._tunnels.values())
 
     def online(self) -> list[str]:
         """The clusters that can be reached now."""
@@ -102,7 +112,7 @@ class ClusterTunnels:
         hello = await first_message(stream, decoder)
         if hello.get("op") != "hello":
             raise PeerError("the tunnel's first message is not a hello")
-        cluster, uuid = judge_proof(
+        proven = judge_proof(
             _bytes(hello, "certificate", MAX_CERTIFICATE),
             _bytes(hello, "signature", 64),
             cluster=hello.get("cluster"),
@@ -112,10 +122,10 @@ class ClusterTunnels:
             trusted=self._knowledge.policy.trusted_clusters,
             now=time.time(),
         )
-        others = self._tunnels.get(cluster.name, {})
-        if len(others) >= MOST_PROXIES and uuid not in others:
-            raise PeerError(f"{cluster.name} has {MOST_PROXIES} tunnels here already")
-        return ClusterTunnel(stream, cluster, uuid, self._beat), decoder
+        others = self._tunnels.get(proven.cluster.name, {})
+        if len(others) >= MOST_PROXIES and proven.uuid not in others:
+            raise PeerError(f"{proven.cluster.name} has {MOST_PROXIES} tunnels here already")
+        return ClusterTunnel(stream, proven, self._beat), decoder
 
     def _enter(self, tunnel: ClusterTunnel) -> None:
         name = tunnel.cluster.name

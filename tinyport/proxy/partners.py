@@ -66,6 +66,8 @@ class Partners:
         self._arrived = arrived
         self._log = log
         self._wake = asyncio.Event()
+        #: called when a tunnel of ours came to stand, or stands no more
+        self.on_change: Callable[[], None] = lambda: None
         self._running: dict[str, tuple[TrustedCluster, Partner, asyncio.Task[None]]] = {}
         knowledge.on_change.append(self._changed)
 
@@ -104,7 +106,7 @@ class Partners:
         )
         for name, cluster in wanted.items():
             if name not in self._running:
-                partner = Partner(cluster, self._credentials, self._arrived, self._log)
+                partner = Partner(cluster, self._credentials, self._arrived, self._log, lambda: self.on_change())
                 self._running[name] = cluster, partner, asyncio.ensure_future(partner.run())
 
     async def _stop(self, names: list[str]) -> None:
@@ -122,8 +124,16 @@ class Partner:
     """The tunnel to one cluster: connects, proves who we are, stands, breaks, waits and connects again, until
     cancelled."""
 
-    def __init__(self, cluster: TrustedCluster, credentials: Credentials, arrived: Arrived, log: Log) -> None:
+    def __init__(
+        self,
+        cluster: TrustedCluster,
+        credentials: Credentials,
+        arrived: Arrived,
+        log: Log,
+        changed: Callable[[], None],
+    ) -> None:
         self._cluster = cluster
+        self._changed = changed
         self._server = parse_address(cluster.server)
         self._credentials = credentials
         self._arrived = arrived
@@ -149,6 +159,8 @@ class Partner:
                 reason = error
             finally:
                 was_up, self.up = self.up, False
+                if was_up:
+                    self._changed()
                 await self._end_dials()
             if was_up and time.monotonic() - began >= GOOD_AFTER:
                 self._failures = 0
@@ -184,6 +196,7 @@ class Partner:
             beat = await asyncio.wait_for(self._greet(stream, decoder, server, digest), GREETING_LIMIT)
             self._log.info("the tunnel to a cluster is up", cluster=self._cluster.name, server=self._cluster.server)
             self.up = True
+            self._changed()
             await self._stand(stream, decoder, beat, server)
         finally:
             stream.abort()

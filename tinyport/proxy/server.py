@@ -76,7 +76,7 @@ class Proxy:
             self.knowledge,
             self.tunnels.presence,
             self._node_presence,
-            self.clusters.online,
+            lambda: {"clusters": self.clusters.online(), "partners": self.partners.up},
             self.tunnels.untold,
             settings.addresses,
             log("auth"),
@@ -126,6 +126,7 @@ class Proxy:
         self._policy_came = asyncio.Event()
         self.tunnels.on_change = self.authlink.report
         self.clusters.on_change = self._cluster_changed
+        self.partners.on_change = self.authlink.report_soon
         self.authlink.on_strange = self.credentials.doubt
         self.authlink.on_web_ended = self.web.people.sessions.ended_elsewhere
         self.knowledge.on_change.append(self._knowledge_changed)
