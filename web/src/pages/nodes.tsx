@@ -79,7 +79,10 @@ function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: C
       show: (node) => (
         <>
           <strong>{node.name}</strong>
-          <small class="mono">{node.uuid.slice(0, 8)}</small>
+          <small>
+            <span class="mono">{node.uuid.slice(0, 8)}</span>
+            {node.version && `, ${node.version}`}
+          </small>
         </>
       ),
     },
@@ -106,7 +109,6 @@ function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: C
         </>
       ),
     },
-    { title: "Version", class: "narrow-hidden", show: (node) => <span class="dim">{node.version || "?"}</span> },
     {
       title: "Actions",
       hidden: true,
