@@ -37,7 +37,7 @@ from tinyport.link.httphead import parse_head
 from tinyport.proxy.credentials import obtain
 from tinyport.proxy.server import Proxy
 from tinyport.proxy.settings import ProxySettings
-from tinyport.proxy.web import web_context
+from tinyport.proxy.web_certificate import WebCertificate
 
 Result = TypeVar("Result")
 
@@ -578,7 +578,7 @@ async def world(
     if not settings.identity_path.exists():
         identity_file.save(settings.identity_path, cluster.proxy_identity())
     log = Log("test", "error")
-    proxy = Proxy(settings, await obtain(settings, log), web_context(settings, log))
+    proxy = Proxy(settings, await obtain(settings, log), WebCertificate(settings, log))
     made.proxy = proxy
     ready = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()

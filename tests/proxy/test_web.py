@@ -8,13 +8,9 @@ import ssl
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 
 from tests.proxy.conftest import Cluster, close, run, world
-from tinyport.core.errors import OperatorError
-from tinyport.host.logging_line import Log
 from tinyport.proxy import web
-from tinyport.proxy.settings import ProxySettings
 
 
 def browser(folder: Path) -> ssl.SSLContext:
@@ -60,35 +56,6 @@ def test_pages(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert (status, headers["x-frame-options"]) == (404, "DENY")
 
     run(main())
-
-
-def test_the_self_made_certificate_is_kept_and_remade(tmp_path: Path) -> None:
-    log = Log("test", "error")
-
-    def made(*addresses: str) -> bytes:
-        (tmp_path / "proxy").mkdir(exist_ok=True)
-        web.web_context(ProxySettings(data_dir=tmp_path, public_addr=addresses), log)
-        return (tmp_path / "proxy" / "web.pem").read_bytes()
-
-    first = made("port.example.com:443", "[2001:db8::1]:443")
-    assert (tmp_path / "proxy" / "web.pem").stat().st_mode & 0o777 == 0o600
-    assert made("port.example.com:443") == first
-    second = made("other.example.com:443")
-    assert second != first
-    certificate = x509.load_pem_x509_certificate(first)
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["port.example.com", "localhost"]
-    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["2001:db8::1"]
-    (tmp_path / "proxy" / "web.pem").write_bytes(b"damaged")
-    assert made("other.example.com:443") != b"damaged"
-
-
-def test_an_operator_s_files_that_cannot_be_used(tmp_path: Path) -> None:
-    settings = ProxySettings(data_dir=tmp_path, web_cert=tmp_path / "no.pem", web_key=tmp_path / "no.key")
-    with pytest.raises(OperatorError, match=r"no\.pem"):
-        web.web_context(settings, Log("test", "error"))
-    with pytest.raises(OperatorError, match="public_addr"):
-        web.web_context(ProxySettings(data_dir=tmp_path, public_addr=("a:b:c/",)), Log("test", "error"))
 
 
 def test_too_many_browsers(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,10 @@ from tinyport.core.config import PROXY_PORT, Config
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.names import check_login
 from tinyport.host import user_identity
-from tinyport.host.files import private_folder, write_private
+from tinyport.host.files import private_folder, read_limited, write_private
 from tinyport.host.logging_line import Log
 from tinyport.host.machine import LOOPBACK, api_socket, nodename
+from tinyport.host.tls import certificate_fingerprint
 from tinyport.link.api import AuthClient
 
 CLUSTER_NAME = "tinyport.local"
@@ -97,7 +98,8 @@ def _serve(cluster: LocalCluster, supervisor: Supervisor, folder: Path, ready_fi
     ready = {**ready, "pids": pids(supervisor.roles), "admin_identity": str(identity)}
     if ready_file:
         write_private(ready_file, json.dumps(ready, indent=1).encode() + b"\n")
-    print("\n".join(next_steps(ready, folder / "tinyport.toml")), flush=True)
+    lines = [*next_steps(ready, folder / "tinyport.toml"), *_in_a_browser(str(ready["proxy"]), folder)]
+    print("\n".join(lines), flush=True)
     renewal = time.monotonic() + ADMIN_RENEWAL
     while True:
         supervisor.pause(60.0)
@@ -195,6 +197,21 @@ def _ready(client: AuthClient, config: Config, answers: dict[str, dict[str, Any]
         "nodename": nodename(config),
         "login": person(os.environ),
     }
+
+
+def _in_a_browser(proxy: str, folder: Path) -> list[str]:
+    """Where the page is, and what to compare before one believes it. Nothing when the certificate cannot be read."""
+    try:
+        pem = read_limited(folder / "proxy" / "web.pem", 64 * 1024).decode("ascii", "replace")
+        fingerprint = certificate_fingerprint(pem)
+    except (OSError, ValueError, OperatorError):
+        return []
+    return [
+        "",
+        f"In a browser: the address that an invitation has, or https://{proxy}/. The certificate is self-made; its",
+        "SHA-256 fingerprint, to compare with what the browser shows, is",
+        f"  {fingerprint}",
+    ]
 
 
 def next_steps(ready: Mapping[str, object], path: Path) -> list[str]:

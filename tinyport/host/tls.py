@@ -74,3 +74,17 @@ def server_context(
     context.options |= ssl.OP_NO_TICKET
     _load_key(context, cert_pem, key_pem)
     return context
+
+
+def certificate_fingerprint(pem: str) -> str:
+    """SHA-256 of the first certificate in a PEM text, as browsers show it: pairs of digits with colons between.
+    ValueError when there is none."""
+    # Not always there: only the proxy and quickstart want it.
+    import hashlib
+
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    _, found, rest = pem.partition(begin)
+    body, closed, _ = rest.partition(end)
+    if not found or not closed:
+        raise ValueError("no certificate in it")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(f"{begin}{body}{end}")).digest().hex(":").upper()

@@ -7,7 +7,6 @@ import os
 import resource
 import secrets
 import signal
-import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -33,9 +32,10 @@ from tinyport.proxy.ssh_elsewhere import Elsewhere
 from tinyport.proxy.ssh_gateway import SshGateway
 from tinyport.proxy.tsh_gateway import TshGateway
 from tinyport.proxy.tunnels import Tunnels
-from tinyport.proxy.web import Web, web_context
+from tinyport.proxy.web import Web
 from tinyport.proxy.web_api import People
 from tinyport.proxy.web_auth import UserApi
+from tinyport.proxy.web_certificate import WebCertificate
 from tinyport.proxy.web_sessions import WebSessions
 from tinyport.proxy.web_terminal import Terminals
 
@@ -52,7 +52,7 @@ class Proxy:
     gateway at once: people whom the copy lets in need not wait for auth.
     """
 
-    def __init__(self, settings: ProxySettings, credentials: Credentials, web: ssl.SSLContext) -> None:
+    def __init__(self, settings: ProxySettings, credentials: Credentials, web: WebCertificate) -> None:
         self.settings = settings
         self.credentials = credentials
 
@@ -94,8 +94,9 @@ class Proxy:
         )
         self.tsh = TshGateway(self.gatekeeper, self.tunnels.dial, self.clusters, log("tsh"))
         elsewhere = Elsewhere(self.knowledge, self.gatekeeper, self.clusters)
+        self.web_certificate = web
         self.web = Web(
-            web,
+            web.context,
             log("web"),
             host=public,
             cluster=credentials.cluster,
@@ -188,6 +189,7 @@ class Proxy:
             self._part(self.partners.run()),
             self._part(self._save_nodes()),
             self._part(self.web.people.sessions.run()),
+            self._part(self.web_certificate.run()),
             self._part(
                 keep_renewed(self.credentials, self.settings.identity_path, self._renewed, Log("proxy.identity"))
             ),
@@ -253,7 +255,7 @@ async def serve(settings: ProxySettings, *, ready: Ready, stop: asyncio.Event) -
         for task in (obtaining, stopping):
             task.cancel()
         await asyncio.gather(obtaining, stopping, return_exceptions=True)
-    await Proxy(settings, credentials, web_context(settings, log)).run(ready, stop)
+    await Proxy(settings, credentials, WebCertificate(settings, log)).run(ready, stop)
 
 
 def run(settings: ProxySettings, ready: Ready | None = None) -> int:

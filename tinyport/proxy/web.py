@@ -1,4 +1,4 @@
-"""HTTPS for browsers and probes, on the same public port: connections, certificate, headers.
+"""HTTPS for browsers and probes, on the same public port: connections, headers, pages without a script.
 
 What people with a browser do is in ``web_api``.
 """
@@ -6,22 +6,16 @@ What people with a browser do is in ``web_api``.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import html
-import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from tinyport.core.errors import OperatorError, PeerError, TinyportError
-from tinyport.core.names import parse_address
-from tinyport.host.files import read_limited, write_private
+from tinyport.core.errors import TinyportError
 from tinyport.host.logging_line import Log
-from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.web_api import People, refusal
 from tinyport.proxy.web_page import PAGE, not_built, read_page
 
@@ -32,10 +26,6 @@ WEB_LIFE = 120.0
 KEEPALIVE = 15.0
 HANDSHAKE_LIMIT = 10.0
 MAX_BODY = 64 * 1024
-
-# RFC 5280 allows more; browsers refuse what they did not import by hand either way.
-SELF_MADE_LIFE = datetime.timedelta(days=825)
-REMAKE_BEFORE = datetime.timedelta(days=30)
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -172,92 +162,3 @@ async def _with_headers(request: web.Request, response: web.StreamResponse) -> N
         response.headers.setdefault(name, value)
     # aiohttp has put its own and its Python's version there.
     response.headers["Server"] = "tinyport"
-
-
-def web_context(settings: ProxySettings, log: Log) -> ssl.SSLContext:
-    """The context for browsers.
-
-    The operator's certificate, or a self-made one that is kept in the proxy's folder.
-
-    OperatorError when the operator's files cannot be used.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if settings.web_cert is not None and settings.web_key is not None:
-        try:
-            context.load_cert_chain(settings.web_cert, settings.web_key)
-        except (OSError, ssl.SSLError) as error:
-            raise OperatorError(
-                f"the certificate for browsers cannot be used: {settings.web_cert}, {settings.web_key}",
-                detail=str(error),
-                hint="both are PEM files; the key belongs to the first certificate and has no passphrase",
-            ) from None
-        return context
-    path = settings.folder / "web.pem"
-    if not _still_good(path, _hosts(settings.addresses)):
-        write_private(path, _self_made(_hosts(settings.addresses)).encode())
-        log.info("made a certificate for browsers", hosts=",".join(_hosts(settings.addresses)))
-    context.load_cert_chain(path)
-    return context
-
-
-def _hosts(addresses: Sequence[str]) -> list[str]:
-    found = []
-    for address in addresses:
-        try:
-            found.append(parse_address(address, 443)[0])
-        except PeerError as error:
-            raise OperatorError(f"public_addr: {error.message}", hint=error.hint) from None
-    return list(dict.fromkeys([*found, "localhost"]))
-
-
-def _still_good(path: Path, hosts: Sequence[str]) -> bool:
-    """Is the certificate made earlier for these hosts, and good for a while yet?"""
-    from cryptography import x509
-
-    try:
-        certificate = x509.load_pem_x509_certificate(read_limited(path, 64 * 1024))
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, OperatorError, x509.ExtensionNotFound):
-        return False
-    said = {str(name.value) for name in names}
-    # The aware form is younger than the oldest library we run on, the naive one deprecated in the newest.
-    ends = getattr(certificate, "not_valid_after_utc", None)
-    if ends is None:
-        ends = certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
-    return said.issuperset(hosts) and ends - datetime.datetime.now(datetime.timezone.utc) > REMAKE_BEFORE
-
-
-def _self_made(hosts: Sequence[str]) -> str:
-    """Certificate and key (PEM) for hosts and addresses. P-256, because browsers know no Ed25519."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    names: list[x509.GeneralName] = []
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            names.append(x509.DNSName(host))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + SELF_MADE_LIFE)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return (certificate.public_bytes(Encoding.PEM) + private).decode("ascii")
