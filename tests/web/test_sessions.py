@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.scenarios.cluster import wait_for
+from tests.scenarios.cluster import text, wait_for
 from tests.web import made_up
 from tests.web.person import Person
 
@@ -37,6 +37,56 @@ def test_watch_join_and_end_somebody_s_session(person: Person, other: Person) ->
     page.get_by_role("button", name="End it").click()
     other.page.get_by_role("button", name="Connect again").wait_for()
     assert person.complaints == []
+
+
+RECORDED = """
+kind = "role"
+name = "recorded"
+
+[allow]
+logins = ["{{internal.logins}}"]
+node_labels = { "*" = ["*"] }
+rules = [{ resources = ["nodes"], verbs = ["read"] }, { resources = ["recordings"], verbs = ["read_own"] }]
+
+[options]
+record = "node"
+"""
+
+
+def test_a_session_is_seen_live_and_played_later(person: Person, other: Person) -> None:
+    role = person.cluster.folder / "recorded.toml"
+    role.write_text(RECORDED)
+    done = person.cluster.tctl("create", "-f", role)
+    assert done.returncode == 0, text(done)
+    other.joins("reba", roles="recorded")
+    other.connects()
+    other.enters("PS1='> '; clear; echo first-$((1 + 1))")
+    other.sees("first-2")
+    person.joins("aude", roles="access,auditor")
+    page = person.page
+    person.goes_to("recordings")
+    page.get_by_role("link", name="Watch reba on").click()
+    person.sees("first-2")
+    page.get_by_text("live", exact=True).wait_for()
+    # As it happens.
+    other.enters("echo second-$((2 + 2))")
+    person.sees("second-4")
+    # Back to before, and to now again.
+    page.get_by_label("Position", exact=True).focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    wait_for("an earlier screen", lambda: "second-4" not in person.screen)
+    page.get_by_role("button", name="Go live").click()
+    person.sees("second-4")
+    other.enters("exit")
+    other.page.get_by_text("The session has ended").wait_for()
+    # It has an end now, and whoever it was sees it too, and only that.
+    other.goes_to("recordings")
+    other.page.get_by_role("link", name="Play reba on").click()
+    other.sees("first-2")
+    other.sees("second-4")
+    assert person.complaints == []
+    assert other.complaints == []
 
 
 def test_a_recording_is_played(person: Person) -> None:

@@ -82,7 +82,7 @@ export function RecordingsPage({ me }: PageProps) {
       {!found && !error && <Loading />}
       {found && !recordings.length && (
         <Empty icon="recordings" title="No recordings">
-          <p>Sessions are recorded where a role or the cluster's configuration says so (record = "node" or "strict"). Look at a longer time, or take a filter away.</p>
+          <p>Sessions are recorded where a role or the cluster's configuration says so (record, session_recording: "node" or "strict"). Look at a longer time, or take a filter away.</p>
         </Empty>
       )}
       {recordings.length > 0 && (
