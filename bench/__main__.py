@@ -26,6 +26,7 @@ SUITES = {
     "footprint": "an idle node's size on disk, writes and wake-ups",
     "modules": "what each import costs each process of a node",
     "memory": "a node and sshd with 1 to 500 open sessions",
+    "web": "the page in a browser: what comes first, and the echo of a key, beside ssh",
     "cluster": "the idle joined node, its first session, tsh through proxy and tunnel",
 }
 
