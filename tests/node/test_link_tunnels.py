@@ -13,6 +13,7 @@ import pytest
 
 from tests.node.link_harness import Rig
 from tests.node.tiny_cluster import LIMIT, Cluster, TunnelEnd
+from tests.silent_network import silent_network
 from tinyport.link import websocket as ws
 
 Start = Callable[..., Rig]
@@ -221,3 +222,28 @@ def test_the_beat_changes_while_the_tunnel_stands(start: Start) -> None:
     assert [tunnel.next() for _ in range(2)] == [(ws.OP_PONG, b"")] * 2
     tunnel.frame(ws.OP_TEXT, json.dumps({"op": "beat", "beat": "often"}).encode())
     assert tunnel.ended()
+
+
+# ---------------------------------------------------------------- a network that goes silent
+
+
+@pytest.mark.root
+def test_a_way_out_that_swallows_everything_is_left_for_another(cluster: Cluster, tmp_path: Path) -> None:
+    with silent_network() as network:
+        rig = Rig(
+            cluster,
+            tmp_path,
+            constants={**QUICK, "link_tunnel.BEAT_BOUNDS": [0.2, 1], "link_tunnel.UNCONFIRMED_LIMIT": 0.5},
+        )
+        try:
+            tunnel, _, _ = rig.up(beat=0.2)
+            assert tunnel.next() == (ws.OP_PONG, b"")
+            network.cut()
+            # Nobody said goodbye, and the other end still believes in it.
+            while not rig.state("down")["reason"]:
+                pass
+            network.heal()
+            rig.tunnel().greet(rig.cluster)
+            rig.state("up")
+        finally:
+            rig.stop()

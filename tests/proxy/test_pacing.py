@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.proxy.conftest import Cluster, close, run, world
+from tests.silent_network import silent_network
 from tinyport.core.errors import Unavailable
-from tinyport.proxy import pacing
+from tinyport.proxy import pacing, tunnels
 from tinyport.proxy.pacing import BURST, HANDSHAKES_PER_SECOND, LONGEST_TURN, SLOT_WIDTH, SLOTS_PER_SECOND, Gate, Slots
 from tinyport.proxy.traffic import BEAT_COST, DAY, beat_within
 from tinyport.proxy.tunnels import TELL_TRAFFIC_EVERY
@@ -130,3 +131,27 @@ def test_what_a_node_s_connections_cost_is_told_to_auth(cluster: Cluster, tmp_pa
             assert here.proxy.tunnels.untold() == []
 
     run(main())
+
+
+@pytest.mark.root
+def test_a_notice_that_reaches_nobody_ends_the_tunnel(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "UNCONFIRMED_LIMIT", 0.3)
+
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            node = await here.node(pi)
+            await node.heard("document", 2)
+            network.cut()
+            tunnel = here.proxy.tunnels.get(pi.uuid)
+            assert tunnel is not None
+            # Beats are 50 s apart: without anything to say, nobody would know for two minutes.
+            tunnel.set_beat(60.0)
+            while len(here.proxy.tunnels):
+                await asyncio.sleep(0.01)
+            network.heal()
+
+    with silent_network() as network:
+        run(main())
