@@ -6,7 +6,7 @@
 #   make test-web    the page in a real browser (chromium), after its types were checked
 #   make test    every test that runs at each commit        make test-slow   those that take longer
 #   make test-arm    the node on emulated arm64 and armhf (root, qemu-user-static, mmdebstrap)
-#   make check   format, lint, types, architecture          make fmt         put the format right
+#   make check   format, lint, types, architecture, figures in the docs current    make fmt    put the format right
 #   make bench   the figures, beside their peers
 #   make deb     Debian packages in build/deb (needs dpkg-dev, debhelper, dh-python)
 #   make guard   has CPU per handshake or memory grown by more than a tenth?
@@ -55,6 +55,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m bench.pages --check
 
 fmt: setup
 	$(BIN)/ruff format .

@@ -7,7 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bench.plot import bars, lines
+from bench.fit import line
+from bench.plot import FITTED, bars, lines
 from bench.report import RESULTS
 
 Details = dict[str, Any]
@@ -26,7 +27,9 @@ def _handshake(details: Details, folder: Path) -> None:
 
 def _bulk(details: Details, folder: Path) -> None:
     rates = {
-        key: {name: statistics.median(one["rate"] for one in all) for name, all in found.items()}
+        key.replace("@openssh.com", ""): {
+            name: statistics.median(one["rate"] for one in all) for name, all in found.items()
+        }
         for key, found in details.items()
     }
     bars(folder / "bulk.svg", "Bulk transfer, server on one core", "MB/s", rates)
@@ -42,11 +45,41 @@ def _memory(details: Details, folder: Path) -> None:
 
 def _certificate(details: Details, folder: Path) -> None:
     found = details["a second, one core"]
-    groups = {name: {"tinyport": statistics.median(rates)} for name, rates in found.items()}
+    # What the library does by itself is not ours.
+    who = {name: "library" if name.startswith("raw") else "tinyport" for name in found}
+    groups = {name: {who[name]: statistics.median(rates)} for name, rates in found.items()}
     bars(folder / "certificate.svg", "Certificate checks, one core", "a second", groups)
 
 
-_DRAWN = {"handshake": _handshake, "bulk": _bulk, "memory": _memory, "certificate": _certificate}
+def _scale(details: Details, folder: Path) -> None:
+    fleets = {float(size): one for size, one in details["fleets"].items()}
+    drawn = {
+        "scale-memory": ("Auth and proxy together", "MB private", {"tinyport": lambda one: one["memory"]["private"]}),
+        "scale-idle": ("Auth and proxy at rest", "% of a core", {"tinyport": lambda one: 100 * one["idle"]["cpu"]}),
+        "scale-lists": (
+            "Lists of all nodes, from start to end",
+            "s",
+            {
+                "tsh ls": lambda one: statistics.median(one["listings"]["tsh ls"]),
+                "tctl nodes ls": lambda one: statistics.median(one["listings"]["tctl nodes ls"]),
+            },
+        ),
+        "scale-return": (
+            "The proxy restarted: nodes are back",
+            "s",
+            {"the last": lambda one: one["restart"]["all back"], "half": lambda one: one["restart"]["median back"]},
+        ),
+    }
+    for name, (title, unit, read) in drawn.items():
+        series = {label: sorted((size, value(one)) for size, one in fleets.items()) for label, value in read.items()}
+        most = max(fleets)
+        for label, points in list(series.items()):
+            base, slope = line(points)
+            series[label + FITTED] = [(0.0, max(base, 0.0)), (most, base + slope * most)]
+        lines(folder / f"{name}.svg", title, "nodes", unit, series)
+
+
+_DRAWN = {"handshake": _handshake, "bulk": _bulk, "memory": _memory, "certificate": _certificate, "scale": _scale}
 
 
 def draw(folder: Path = RESULTS) -> list[Path]:

@@ -48,8 +48,27 @@ def test_rounds_take_turns_and_the_first_does_not_count() -> None:
 
 
 def test_the_page_says_what_the_files_say() -> None:
-    text = pages.PAGE.read_text()
-    assert pages.renewed(text) == text, 'run "python -m bench.pages"'
+    assert pages.stale() == [], 'run "python -m bench.pages"'
+    assert pages.main(["--check"]) == 0
+
+
+def test_the_targets_are_all_in_one_table_and_missed_ones_first(tmp_path: Path) -> None:
+    machine = {"options": {}}
+    rows = [Row("a", "s", 1.0, target=2.0), Row("b", "s", 1.0), Row("c", "s", 3.0, target=2.0)]
+    Suite("bulk", rows).save(machine, tmp_path)
+    Suite("memory", [Row("d", "MB", 8.0, "sshd", 4.0, 2.0, target=1.0, compared="ratio")]).save(machine, tmp_path)
+    made = pages.renewed("<!-- bench: targets -->\n<!-- end -->", tmp_path).splitlines()
+    assert made[1] == "3 figures have a target; 2 miss it."
+    assert [line.split(" | ")[0] for line in made[5:-1]] == ["| c", "| d", "| a"]
+    assert "**MISSED** | [bulk](#bulk)" in made[5]
+
+
+def test_readme_quotes_figures_that_there_are(tmp_path: Path) -> None:
+    row = Row("each further open session", "MB private", 0.04, "sshd", 1.6, 0.025)
+    Suite("memory", [row]).save({"options": {}}, tmp_path)
+    made = pages.renewed("<!-- bench: headlines -->\n<!-- end -->", tmp_path)
+    assert "| each further session, on a connection of its own | 0.04 MB private | 1.6 sshd |" in made
+    assert "| traffic of an idle node | not measured yet |" in made
 
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:
