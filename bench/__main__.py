@@ -20,13 +20,14 @@ SUITES = {
     "bulk": "exec and sftp, both ways, two ciphers, beside sshd",
     "paths": "exec, sftp and scp, straight and through proxy and tunnel, beside sshd and ssh -J",
     "certificate": "certificate checks and access decisions a second on one core",
-    "fleet": "joins a second at auth, listings of 10,000 nodes",
+    "fleet": "joins and logins a second at auth",
     "scale": "simulated fleets: memory, CPU and traffic at rest, listings, everybody back after a restart",
     "latency": "exec at ten a second, the echo of a key, the first session, beside sshd",
     "footprint": "an idle node's size on disk, writes and wake-ups",
     "modules": "what each import costs each process of a node",
     "memory": "a node and sshd with 1 to 500 open sessions",
     "web": "the page in a browser: what comes first, and the echo of a key, beside ssh",
+    "arm64": "the node under qemu-user: memory, and the start of its worker",
     "cluster": "the idle joined node, its first session, tsh through proxy and tunnel",
 }
 

@@ -101,7 +101,7 @@ def rate(calls: int, call: Callable[[int], object]) -> float:
 
 def measure(quick: bool) -> Suite:
     suite = Suite("certificate")
-    rounds, calls = (5, 1500) if quick else (11, 6000)
+    rounds, calls = (5, 1500) if quick else (7, 4000)
     bench = Bench()
     many = [bench.certificate(5) for _ in range(DIFFERENT)]
     decoded = [Certificate.decode(blob) for blob in many]

@@ -1,45 +1,65 @@
-"""A fleet at auth: joins a second on one core, and listings of 10,000 nodes as people type them.
+"""Joins and logins at auth, a second on one core.
 
-Joins: requests made beforehand, sent over one TLS connection that stays, so that what is counted is auth's work and no
-handshakes; auth's CPU is the process's less the asking thread's. Listings: ``tctl nodes ls`` from its start to its end,
-all of Python's start with it.
+Requests are made beforehand and sent over one TLS connection that stays, so that what is counted is auth's work and no
+handshakes; auth's CPU time is the process's less the asking thread's. A login is compared with what the password's hash
+costs by itself, which is meant to be most of it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from bench.report import AT_LEAST, Row, Suite
+from bench.rounds import interleaved, ratio
 from tests.auth.conftest import AuthServer, Clock, auth_settings
-from tinyport.auth.store_nodes import NodeRow
+from tinyport.auth.passwords import Passwords
+from tinyport.auth.settings import PasswordCost
 from tinyport.core.signatures import Ed25519Key
 
-NODES = 10_000
-SITES = 100
+PASSWORD = "correct horse battery"
+PEOPLE = 5
 
 
 def measure(quick: bool) -> Suite:
     suite = Suite("fleet")
     with tempfile.TemporaryDirectory(prefix="tinyport-bench-") as folder:
         clock = Clock(time.time())
-        server = AuthServer(auth_settings(Path(folder), clock), clock)
+        # As it is outside of tests.
+        settings = replace(auth_settings(Path(folder), clock), password_cost=PasswordCost())
+        server = AuthServer(settings, clock)
         try:
             _joins(suite, server, 100 if quick else 600)
-            server.do(_fill(server))
-            _listings(suite, Path(folder), 3 if quick else 7)
+            _logins(suite, server, 3 if quick else 9, 4 if quick else 10)
         finally:
             server.stop()
     return suite
+
+
+def _cost(server: AuthServer, path: str, bodies: Sequence[object]) -> float:
+    """CPU seconds of auth for each of these requests. SystemExit when one is refused."""
+    connection = server.anyone().connect()
+    connection.connect()
+    begin, asking = time.process_time(), time.thread_time()
+    try:
+        for body in bodies:
+            connection.request("POST", path, body=json.dumps(body).encode())
+            response = connection.getresponse()
+            said = response.read()
+            if response.status != 200:
+                raise SystemExit(f"bench: error: {path} was refused: {said[:300]!r}")
+    finally:
+        spent = (time.process_time() - begin) - (time.thread_time() - asking)
+        connection.close()
+    return spent / len(bodies)
 
 
 def _joins(suite: Suite, server: AuthServer, count: int) -> None:
@@ -48,50 +68,35 @@ def _joins(suite: Suite, server: AuthServer, count: int) -> None:
     for number in range(count):
         key, tls_key = Ed25519Key.generate(), ed25519.Ed25519PrivateKey.generate()
         bodies.append(server.join_body(token, f"joined-{number}", key, tls_key))
-    questions = [json.dumps(body).encode() for body in bodies]
-    connection = server.anyone().connect()
-    connection.connect()
-    begin, asking, wall = time.process_time(), time.thread_time(), time.monotonic()
-    for question in questions:
-        connection.request("POST", "/v1/join", body=question)
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"bench: error: a join was refused: {text!r}")
-    spent = (time.process_time() - begin) - (time.thread_time() - asking)
-    connection.close()
-    suite.details["joins, one after the other, a second"] = count / (time.monotonic() - wall)
-    note = "beside the TLS handshake"
-    suite.rows.append(Row("joins", "/s a core", count / spent, target=300, bound=AT_LEAST, note=note))
+    rate = 1 / _cost(server, "/v1/join", bodies)
+    suite.rows.append(Row("joins", "/s a core", rate, target=300, bound=AT_LEAST, note="beside the TLS handshake"))
+    print(f"  joins: {rate:.0f} a second, one core", flush=True)
 
 
-async def _fill(server: AuthServer) -> None:
-    now = server.clock()
-    async with server.service.store.write() as tables:
-        for number in range(NODES):
-            labels = {"site": f"site{number % SITES}", "model": "pi4"}
-            name, key = f"shelf-{number}", os.urandom(51)
-            await tables.nodes.add(NodeRow(str(uuid.uuid4()), "node", name, key, "active", labels, "bench", now))
+def _logins(suite: Suite, server: AuthServer, rounds: int, each: int) -> None:
+    people = [f"person-{number}" for number in range(PEOPLE)]
+    for name in people:
+        server.add_user(name, ["access"], ["pi"], PASSWORD)
+    tls_key = ed25519.Ed25519PrivateKey.generate()
+    bodies = [server.login_body(people[turn % PEOPLE], PASSWORD, tls_key) for turn in range(each)]
+    passwords = Passwords(PasswordCost())
+    try:
+        stored = server.do(passwords.hash(PASSWORD))
 
+        def alone() -> float:
+            begin, asking = time.process_time(), time.thread_time()
+            for _ in range(each):
+                server.do(passwords.verify(stored, PASSWORD))
+            return ((time.process_time() - begin) - (time.thread_time() - asking)) / each
 
-def _listings(suite: Suite, folder: Path, rounds: int) -> None:
-    configuration = folder / "bench.toml"
-    configuration.write_text(f'[tinyport]\ndata_dir = "{folder}"\n[auth]\ncluster_name = "bench.example"\n')
-    tctl = [str(Path(sys.executable).parent / "tctl"), "-c", str(configuration), "nodes", "ls"]
-    for words, least in (([], NODES), (["site=site7"], NODES // SITES)):
-        took = [_seconds([*tctl, *words], least) for _ in range(rounds)]
-        what = " ".join(["tctl nodes ls", *words])
-        suite.details[f"{what}, seconds"] = took
-        suite.rows.append(Row(f"{what}, of {NODES:,} nodes", "s", statistics.median(took), target=1.0))
-
-
-def _seconds(command: list[str], least: int) -> float:
-    begin = time.monotonic()
-    done = subprocess.run(command, capture_output=True, check=False)
-    took = time.monotonic() - begin
-    lines = len(done.stdout.splitlines())
-    if done.returncode or lines < least:
-        raise SystemExit(
-            f"bench: error: {command[-1]}: status {done.returncode}, {lines} lines: {done.stderr[-300:]!r}"
-        )
-    return took
+        runs: dict[str, Callable[[], float]] = {"login": partial(_cost, server, "/v1/login", bodies), "hash": alone}
+        found = interleaved(rounds, runs)
+    finally:
+        passwords.close()
+    rates = {name: [1 / cost for cost in costs] for name, costs in found.items()}
+    suite.details["a second, one core"] = rates
+    middle, spread = ratio(rates["login"], rates["hash"])
+    ours, peer = statistics.median(rates["login"]), statistics.median(rates["hash"])
+    row = Row("logins", "/s a core", ours, "its hash alone", peer, middle, spread, 0.8, AT_LEAST, "ratio")
+    suite.rows.append(row)
+    print(f"  logins: {ours:.1f} a second, one core; the password's hash alone {peer:.1f}", flush=True)

@@ -22,11 +22,16 @@ from bench.report import AT_LEAST, AT_MOST, Row, Suite
 from bench.rounds import interleaved, percentile, ratio
 from bench.servers import Credentials, Dropbear, Node, Server, StockSshd, Unavailable
 from bench.wire_client import CURVE, HYBRID
+from tests.scenarios.cluster import wait_for
 
 CONCURRENCIES = (1, 4, 16, 64)
 # dropbear's MAX_UNAUTH_CLIENTS is 30, fixed when it is built.
 DROPBEAR_MOST = 24
 SATURATED = 0.95
+# The concurrency that the targets are about.
+FULL = 16
+# monitor and link
+AT_REST = 2
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def offers(server: Server, kex: str) -> bool:
 
 def measure(quick: bool) -> Suite:
     suite = Suite("handshake")
-    rounds, each = (3, 60) if quick else (7, 200)
+    rounds, each = (3, 40) if quick else (5, 60)
     concurrencies = (1, 16) if quick else CONCURRENCIES
     with tempfile.TemporaryDirectory(prefix="tinyport-bench-") as folder:
         credentials = Credentials(Path(folder))
@@ -96,12 +101,34 @@ def measure(quick: bool) -> Suite:
                 servers.append(server)
             for kex in (CURVE, HYBRID):
                 able = [server for server in servers if offers(server, kex)]
-                for concurrency in concurrencies:
+                # Without a peer it is one figure, to compare with the other key exchange's.
+                for concurrency in concurrencies if len(able) > 1 else (FULL,):
                     _one(suite, able, kex, concurrency, rounds, each)
         finally:
             for server in servers:
                 server.stop()
+        _cold(suite, Credentials(Path(folder)), 2 if quick else 7)
     return suite
+
+
+def _cold(suite: Suite, credentials: Credentials, rounds: int) -> None:
+    """The first handshake with a node at rest, which starts keeper and worker for it; warm: the next ones."""
+    node = Node(credentials, worker_idle=1, keeper_idle=1)
+    node.start()
+    cold, warm = [], []
+    try:
+        for _ in range(rounds):
+            wait_for("a node at rest", lambda: len(processes.tree(node.pid)) == AT_REST)
+            cold.append(drive(node, CURVE, 1, 1))
+            warm.append(drive(node, CURVE, 5, 1))
+    finally:
+        node.stop()
+    suite.details["cold"] = {name: [vars(load) for load in loads] for name, loads in (("cold", cold), ("warm", warm))}
+    for part, unit in (("median", "ms"), ("cpu", "ms CPU")):
+        first, next = (statistics.median(getattr(load, part) for load in loads) for loads in (cold, warm))
+        what = "handshake, curve25519, first to a node at rest"
+        suite.rows.append(Row(what, unit, first, "a warm worker", next, first / next, note="keeper and worker start"))
+        print(f"  {what}: {first:.0f} {unit}, {next:.1f} with a warm worker", flush=True)
 
 
 def _one(suite: Suite, servers: list[Server], kex: str, concurrency: int, rounds: int, each: int) -> None:
@@ -119,7 +146,7 @@ def _one(suite: Suite, servers: list[Server], kex: str, concurrency: int, rounds
         busy, client = (statistics.median(getattr(one, part) for one in loads) for part in ("utilisation", "client"))
         rate, cpu = (statistics.median(getattr(one, part) for one in loads) for part in ("rate", "cpu"))
         print(f"  {key:<28} {name:<9} {rate:7.1f}/s  {cpu:6.2f} ms CPU  core {busy:4.0%}  client {client:4.0%}")
-    full = concurrency == 16
+    full = concurrency == FULL
     if len(found) == 1:
         what = f"handshake, {kex.partition('-')[0]}, {concurrency} at a time"
         mine = statistics.median(one.cpu for one in ours)

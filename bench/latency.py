@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import machine, processes
-from bench.bulk import connected
+from bench.bulk import Reached, connected
 from bench.report import Row, Suite
 from bench.rounds import interleaved, percentile, ratio
 from bench.servers import Credentials, Node, Server, StockSshd
@@ -30,7 +30,8 @@ NEW, OPEN = "a connection each", "on an open connection"
 
 def measure(quick: bool) -> Suite:
     suite = Suite("latency")
-    rounds, block, keys = (3, 2, 50) if quick else (10, 6, 200)
+    # Blocks of seconds: a minute for each in all.
+    rounds, block, keys = (3, 2, 50) if quick else (12, 5, 100)
     with machine.on_cores(machine.cores()[1]), tempfile.TemporaryDirectory(prefix="tinyport-bench-") as name:
         folder = Path(name)
         credentials = Credentials(folder)
@@ -110,10 +111,10 @@ def _execs(suite: Suite, servers: list[Server], folder: Path, rounds: int, block
                 print(f"  {row.what}: {row.ours:.0f} ms, sshd {row.peer:.0f} ms", flush=True)
 
 
-class _Echo:
+class Echo:
     """A terminal session whose process sends each byte back."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Reached) -> None:
         words = server.command("stty raw -echo; echo ready; exec cat", options=("-tt", "-c", CIPHER))
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
@@ -152,7 +153,7 @@ class _Echo:
 
 
 def _echo(suite: Suite, servers: list[Server], rounds: int, keys: int) -> None:
-    sessions = {server.name: _Echo(server) for server in servers}
+    sessions = {server.name: Echo(server) for server in servers}
     try:
         found = interleaved(rounds, {name: partial(one.keys, keys) for name, one in sessions.items()})
     finally:

@@ -27,13 +27,14 @@ from tinyport.core.names import parse_address
 
 SIZES = (100, 1_000, 10_000)
 LARGEST = SIZES[-1]
+QUICK_SIZES = (50, 200)
 #: tunnels that are opened a second at first, about as many as a proxy can greet
 CONNECTED_A_SECOND = 250
 # Memory is read when what came with connecting has been put away: reports, documents kept on disk.
-SETTLE = 15.0
+SETTLE = 10.0
 MINUTE = 60.0
-# Three beats; a quick run is content with one.
-IDLE, IDLE_QUICK = 150.0, 50.0
+# Nodes beat every 50 s, each at moments of its own; every third beat is a question, so three beats are one round of it.
+IDLE, IDLE_SMALL = 150.0, 50.0
 DAY = 86400.0
 MEGABYTE = 1000 * 1000
 RETURN_LIMIT = 300.0
@@ -76,7 +77,7 @@ class _Scale:
         self._user = ""
 
     def run(self) -> None:
-        sizes = (50, 200) if self._quick else SIZES
+        sizes = QUICK_SIZES if self._quick else SIZES
         reachable = [size for size in sizes if size <= most_nodes()]
         if left := sorted(set(sizes) - set(reachable)):
             text = f"a process may have {most_nodes()} tunnels here (ulimit -Hn)"
@@ -132,7 +133,7 @@ class _Scale:
         held = self._memory(1 if self._quick else SETTLE)
         each = (held.private - empty.private) * 1024 / size
         print(f"  {size:6,} nodes: up in {opened:.0f} s, {each:.1f} kB a node ({held.private:.0f} MB)", flush=True)
-        idle = self._idle(simulation, IDLE_QUICK if self._quick else IDLE)
+        idle = self._idle(simulation, IDLE if size == LARGEST else IDLE_SMALL)
         print(
             f"  {size:6,} nodes: idle {idle['cpu']:.2%} of a core, {idle['wire a day'] / 1e6:.3f} MB a day each, "
             f"auth writes {idle['written a minute'] / 1024:.0f} kB a minute",
@@ -186,6 +187,10 @@ class _Scale:
             ]
         return found
 
+    def _watched(self, size: int) -> float:
+        """Seconds after a restart in which somebody comes and goes."""
+        return MINUTE if size == LARGEST else MINUTE / 4
+
     def _restart(self, size: int, simulation: Simulation) -> dict[str, Any]:
         """The proxy is told to stop, as an upgrade does, and the supervisor starts it again."""
         proxy = next(pid for pid in self._pids() if processes.name(pid) == "tinyport-proxy")
@@ -196,18 +201,18 @@ class _Scale:
         subprocess.run(["kill", str(proxy)], check=True)
         wait_for("the tunnels to break", lambda: simulation.say().up < size)
         people.start()
-        said: Said = wait_for("the fleet to return", lambda: _all_back(simulation, size), limit=RETURN_LIMIT)
-        everybody = time.monotonic() - begin
-        wait_for("auth to know", lambda: self._online() >= size + 1, limit=RETURN_LIMIT)
-        known = time.monotonic() - begin
-        people.join(begin + (10 if self._quick else MINUTE))
+        try:
+            said: Said = wait_for("the fleet to return", lambda: _all_back(simulation, size), limit=RETURN_LIMIT)
+            wait_for("auth to know", lambda: self._online() >= size + 1, limit=RETURN_LIMIT)
+            known = time.monotonic() - begin
+        finally:
+            people.join(begin + self._watched(size))
         after = self._load()
         took = [one["seconds"] for one in people.attempts if not one["status"]]
         failed = [one for one in people.attempts if one["status"]]
         return {
             "all back": max(said.returned[-1], 0.0),
             "seen by auth": known,
-            "watched": everybody,
             "median back": statistics.median(said.returned),
             "closed port": said.closed,
             "refused": said.refused,

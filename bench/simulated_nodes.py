@@ -15,8 +15,8 @@ import heapq
 import json
 import os
 import resource
+import select
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -34,15 +34,12 @@ from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
 from tinyport.node.link_tunnel import CONNECTING, GREETING, UP, Tunnel
 from tinyport.node.loop import READ, WRITE, Loop, Timer, spread
+from tinyport.proxy.traffic import wire_bytes
 
 # Descriptors that a process needs besides a socket for each node.
 SPARE_FILES = 256
 # linux/in.h: the port is chosen at connect(), so that ports need not be unique over all addresses.
 _IP_BIND_ADDRESS_NO_PORT = 24
-# linux/tcp.h, struct tcp_info: bytes_acked, bytes_received (u64) and segs_out, segs_in (u32) are at 120 bytes.
-_TCP_INFO = struct.Struct("=120xQQII")
-# IPv4 without options, and TCP with time stamps.
-_HEADERS = 20 + 32
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,21 @@ class _Opening:
     def __init__(self, loop: Loop, source: str, server: tuple[str, int], done: Callable[[socket.socket], None]) -> None:
         self._loop = loop
         self._done = done
+        self._server = server
         self._socket = opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         opened.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         opened.bind((source, 0))
-        opened.connect_ex(server)
-        loop.add(opened.fileno(), WRITE, self._connected)
+
+    def start(self) -> None:
+        self._socket.connect_ex(self._server)
+        ready = select.poll()
+        ready.register(self._socket, select.POLLOUT)
+        # On this machine it is open already. A turn of our loop takes as long as everybody's handshakes in it, and a
+        # device would have said its first words by then.
+        if ready.poll(0):
+            self._done(self._socket)
+        else:
+            self._loop.add(self._socket.fileno(), WRITE, self._connected)
 
     def _connected(self, events: int) -> None:
         self._loop.remove(self._socket.fileno())
@@ -110,27 +117,27 @@ class _Opening:
 
 
 class SimulatedNode(Tunnel):
-    """A node's tunnel, and as much of link as it asks for."""
+    """A node's tunnel, and as much of the rest of link as it asks for. It knows one proxy."""
 
     def __init__(self, loop: Loop, identity: dict[str, Any], fleet: Fleet, server: tuple[str, int], log: Log) -> None:
         def context(alpn: str) -> Any:
             return client_context(fleet.tls_cas, alpn=[alpn], cert_pem=identity["certificate"], key_pem=identity["key"])
 
         super().__init__(loop, self, context, fleet.cluster, log)
-        self._at = server
         self.uuid = str(identity["uuid"])
         number = int(identity["number"])
         self._source = f"127.{64 + number // 60000}.{number // 250 % 240 + 1}.{number % 250 + 1}"
+        self._to_go = server
         self._fleet = fleet
         self._versions = {"policy": [0, 0], "node": [0, 0]}
-        self._phase = time.monotonic() + spread(0.0, 3600.0)
+        self._phase = spread(0.0, 3600.0)
         self.closed = 0
         self.refused = 0
 
-    # What the tunnel asks of link.
+    # What the tunnel asks of its owner.
 
     def where(self, tunnel: Tunnel) -> tuple[str, int]:
-        return self._at
+        return self._to_go
 
     def met(self, tunnel: Tunnel, proxy: str) -> bool:
         return True
@@ -142,13 +149,12 @@ class SimulatedNode(Tunnel):
         return False
 
     def useless(self, tunnel: Tunnel) -> None:
-        raise AssertionError("it has an address")
+        raise AssertionError("a node with one proxy always has somewhere to go")
 
-    def longest_wait(self, tunnel: Tunnel) -> None:
+    def longest_wait(self, tunnel: Tunnel) -> float | None:
         return None
 
     def until_beat(self, beat: float) -> float:
-        # A node's beats are at moments of its own.
         left = beat - (time.monotonic() - self._phase) % beat
         return left if left >= beat / 4 else left + beat
 
@@ -158,7 +164,7 @@ class SimulatedNode(Tunnel):
         return {"version": VERSION, "uuid": self.uuid, **self._versions, "addresses": addresses, "labels": labels}
 
     def changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None:
-        if tunnel.up:
+        if reason is None:
             self._fleet.returned.append(time.monotonic() - self._fleet.marked)
 
     def said(self, tunnel: Tunnel, message: dict[str, object]) -> None:
@@ -171,8 +177,10 @@ class SimulatedNode(Tunnel):
 
     def _begin(self) -> None:
         self._to("due")
-        self.server = self._at
-        self._connect = _Opening(self._loop, self._source, self.server, self._opening_ended)  # type: ignore[assignment]
+        self.server = self._to_go
+        opening = _Opening(self._loop, self._source, self.server, self._opening_ended)
+        self._connect = opening  # type: ignore[assignment]
+        opening.start()
 
     def _opening_ended(self, opened: socket.socket) -> None:
         if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -191,9 +199,7 @@ class SimulatedNode(Tunnel):
         if self._state != UP or self._stream is None:
             return 0
         with socket.socket(fileno=os.dup(self._stream.fileno())) as same:
-            info = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        acked, received, segments_out, segments_in = _TCP_INFO.unpack(info)
-        return int(acked + received + _HEADERS * (segments_out + segments_in))
+            return wire_bytes(same)
 
 
 class Fleet:

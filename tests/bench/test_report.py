@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -53,7 +54,7 @@ def test_the_page_says_what_the_files_say() -> None:
 
 
 def test_the_targets_are_all_in_one_table_and_missed_ones_first(tmp_path: Path) -> None:
-    machine = {"options": {}}
+    machine: dict[str, Any] = {"options": {}}
     rows = [Row("a", "s", 1.0, target=2.0), Row("b", "s", 1.0), Row("c", "s", 3.0, target=2.0)]
     Suite("bulk", rows).save(machine, tmp_path)
     Suite("memory", [Row("d", "MB", 8.0, "sshd", 4.0, 2.0, target=1.0, compared="ratio")]).save(machine, tmp_path)

@@ -54,6 +54,12 @@ class Board:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log.read_text()}") from None
 
+    @property
+    def pid(self) -> int:
+        """Of what entered the namespaces; the node is below it."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         # Its namespaces take everything with them.
         self.root.stop()

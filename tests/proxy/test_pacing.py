@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,45 @@ def test_a_handful_goes_straight_through_and_a_crowd_is_sent_away() -> None:
     assert len(waits) == pytest.approx(BURST + LONGEST_TURN * HANDSHAKES_PER_SECOND, abs=2)
     # Whoever is sent away does not make it worse for the others.
     assert gate.wait(1000.0 + LONGEST_TURN) <= LONGEST_TURN
+
+
+def test_a_machine_that_is_too_slow_lets_in_no_more_than_it_can_serve() -> None:
+    order: list[str] = []
+
+    async def node(gate: Gate) -> None:
+        await gate.turn()
+        order.append("node")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        # Each look at the clock finds a second gone: whatever was to happen by it is overdue.
+        seconds = itertools.count(1000.0)
+        gate = Gate(per_second=100.0, burst=0.0)
+        gate.wait(next(seconds))
+        nodes = [asyncio.ensure_future(node(gate)) for _ in range(50)]
+        await asyncio.sleep(0)
+        loop.time = lambda: next(seconds)  # type: ignore[method-assign]
+        while not all(one.done() for one in nodes):
+            order.append("others")
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert order.count("node") == 50
+    assert "node node" not in " ".join(order)
+
+
+def test_who_leaves_while_it_waits_takes_nobodys_turn() -> None:
+    async def main() -> None:
+        gate = Gate(burst=0.0)
+        gate.wait(asyncio.get_running_loop().time())
+        gone, stays = asyncio.ensure_future(gate.turn()), asyncio.ensure_future(gate.turn())
+        await asyncio.sleep(0)
+        gone.cancel()
+        await stays
+        assert gone.cancelled()
+        assert gate.turned_away == 0
+
+    asyncio.run(main())
 
 
 def test_beats_become_rarer_where_the_budget_or_the_number_of_tunnels_asks_for_it() -> None:

@@ -6,6 +6,7 @@ Pure but for ``Gate.turn``, which sleeps; times are arguments.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from tinyport.core.errors import Unavailable
 
@@ -37,21 +38,29 @@ class Slots:
 
 
 class Gate:
-    """Lets tunnels begin at a certain rate."""
+    """Lets tunnels begin one after the other, at a certain rate at most.
+
+    And at none that this machine cannot keep up: of those that wait, one begins in a turn of the event loop, so when
+    handshakes fill it, the next begins when there is time again. Let in by the clock alone, they would all be under way
+    at once on a slow server, and none would end in time.
+    """
 
     def __init__(self, per_second: float = HANDSHAKES_PER_SECOND, burst: float = BURST) -> None:
         self._step = 1 / per_second
         self._slack = burst / per_second
         #: when the next turn would be if nothing were to be spared
         self._next = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        #: when the first of these is let in
+        self._due = 0.0
         #: how many were sent away
         self.turned_away = 0
 
     def wait(self, now: float) -> float:
-        """Seconds until the caller's turn. Unavailable when that is too far away."""
+        """Seconds until the caller's turn, by the rate. Unavailable when that is too far away."""
         self._next = max(self._next, now - self._slack)
         wait = self._next - now
-        if wait > LONGEST_TURN:
+        if wait > LONGEST_TURN or len(self._waiting) * self._step > LONGEST_TURN:
             self.turned_away += 1
             raise Unavailable("too many nodes come at once")
         self._next += self._step
@@ -59,6 +68,26 @@ class Gate:
 
     async def turn(self) -> None:
         """Wait for the caller's turn. Unavailable when that is too far away."""
-        wait = self.wait(asyncio.get_running_loop().time())
-        if wait:
-            await asyncio.sleep(wait)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        wait = self.wait(now)
+        if not wait and not self._waiting:
+            return
+        mine = loop.create_future()
+        self._waiting.append(mine)
+        if len(self._waiting) == 1:
+            self._due = now + wait
+            loop.call_at(self._due, self._let_in)
+        await mine
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            first = self._waiting.popleft()
+            # One that gave up, or was made to, while it waited takes nobody's turn.
+            if not first.done():
+                first.set_result(None)
+                break
+        if self._waiting:
+            # What is overdue happens in the next turn of the loop, not in this one.
+            self._due += self._step
+            asyncio.get_running_loop().call_at(self._due, self._let_in)
