@@ -48,8 +48,8 @@ def measure(quick: bool) -> Suite:
     return suite
 
 
-def paced(words: list[str], count: int) -> list[float]:
-    """Milliseconds of each of ``count`` runs, one begun every 100 ms whether the ones before have ended or not."""
+def paced(words: list[str], count: int, rate: float = RATE) -> list[float]:
+    """Milliseconds of each of ``count`` runs, ``rate`` begun a second whether the ones before have ended or not."""
     taken: list[float] = []
     failed: list[bytes] = []
 
@@ -69,7 +69,7 @@ def paced(words: list[str], count: int) -> list[float]:
     threads = [threading.Thread(target=one) for _ in range(count)]
     begin = time.monotonic()
     for number, thread in enumerate(threads):
-        time.sleep(max(0.0, begin + number / RATE - time.monotonic()))
+        time.sleep(max(0.0, begin + number / rate - time.monotonic()))
         thread.start()
     for thread in threads:
         thread.join()

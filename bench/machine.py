@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,22 @@ SBIN = "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "/usr/bin:/bi
 def find(program: str) -> str | None:
     """The path of a server program, which may be outside a person's PATH."""
     return shutil.which(program, path=SBIN)
+
+
+def install(programs: Mapping[str, str]) -> None:
+    """Install what is missing of ``programs`` (name → Debian package), where we may. Elsewhere rows say what is not
+    there."""
+    missing = sorted({package for program, package in programs.items() if find(program) is None})
+    apt = shutil.which("apt-get")
+    if not missing or apt is None or os.geteuid() != 0:
+        return
+    print(f"installing {', '.join(missing)}", flush=True)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(
+        [apt, "install", "-y", "-qq", "--no-install-recommends", *missing], env=env, capture_output=True, check=False
+    )
+    if done.returncode:
+        print(f"  it failed: {done.stderr.decode(errors='replace').strip()[-300:]}", flush=True)
 
 
 def cores() -> tuple[set[int], set[int]]:

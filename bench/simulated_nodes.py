@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,12 +33,15 @@ from tinyport.core.errors import TinyportError
 from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
-from tinyport.node.link_tunnel import CONNECTING, GREETING, UP, Tunnel
+from tinyport.node.link_tunnel import CONNECTING, GREETING, UP, WAITING, Tunnel
 from tinyport.node.loop import READ, WRITE, Loop, Timer, spread
 from tinyport.proxy.traffic import wire_bytes
 
 # Descriptors that a process needs besides a socket for each node.
 SPARE_FILES = 256
+# Devices have a processor each. Where ours does not keep up with all of them, some begin later than they would, instead
+# of all being too slow for the proxy.
+MOST_BEGUN = 150
 # linux/in.h: the port is chosen at connect(), so that ports need not be unique over all addresses.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
@@ -164,6 +168,7 @@ class SimulatedNode(Tunnel):
         return {"version": VERSION, "uuid": self.uuid, **self._versions, "addresses": addresses, "labels": labels}
 
     def changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None:
+        self._fleet.settled(self)
         if reason is None:
             self._fleet.returned.append(time.monotonic() - self._fleet.marked)
 
@@ -176,6 +181,12 @@ class SimulatedNode(Tunnel):
     # What is counted.
 
     def _begin(self) -> None:
+        if self._fleet.may_begin(self):
+            self.begin()
+
+    def begin(self) -> None:
+        if self._state != WAITING:
+            return
         self._to("due")
         self.server = self._to_go
         opening = _Opening(self._loop, self._source, self.server, self._opening_ended)
@@ -216,6 +227,27 @@ class Fleet:
         chosen = told["nodes"][numbers.start : numbers.stop]
         self._nodes = [SimulatedNode(self._loop, identity, self, server, log) for identity in chosen]
         self._wire = 0
+        self._begun: set[SimulatedNode] = set()
+        self._delayed: deque[SimulatedNode] = deque()
+
+    def may_begin(self, node: SimulatedNode) -> bool:
+        """Is there time for one more handshake? If not, ``begin`` is called when there is."""
+        if len(self._begun) < MOST_BEGUN:
+            self._begun.add(node)
+            return True
+        self._delayed.append(node)
+        return False
+
+    def settled(self, node: SimulatedNode) -> None:
+        """It is up, or has failed."""
+        if node not in self._begun:
+            return
+        self._begun.remove(node)
+        if self._delayed:
+            following = self._delayed.popleft()
+            self._begun.add(following)
+            # Not within what ends the one before.
+            self._loop.after(0, following.begin)
 
     def run(self) -> None:
         """Until standard input ends."""
