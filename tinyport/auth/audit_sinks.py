@@ -139,7 +139,7 @@ async def feed(service: Service, sink: Sink) -> None:
                     await asyncio.wait_for(growth.wait(), _LOOK)
                 continue
             try:
-                await asyncio.to_thread(sink.write, [{"id": id, **event} for id, _, event in found])
+                await _give(sink, [{"id": id, **event} for id, _, event in found], position)
             except OSError as error:
                 if not failing:
                     service.log.error("the audit log's copy is held up", sink=sink.name, error=error)
@@ -150,9 +150,25 @@ async def feed(service: Service, sink: Sink) -> None:
                 service.log.info("the audit log's copy goes on", sink=sink.name)
             failing = False
             at = found[-1][0]
-            position.write(at)
     finally:
         position.close()
+
+
+async def _give(sink: Sink, events: Sequence[Mapping[str, object]], position: Position) -> None:
+    """Have the sink write ``events`` and note that it has them; OSError when it cannot. Whoever is stopped meanwhile
+    waits for both: an ordinary restart tells nothing twice.
+    """
+
+    def write() -> None:
+        sink.write(events)
+        position.write(int(str(events[-1]["id"])))
+
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
 
 
 async def feed_all(service: Service) -> None:
