@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from tinyport.auth.store import Database
 from tinyport.core.certificate import EXT_ROLES, EXT_TRAITS, EXT_USER, Certificate, parse_public_line, public_line
 from tinyport.core.signatures import Ed25519Key
 
@@ -103,16 +104,28 @@ def test_who_there_is_does_not_show_in_the_work_done(auth: AuthServer, monkeypat
         return verify(stored, password)
 
     monkeypatch.setattr(passwords, "_verify", counted)
+    written: list[str] = []
+    run_statement = Database.run
+
+    async def watched(self: Database, sql: str, *values: object) -> int:
+        written.append(sql)
+        return await run_statement(self, sql, *values)
+
+    monkeypatch.setattr(Database, "run", watched)
     work = {}
+    statements = {}
     for name in ("alice", "nobody", "invited", "out", "al ice"):
         hashed.clear()
+        written.clear()
         auth.clock.now += 60
         assert attempt(auth, name, "wrong horse").code == "bad_credentials"
         work[name] = list(hashed)
+        statements[name] = sorted(written)
     # argon2's encoded hash without salt and sum: the kind, the version, memory, passes.
     (cost,) = work["alice"]
     assert cost.startswith("$argon2id$")
     assert all(done == [cost] for done in work.values()), work
+    assert statements["nobody"] == statements["alice"] == statements["invited"] == statements["al ice"]
 
 
 def test_five_failures_lock_a_user_out_for_a_while(auth: AuthServer) -> None:

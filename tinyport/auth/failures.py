@@ -30,7 +30,10 @@ async def login_failed(call: Call, name: str, *, counts: bool) -> NoReturn:
             await service.audit.record(
                 tables, "user.login.failed", user=printable(name, 64), source=call.source or None
             )
-        if user is not None and counts and now >= user.locked_until:
+        if user is None:
+            # Nobody's count, so that the work is the same for names that are not there.
+            await tables.users.set_failures(name, 0, 0)
+        elif counts and now >= user.locked_until:
             failures = user.failures + 1
             out = failures >= MAX_FAILURES
             await tables.users.set_failures(name, 0 if out else failures, now + LOCK_OUT if out else 0)
