@@ -106,6 +106,16 @@ def test_a_terminal_whole_and_what_is_typed_only_as_it_is_echoed(start: Start) -
     assert (began["sid"], began["recording"]) == (reader.message["sid"], "node")
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_person_at_a_terminal_is_told(start: Start, told: bool) -> None:
+    rig = start("node", **({} if told else {"recording_notice": False}))
+    done = rig.ssh(options=("-tt",), input=b"exit\n")
+    assert (b"[this session is recorded]" in done.stdout) == told
+    reader = Reader(rig)
+    reader.until_end()
+    assert reader.shown() == done.stdout
+
+
 def test_a_command_without_a_terminal_its_output_up_to_a_limit(start: Start) -> None:
     rig = start()
     done = rig.ssh("echo out; echo err >&2")

@@ -199,6 +199,51 @@ def test_sessions_live_through_restarts_and_are_told_once(daemon: Daemon, number
     assert {event.get("status") for event in daemon.events("session.end")} >= {3, 5, 7}
 
 
+@pytest.mark.parametrize("number", ENDS)
+def test_recordings_go_on_through_restarts(daemon: Daemon, number: int) -> None:
+    config = daemon.cluster.folder / "recording.toml"
+    config.write_text('kind = "cluster_config"\nname = "cluster"\nsession_recording = "node"\n')
+    assert daemon.cluster.tctl("create", "-f", config).returncode == 0
+
+    def recorded() -> list[dict[str, Any]]:
+        found = daemon.cluster.tctl_json("recordings", "ls", "--node", daemon.name)["recordings"]
+        return [one for one in found if one["command"].startswith("echo whole")]
+
+    def begun() -> subprocess.Popen[bytes] | None:
+        """One that is recorded: the configuration may still be on its way."""
+        client = daemon.ssh("-tt", "echo whole; read line; echo got $line; read line; echo and $line")
+        assert client.stdout is not None
+        assert client.stdout.readline().strip() == b"whole"
+        started = wait_for("its start", lambda: daemon.events("session.start"))[-1]
+        return client if "recording" in started else None
+
+    try:
+        terminal: subprocess.Popen[bytes] = wait_for("a session that is recorded", begun)
+        wait_for("its beginning to be stored", lambda: recorded() and recorded()[0]["bytes"])
+        daemon.restart(number)
+        daemon.until(lambda status: len(status["old_keepers"]) == 1)
+        assert terminal.stdin is not None
+        assert terminal.stdout is not None
+        terminal.stdin.write(b"more\n")
+        terminal.stdin.flush()
+        assert b"more" in terminal.stdout.readline() + terminal.stdout.readline()
+        link = daemon.status()["pids"]["link"]
+        os.kill(link, signal.SIGKILL)
+        daemon.until(lambda status: status["pids"]["link"] != link and status["tunnel"]["tunnel"] == "up")
+        terminal.stdin.write(b"again\n")
+        terminal.stdin.flush()
+        terminal.wait(LIMIT)
+        wait_for("its end", lambda: recorded()[0]["state"] != "live")
+        (one,) = [one for one in recorded() if one["lost"] or one["bytes"]]
+        shown = daemon.cluster.tctl("recordings", "export", one["id"]).stdout.decode()
+        assert (one["state"], one["lost"]) == ("complete", 0), shown
+        assert "got more" in shown
+        assert "and again" in shown
+    finally:
+        config.write_text('kind = "cluster_config"\nname = "cluster"\nsession_recording = "off"\n')
+        assert daemon.cluster.tctl("create", "-f", config).returncode == 0
+
+
 def test_a_bulk_transfer_goes_on_through_a_kill(daemon: Daemon) -> None:
     size = 64 * 1024 * 1024
     process = daemon.ssh(f"head -c {size} /dev/zero")

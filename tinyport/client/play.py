@@ -89,6 +89,8 @@ def _print(tape: Tape, lines: Iterable[bytes]) -> int:
         tape.feed(line)
         for text in tape.texts[shown:]:
             sys.stdout.write(text)
+        # Whoever follows wants it now.
+        sys.stdout.flush()
         shown = len(tape.texts)
     if tape.header is None:
         raise PeerError("this is not a recording")

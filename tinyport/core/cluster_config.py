@@ -35,6 +35,8 @@ class ClusterConfig:
     recording_retention: str = "90d"
     recording_max_size: str = "64MB"
     recording_max_total: str = "10GB"
+    #: is somebody who gets a shell in a terminal told that it is recorded?
+    recording_notice: bool = True
     second_factor: str = "off"
     password_min_length: int = SHORTEST_PASSWORD
     #: limits on everybody's sessions, see ``core.session_terms``
@@ -112,6 +114,7 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "recording_retention": _as_in_roles(_retention),
     "recording_max_size": _as_in_roles(_size),
     "recording_max_total": _as_in_roles(_size),
+    "recording_notice": _as_in_roles(session_terms.check_flag),
     "second_factor": _one_of(*SECOND_FACTORS),
     "password_min_length": _number(SHORTEST_PASSWORD, LONGEST_PASSWORD),
     "proxy_addresses": _addresses,

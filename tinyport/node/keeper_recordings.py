@@ -47,6 +47,7 @@ class Recording:
     head: Mapping[str, object]
     strict: bool
     most: int
+    notice: bool
     reading: int
     writing: int
     grant: Grant
@@ -67,7 +68,7 @@ class Recording:
     @property
     def wish(self) -> dict[str, object]:
         """What the worker is told."""
-        return {"strict": self.strict, "most": self.most}
+        return {"strict": self.strict, "most": self.most, "notice": self.notice}
 
 
 class Recordings:
@@ -125,9 +126,21 @@ class Recordings:
             head["command"] = printable(plan.command, MAX_REASON)
         if terminal is not None:
             head.update(term=printable(terminal.term, 64), columns=terminal.columns, rows=terminal.rows)
-        most = recording_limits(self._config()).size
+        config = self._config()
+        notice = plan.kind == "shell" and terminal is not None and config.get("recording_notice") is not False
         one = Recording(
-            sid, head, strict, most, reading, writing, grant, connection.endpoint.peer, connection.number, number, begun
+            sid,
+            head,
+            strict,
+            recording_limits(config).size,
+            notice,
+            reading,
+            writing,
+            grant,
+            connection.endpoint.peer,
+            connection.number,
+            number,
+            begun,
         )
         self._all[sid] = one
         there = self._say(one)

@@ -115,6 +115,9 @@ class _OldLine:
         self.send(self._receipts.opened())
 
     def send(self, body: dict[str, object]) -> None:
+        """Nothing once it has ended: an answer may come later than that."""
+        if self._channel.fileno() < 0:
+            return
         try:
             send_body(self._channel, body, ())
         except OSError as error:

@@ -23,6 +23,9 @@ WITHOUT_TERMINAL = 256 * 1024
 # Of what one recording may have, this part is for marks and the end.
 RESERVE = 16
 
+# With a size before it, a frame still goes into a pipe whole.
+PIECE = f.MAX_DATA - len(f.resize(0, 0, 0, 0))
+
 STALLED = f"this session must be recorded, and its recording could not be stored for {STALL_LIMIT:g} seconds"
 FULL = "this session must be recorded, and its recording has reached the largest size that is allowed"
 REFUSED = "this session must be recorded, and its recording is not accepted any more"
@@ -95,8 +98,8 @@ class Recorder:
     def output(self, data: bytes) -> None:
         if self._short is not None:
             data = self._cut(data)
-        for at in range(0, len(data), f.MAX_DATA):
-            piece = data[at : at + f.MAX_DATA]
+        for at in range(0, len(data), PIECE):
+            piece = data[at : at + PIECE]
             if self._descriptor < 0 or not self._put(piece):
                 self._gap = True
                 # Else the next frame says it.
@@ -114,10 +117,7 @@ class Recorder:
     def resize(self, columns: int, rows: int) -> None:
         if self._size is not None:
             self._size = columns, rows
-            self._say_size()
-
-    def _say_size(self) -> bool:
-        return self._size is None or self._send(f.resize(self._milliseconds(), self._position, *self._size))
+            self._send(f.resize(self._milliseconds(), self._position, columns, rows))
 
     def mark(self, text: str) -> None:
         data = text.encode("utf-8", "replace")[: f.MAX_MARK]
@@ -148,13 +148,16 @@ class Recorder:
         if self._room < f.MAX_FRAME:
             self._no_room()
             return False
-        # What comes after a gap is shown in the terminal as it is now.
-        if self._gap and not self._say_size():
-            return False
-        self._gap = False
-        frame = f.frame(f.OUTPUT, self._milliseconds(), self._position, piece)
+        now = self._milliseconds()
+        frame = f.frame(f.OUTPUT, now, self._position, piece)
+        if self._gap and self._size is not None:
+            # What comes after a gap is shown in the terminal as it is now. Both in one write: a size alone would find
+            # room where they do not, and make many gaps of one.
+            frame = f.resize(now, self._position, *self._size) + frame
         self._room -= len(frame)
-        return self._send(frame)
+        sent = self._send(frame)
+        self._gap = self._gap and not sent
+        return sent
 
     def _send(self, frame: bytes) -> bool:
         if self._descriptor < 0 or self._finishing:

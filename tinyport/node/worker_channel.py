@@ -23,6 +23,7 @@ from tinyport.node.worker_packets import Unlogged
 
 # ssh(1) exits with 255 when it was itself that failed; so do we when no process ran.
 NOT_STARTED = 255
+NOTICE = "this session is recorded"
 # All values together: with the longest command they still fit into one message to the keeper, escaped as JSON has them.
 MAX_VALUES = 8 * 1024
 
@@ -181,6 +182,9 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
             )
         self._open = True
         self._pump.attach(*self._recorded(answer, descriptors, request["pty"]))
+        wish = answer.get("recording")
+        if isinstance(wish, dict) and wish.get("notice"):
+            self._pump.say(NOTICE)
         terminal = self._terminal
         if terminal is not None and terminal != request["pty"]:
             self._pump.resize(*(int(str(terminal[name])) for name in ("columns", "rows", "width", "height")))
