@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from tinyport.core.errors import AccessDenied, ConfigError
 from tinyport.core.roles import parse_role
-from tinyport.core.session_terms import CONFIG, NO_TERMS, SessionTerms, describe, of_config, of_roles
+from tinyport.core.session_terms import (
+    CONFIG,
+    NO_TERMS,
+    RECORDINGS,
+    SessionTerms,
+    describe,
+    in_emergency,
+    of_config,
+    of_roles,
+    record_of_config,
+)
 
 ADDRESSES = [ipaddress.ip_address(text) for text in ("10.1.2.3", "192.168.0.9", "2001:db8::7", "203.0.113.5")]
 
@@ -22,12 +32,13 @@ limits = {
     "max_connections": counts,
     "disconnect_expired_cert": st.booleans(),
 }
+recordings = st.sampled_from(RECORDINGS)
 networks = st.lists(
     st.sampled_from(["10.0.0.0/8", "192.168.0.0/16", "2001:db8::/32", "0.0.0.0/0"]), min_size=1, max_size=3
 )
-options = st.fixed_dictionaries({}, optional={**limits, "source_networks": networks})
+options = st.fixed_dictionaries({}, optional={**limits, "source_networks": networks, "record": recordings})
 roles = st.lists(st.tuples(st.sampled_from(["role a", "role b", "c"]), options), max_size=5)
-configs = st.fixed_dictionaries({}, optional=limits)
+configs = st.fixed_dictionaries({}, optional={**limits, "session_recording": recordings})
 
 
 def as_tight(one: SessionTerms, other: SessionTerms) -> bool:
@@ -39,6 +50,8 @@ def as_tight(one: SessionTerms, other: SessionTerms) -> bool:
     ):
         if theirs is not None and (mine is None or mine.value > theirs.value):
             return False
+    if RECORDINGS.index(one.recording) < RECORDINGS.index(other.recording):
+        return False
     if other.ends_with_certificate is not None and one.ends_with_certificate is None:
         return False
     return all(lets_in(other, address) or not lets_in(one, address) for address in [*ADDRESSES, None])
@@ -75,7 +88,7 @@ def test_one_more_role_never_loosens_a_limit(
 def test_every_limit_is_one_that_somebody_said(found: list[tuple[str, dict[str, object]]]) -> None:
     terms = of_roles(found)
     said = {f"role {name}" for name, _ in found}
-    for limit in (terms.idle, terms.sessions, terms.connections):
+    for limit in (terms.idle, terms.sessions, terms.connections, terms.record):
         assert limit is None or limit.by in said
     assert {by for by, _ in terms.sources} <= said
 
@@ -91,13 +104,25 @@ def test_an_address_that_is_not_known_is_in_no_network() -> None:
 
 def test_what_explain_says() -> None:
     found = of_roles([("night", {"client_idle_timeout": "15m", "source_networks": "10.0.0.0/8"})])
-    whole = found.and_also(of_config({"max_sessions": 3, "disconnect_expired_cert": True}))
+    config = {"max_sessions": 3, "disconnect_expired_cert": True, "session_recording": "strict"}
+    whole = found.and_also(of_config(config))
     assert describe(whole) == [
         "closed when idle for 15m (role night)",
         f"at most 3 sessions at a time on a node ({CONFIG})",
         f"closed when the certificate expires ({CONFIG})",
         "only from 10.0.0.0/8 (role night)",
+        f"recorded, or refused ({CONFIG})",
     ]
+
+
+def test_recording_on_odd_days() -> None:
+    # A word of a later version counts as the strictest of ours, also beside others that cannot be read.
+    assert of_config({"session_recording": "notarized"}).recording == "strict"
+    assert record_of_config({"max_sessions": "many", "session_recording": "node"}).recording == "node"
+    assert in_emergency(of_config({"session_recording": "strict", "max_sessions": 1})) == of_config(
+        {"session_recording": "node"}
+    )
+    assert in_emergency(NO_TERMS) == NO_TERMS
 
 
 @pytest.mark.parametrize(
@@ -111,6 +136,8 @@ def test_what_explain_says() -> None:
         ("max_sessions", "3"),
         ("max_connections", 70_000),
         ("disconnect_expired_cert", "yes"),
+        ("record", "sometimes"),
+        ("record", True),
         ("source_networks", []),
         ("source_networks", ["10.0.0.7/8"]),
         ("source_networks", [8]),
