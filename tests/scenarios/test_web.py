@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -186,6 +187,100 @@ def test_sessions_are_listed_renewed_and_ended(cluster: Cluster) -> None:
             browser.client.cookie_jar.clear()
             status, _ = await browser.ask("GET", "/web/api/whoami", headers={"Cookie": f"__Host-tinyport={cookie}"})
             assert status == 401
+
+    run(main())
+
+
+RECORDED = """
+kind = "role"
+name = "recorded-web"
+
+[allow]
+logins = ["{{internal.logins}}"]
+node_labels = { "*" = ["*"] }
+rules = [{ resources = ["recordings"], verbs = ["read_own"] }]
+
+[options]
+record = "node"
+"""
+
+
+def test_a_recording_passes_as_it_comes_and_ends_with_the_session(cluster: Cluster) -> None:
+    role = cluster.folder / "recorded-web.toml"
+    role.write_text(RECORDED)
+    assert cluster.tctl("create", "-f", role).returncode == 0
+    cluster.add_user("rec", cluster.login_name, roles="recorded-web")
+    cluster.add_user("eve", cluster.login_name)
+
+    async def main() -> None:
+        async with Browser(cluster) as browser, Browser(cluster) as again, Browser(cluster) as eve:
+            await browser.log_in("rec")
+            await again.log_in("rec")
+            await eve.log_in("eve")
+            screen = await browser.open(cluster.node, cluster.login_name)
+            await screen.type("echo live-$((6 * 7))\r")
+            await screen.until(b"live-42")
+            found: list[dict[str, Any]] = []
+            while not found:
+                await asyncio.sleep(0.05)
+                status, answer = await again.ask("GET", "/web/api/v1/recordings")
+                assert status == 200
+                found = [item for item in answer["recordings"] if item["state"] == "live"]
+            path = f"/web/api/v1/recordings/{found[0]['id']}"
+            assert (await eve.ask("GET", path))[1]["error"]["code"] == "denied"
+            # Four at once, and no fifth; a place is free when one was closed.
+            open_ones = [await again.client.get(again.base + path, params={"follow": "1"}) for _ in range(4)]
+            assert [one.status for one in open_ones] == [200] * 4
+            assert open_ones[0].headers["Content-Type"] == "application/x-asciicast"
+            assert "default-src 'none'" in open_ones[0].headers["Content-Security-Policy"]
+            status, answer = await again.ask("GET", path)
+            assert (status, answer["error"]["code"]) == (403, "in_use")
+            seen = b""
+            while b"live-42" not in seen:
+                seen += await asyncio.wait_for(open_ones[0].content.readany(), LIMIT)
+            assert json.loads(seen.partition(b"\n")[0])["version"] == 2
+            open_ones[3].close()
+            # As long as a browser takes nothing, nothing is kept for it: that is TCP's, and the route's limit in time.
+            status, _ = await browser.ask("DELETE", f"/web/api/v1/web/sessions/{again.about['session']}")
+            assert status == 200
+            for one in open_ones[:3]:
+                with suppress(aiohttp.ClientError):
+                    while await asyncio.wait_for(one.content.readany(), LIMIT):
+                        pass
+            await screen.socket.send_json({"type": "close"})
+
+    run(main())
+
+
+def test_what_may_not_be_joined(cluster: Cluster) -> None:
+    cluster.add_user("own", cluster.login_name)
+    cluster.add_user("eva", cluster.login_name)
+
+    async def main() -> None:
+        async with Browser(cluster) as browser, Browser(cluster) as eva:
+            await browser.log_in("own")
+            await eva.log_in("eva")
+            await browser.open(cluster.node, cluster.login_name)
+            found: list[dict[str, Any]] = []
+            while not found:
+                await asyncio.sleep(0.05)
+                _, answer = await browser.ask("GET", "/web/api/v1/sessions")
+                found = [item for item in answer["sessions"] if item["user"] == "own"]
+            assert found[0]["join"] == ["observer", "peer"]
+            size = {"cols": 80, "rows": 24}
+            for wish, code in (
+                # That there is such a session is nobody else's business.
+                ({"session": found[0]["id"], "mode": "observer"}, "not_found"),
+                ({"session": "0" * 32, "mode": "peer"}, "not_found"),
+                ({"session": found[0]["id"], "mode": "owner"}, "bad_request"),
+                ({"session": 7, "mode": "peer"}, "bad_request"),
+                ({"session": "x" * 1000, "mode": "peer"}, "bad_request"),
+            ):
+                screen = await eva.terminal({"type": "join", **wish, **size})
+                assert (await screen.end())["code"] == code, wish
+            screen = await browser.terminal({"type": "join", "session": found[0]["id"], "mode": "observer", **size})
+            await screen.attached()
+            assert (screen.said["user"], screen.said["mode"]) == ("own", "observer")
 
     run(main())
 
