@@ -7,6 +7,7 @@ terminal is given to draw. When it is drawn is a matter of the screen's next fra
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import select
@@ -14,16 +15,21 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.report import Row, Suite
 from bench.rounds import interleaved, ratio
+from tests.scenarios.browser import Browser
 from tests.scenarios.cluster import Cluster, text
 from tests.web.conftest import FLAGS, PAGE
 from tests.web.person import PASSWORD, Person
+
+Result = TypeVar("Result")
 
 LIMIT = 60.0
 FIRST_PAINT_KB, ECHO_RATIO = 200, 2.0
@@ -149,6 +155,48 @@ class _Ssh:
         os.close(self._master)
 
 
+class _Bare:
+    """The page's terminal without a browser: what of its echo is ours and not the browser's."""
+
+    def __init__(self, cluster: Cluster, user: str) -> None:
+        # The browser's driver has the loop of the main thread.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._run(self._open(cluster, user))
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
+
+    async def _open(self, cluster: Cluster, user: str) -> None:
+        self._browser = await Browser(cluster).__aenter__()
+        await self._browser.log_in(user)
+        self._screen = await self._browser.open(cluster.node, cluster.login_name)
+        await self._screen.type(ECHO.replace("ready", "rea''dy") + "\r")
+        await self._screen.until(b"ready")
+
+    def keys(self, count: int) -> float:
+        """Median milliseconds from a key to its echo."""
+        return self._run(self._keys(count))
+
+    async def _keys(self, count: int) -> float:
+        taken = []
+        for _ in range(count):
+            begin, place = time.monotonic(), self._screen.place
+            await self._screen.type("x")
+            while self._screen.place == place:
+                await self._screen.next()
+            taken.append(1000 * (time.monotonic() - begin))
+            await asyncio.sleep(0.005)
+        return statistics.median(taken)
+
+    def close(self) -> None:
+        self._run(self._browser.client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 def _echo(suite: Suite, person: Person, cluster: Cluster, rounds: int, keys: int) -> None:
     person.joins("ella")
     done = cluster.tsh(
@@ -161,6 +209,7 @@ def _echo(suite: Suite, person: Person, cluster: Cluster, rounds: int, keys: int
     config = cluster.ssh_config("ella")
     words = ["ssh", "-tt", "-F", str(config), f"{cluster.login_name}@{cluster.node}.tinyport.local", ECHO]
     ssh = _Ssh(words, cluster.env("ella"))
+    bare = _Bare(cluster, "ella")
     person.page.add_init_script(WATCH)
     person.page.reload()
     person.connects()
@@ -174,25 +223,19 @@ def _echo(suite: Suite, person: Person, cluster: Cluster, rounds: int, keys: int
         return statistics.median(taken["message"])
 
     try:
-        runs: dict[str, Any] = {"page": partial(typed, keys), "ssh": partial(ssh.keys, keys)}
+        runs = {"page": partial(typed, keys), "ssh": partial(ssh.keys, keys), "bare": partial(bare.keys, keys)}
         found = interleaved(rounds, runs)
     finally:
         ssh.close()
-    ours, peer = found["page"], found["ssh"]
-    middle, spread = ratio(ours, peer)
+        bare.close()
     suite.details["echo, ms"] = {**found, "drawn": drawn}
-    suite.rows.append(
-        Row(
-            "keystroke to its echo, through proxy and tunnel, median",
-            "ms",
-            statistics.median(ours),
-            "ssh",
-            statistics.median(peer),
-            middle,
-            spread,
-            target=ECHO_RATIO,
-            compared="ratio",
-        )
-    )
+    for what, name, target in (
+        ("keystroke to its echo, through proxy and tunnel, median", "page", ECHO_RATIO),
+        ("of it, without the browser: a WebSocket client in Python", "bare", None),
+    ):
+        ours, peer = found[name], found["ssh"]
+        middle, spread = ratio(ours, peer)
+        ms, peer_ms = statistics.median(ours), statistics.median(peer)
+        suite.rows.append(Row(what, "ms", ms, "ssh", peer_ms, middle, spread, target=target, compared="ratio"))
     note = "frames of a headless browser, 60 a second"
     suite.rows.append(Row("the same until it is drawn", "ms", statistics.median(drawn), note=note))

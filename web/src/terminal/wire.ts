@@ -37,6 +37,8 @@ export interface Listener {
 // The proxy makes the node wait at 256 kB that were not acknowledged; half of that keeps it from ever waiting for a
 // page that is fast enough.
 const ACK_EVERY = 64 * 1024;
+/** less than that is acknowledged when it has been quiet for so long: not with each key's echo */
+const ACK_LATER = 300;
 const PING_EVERY = 10_000;
 const PONG_LIMIT = 8_000;
 // The proxy keeps a terminal for a minute without a browser.
@@ -56,6 +58,7 @@ export class Wire {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private pinger: ReturnType<typeof setInterval> | undefined;
   private pong: ReturnType<typeof setTimeout> | undefined;
+  private later: ReturnType<typeof setTimeout> | undefined;
   private pingedAt = 0;
   /** what was typed while the line was away */
   private typed: Uint8Array[] = [];
@@ -179,10 +182,16 @@ export class Wire {
     this.listener.output(data, () => {
       if (place <= this.drawn) return;
       this.drawn = place;
-      if (this.drawn - this.told < ACK_EVERY && this.drawn < this.come) return;
-      this.told = this.drawn;
-      if (this.state.is === "open") this.say({ type: "ack", bytes: this.told });
+      if (this.drawn - this.told >= ACK_EVERY) this.acknowledge();
+      else this.later ??= setTimeout(() => this.acknowledge(), ACK_LATER);
     });
+  }
+
+  private acknowledge(): void {
+    clearTimeout(this.later);
+    this.later = undefined;
+    this.told = this.drawn;
+    if (this.state.is === "open") this.say({ type: "ack", bytes: this.told });
   }
 
   private ping(): void {
@@ -199,6 +208,8 @@ export class Wire {
   private quiet(): void {
     clearInterval(this.pinger);
     clearTimeout(this.pong);
+    clearTimeout(this.later);
+    this.later = undefined;
   }
 
   private become(state: State): void {
