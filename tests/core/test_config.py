@@ -218,7 +218,7 @@ def test_trusted_clusters_take_their_keys_from_files() -> None:
     for said, pins in (({"path": "/partner.pin"}, 2), (pin, 1), ([pin], 1)):
         dialled = {**table, "server": "port.partner.example:443", "ca_pin": said}
         (cluster,) = parse({"auth": AUTH, "trusted_clusters": [dialled]}).trusted_clusters
-        assert (cluster.server, len(cluster.ca_pins)) == ("port.partner.example:443", pins)
+        assert (cluster.servers, len(cluster.ca_pins)) == (("port.partner.example:443",), pins)
 
 
 @pytest.mark.parametrize(

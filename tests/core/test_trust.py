@@ -198,6 +198,9 @@ def test_these_neither(pattern: str) -> None:
         (trusted(server="partner.example:443"), "ca_pin: must be given beside server"),
         (trusted(ca_pin=PIN), "server: must be given beside ca_pin"),
         (trusted(server=5, ca_pin=PIN), "server: must be a host and a port"),
+        (trusted(server=[], ca_pin=PIN), "server: must be a host and a port"),
+        (trusted(server=["p:443", 5], ca_pin=PIN), "server: must be a host and a port"),
+        (trusted(server=[f"p{n}:443" for n in range(9)], ca_pin=PIN), "a list of at most 8"),
         (trusted(server="p:443", ca_pin="sha256:short"), "is not a pin"),
         (trusted(server="p:443", ca_pin=[]), "a list of at most 3"),
         (trusted(server="p:443", ca_pin=[PIN] * 4), "a list of at most 3"),
@@ -216,7 +219,10 @@ def test_every_problem_is_named(document: object, problem: str) -> None:
 
 def test_a_document_reads_as_it_was_written() -> None:
     elsewhere = {"public_addr": "proxy.partner.example:443", "host_ca": public_line(THIRD.public_blob)}
-    dialled = {"server": "proxy.partner.example:443", "ca_pin": [PIN, PIN.replace("0", "1")]}
+    dialled = {
+        "server": ["proxy.partner.example:443", "proxy-2.partner.example:443"],
+        "ca_pin": [PIN, PIN.replace("0", "1")],
+    }
     for document in (
         MAPPED,
         trusted(enabled=False),

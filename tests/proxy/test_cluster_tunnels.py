@@ -413,6 +413,37 @@ def test_a_server_without_the_pin_hears_nothing_of_us(cluster: Cluster, tmp_path
     run(main())
 
 
+def test_one_tunnel_to_each_proxy_whatever_its_addresses(cluster: Cluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        user_ca = public_line(Ed25519Key.generate().public_blob)
+        entry = {"name": "root.example", "enabled": True, "user_ca": [user_ca], "host_ca": [], "role_map": []}
+        pin = ["sha256:" + "0" * 64]
+        servers = ["127.0.0.1:1", "localhost:1"]
+        async with knowing(cluster, tmp_path, {**entry, "server": servers, "ca_pin": pin}) as here:
+            partners = here.proxy.partners
+            while len(partners._running) < 2:
+                await asyncio.sleep(0)
+            (one, _), (other, _) = partners._running.values()
+            one.up, one.proxy = True, "u"
+            assert partners.holds(other, "u")
+            assert not partners.holds(one, "u")
+            assert not partners.holds(other, "v")
+            # An address that is taken away is left, the other one stays as it is; a new pin is a new beginning.
+            here.auth.say(
+                {"policy": cluster.policy(trusted_clusters=[{**entry, "server": servers[:1], "ca_pin": pin}])}
+            )
+            while len(partners._running) > 1:
+                await asyncio.sleep(0)
+            ((left, task),) = partners._running.values()
+            assert left is (one if one._address == servers[0] else other)
+            renewed = {**entry, "server": servers[:1], "ca_pin": ["sha256:" + "1" * 64]}
+            here.auth.say({"policy": cluster.policy(trusted_clusters=[renewed])})
+            while not task.cancelled():
+                await asyncio.sleep(0)
+
+    run(main())
+
+
 def test_notices_are_bounded() -> None:
     """A taken-over partner gets so many dial-backs and no more (docs/security.md)."""
     assert partners.MAX_IN_FLIGHT <= 64

@@ -313,6 +313,15 @@ def test_the_wrong_pin_and_a_disabled_entry_dial_nothing(cluster: Cluster, partn
         wait_for("the tunnel", lambda: standing(partner) is True)
 
 
+def test_a_proxy_with_two_addresses_has_one_tunnel(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    way = way_to(partner)
+    servers = [way["server"], way["server"].replace("127.0.0.1", "localhost")]
+    trust(cluster, partner, server=servers, ca_pin=way["ca_pin"])
+    wait_for("the tunnel", lambda: standing(partner) is True)
+    done = partner.tsh("ssh", "--cluster", HERE, f"{cluster.login_name}@{cluster.node}", "echo in", home="dev")
+    assert done.stdout == b"in\n", text(done)
+
+
 @needs_openssh
 def test_either_side_cuts_at_once(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
     entry = {"kind": "trusted_cluster", "name": HERE, "host_ca": keys(cluster, "host")}

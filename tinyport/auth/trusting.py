@@ -49,7 +49,7 @@ async def state(service: Service) -> list[dict[str, object]]:
             "name": cluster.name,
             "enabled": cluster.enabled,
             "online": presence.cluster_online(cluster.name, now) if cluster.by_tunnel else None,
-            "dialled": presence.partner_up(cluster.name, now) if cluster.enabled and cluster.server else None,
+            "dialled": presence.partner_up(cluster.name, now) if cluster.enabled and cluster.servers else None,
         }
         for cluster in (row.cluster for row in await service.store.read.trusted.all())
     ]

@@ -23,6 +23,8 @@ KEYS = ("name", "enabled", "user_ca", "host_ca", "role_map", "public_addr", "ser
 MOST_CLUSTERS = 64
 #: two, while the other cluster rotates; one more than that for a rotation that was begun anew
 MOST_KEYS = 3
+#: proxies of one cluster that are dialled
+MOST_SERVERS = 8
 MOST_MAPPINGS = 64
 MOST_LOCAL = 16
 MAX_PATTERN = 128
@@ -89,9 +91,9 @@ class TrustedCluster:
     role_map: tuple[RoleMapping, ...] = ()
     #: its proxy, "host:port", for our people who go there; "": they go through the tunnel that it dials to us
     public_addr: str = ""
-    #: its proxy, "host:port", to which ours dial a tunnel by which its people come here; "": they come by themselves
-    server: str = ""
-    #: "sha256:..." of its TLS CA, by which that proxy is known
+    #: its proxies, "host:port", to which ours dial tunnels by which its people come here; (): they come by themselves
+    servers: tuple[str, ...] = ()
+    #: "sha256:..." of its TLS CA, by which those proxies are known
     ca_pins: tuple[str, ...] = ()
 
     def local_roles(self, remote: Iterable[str]) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ class TrustedCluster:
             "host_ca": [public_line(blob) for blob in self.host_cas],
             "role_map": [{"remote": one.remote, "local": list(one.local)} for one in self.role_map],
             **({"public_addr": self.public_addr} if self.public_addr else {}),
-            **({"server": self.server, "ca_pin": list(self.ca_pins)} if self.server else {}),
+            **({"server": list(self.servers), "ca_pin": list(self.ca_pins)} if self.servers else {}),
         }
 
     @property
@@ -159,26 +161,26 @@ def parse_trusted_cluster(document: object) -> TrustedCluster:
     host_cas = read("host_ca", _keys, none)
     role_map = read("role_map", _role_map, nobody)
     public_addr = read("public_addr", _address, "")
-    server = read("server", _address, "")
-    unpinned: tuple[str, ...] = ()
-    ca_pins = read("ca_pin", _pins, unpinned)
+    nothing: tuple[str, ...] = ()
+    servers = read("server", _addresses, nothing)
+    ca_pins = read("ca_pin", _pins, nothing)
     if not user_cas and not host_cas and not problems:
         problems.append("user_ca: must be given, as tctl auth export --type user prints it there")
     if role_map and not user_cas and not problems:
         problems.append("role_map: maps nobody without user_ca")
     if public_addr and not host_cas and not problems:
         problems.append("host_ca: must be given beside public_addr, or nobody could tell that proxy from another")
-    if server and not ca_pins and not problems:
+    if servers and not ca_pins and not problems:
         problems.append("ca_pin: must be given beside server, or anybody on the way could be that proxy")
-    if ca_pins and not server and not problems:
+    if ca_pins and not servers and not problems:
         problems.append("server: must be given beside ca_pin, which is its proxy's")
-    if server and not user_cas and not problems:
+    if servers and not user_cas and not problems:
         problems.append("user_ca: must be given beside server; without it nobody could come through that tunnel")
     if set(user_cas) & set(host_cas):
         problems.append("user_ca, host_ca: one key cannot be both")
     if problems:
         raise ConfigError(problems)
-    return TrustedCluster(name, enabled, user_cas, host_cas, role_map, public_addr, server, ca_pins)
+    return TrustedCluster(name, enabled, user_cas, host_cas, role_map, public_addr, servers, ca_pins)
 
 
 def by_user_ca(clusters: Iterable[TrustedCluster], own: Iterable[bytes]) -> dict[bytes, TrustedCluster]:
@@ -206,6 +208,13 @@ def _address(value: object) -> str:
     if not isinstance(value, str) or len(value) > 300:
         raise PeerError("must be a host and a port")
     return format_address(*parse_address(value, _PROXY_PORT))
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not 0 < len(items) <= MOST_SERVERS:
+        raise PeerError(f"must be a host and a port, or a list of at most {MOST_SERVERS}")
+    return tuple(dict.fromkeys(_address(item) for item in items))
 
 
 def _pins(value: object) -> tuple[str, ...]:

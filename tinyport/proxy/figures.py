@@ -25,7 +25,7 @@ async def figures(proxy: Proxy) -> list[Figure]:
         Figure.one("auth_up", "Whether auth answers", float(proxy.authlink.up)),
         Figure.one("tunnels", "Nodes that hold a tunnel", len(proxy.tunnels)),
         Figure.one("cluster_tunnels", "Proxies of other clusters that hold a tunnel", len(proxy.clusters)),
-        Figure.one("partner_tunnels", "Tunnels of ours to proxies of other clusters", len(proxy.partners.up)),
+        Figure.one("partner_tunnels", "Tunnels of ours to proxies of other clusters", proxy.partners.tunnels),
         Figure.one("sessions", "Connections to nodes that were let through and are open", proxy.gatekeeper.open_count),
         Figure.one("dials", "Nodes that were asked to dial back and have not yet", len(proxy.dials)),
         Figure.one("open_connections", "Connections to the public port", gateway.open_count),

@@ -23,7 +23,6 @@ from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import is_uuid, parse_address, printable
 from tinyport.core.signatures import Ed25519Key
-from tinyport.core.trust import TrustedCluster
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
 from tinyport.link import websocket as ws
@@ -39,6 +38,8 @@ from tinyport.proxy.sockets import connect
 from tinyport.proxy.stream import Stream
 
 Address = tuple[str, int]
+#: a cluster's name, where a proxy of it is ("host:port"), and the pins of its TLS CA
+Way = tuple[str, str, tuple[str, ...]]
 #: a TLS socket with an SSH client at its other end, where that client is said to come from, and where it really does
 Arrived = Callable[[ssl.SSLSocket, Address, str], None]
 
@@ -68,13 +69,25 @@ class Partners:
         self._wake = asyncio.Event()
         #: called when a tunnel of ours came to stand, or stands no more
         self.on_change: Callable[[], None] = lambda: None
-        self._running: dict[str, tuple[TrustedCluster, Partner, asyncio.Task[None]]] = {}
+        #: (cluster, the address where a proxy of it is, the pins) → the tunnel there
+        self._running: dict[Way, tuple[Partner, asyncio.Task[None]]] = {}
         knowledge.on_change.append(self._changed)
 
     @property
     def up(self) -> list[str]:
-        """Clusters to which our tunnel stands."""
-        return sorted(name for name, (_, partner, _) in self._running.items() if partner.up)
+        """Clusters to which a tunnel of ours stands."""
+        return sorted({partner.cluster for partner, _ in self._running.values() if partner.up})
+
+    @property
+    def tunnels(self) -> int:
+        return sum(partner.up for partner, _ in self._running.values())
+
+    def holds(self, partner: Partner, proxy: str) -> bool:
+        """Does another tunnel than this one lead to the cluster's proxy of that UUID?"""
+        return any(
+            other is not partner and other.up and (other.cluster, other.proxy) == (partner.cluster, proxy)
+            for other, _ in self._running.values()
+        )
 
     def _changed(self, uuid: str | None) -> None:
         if uuid is None:
@@ -90,51 +103,34 @@ class Partners:
             await self._stop(list(self._running))
 
     async def _follow(self) -> None:
-        policy = self._knowledge.policy if self._knowledge.has_policy else None
-        wanted = {
-            cluster.name: cluster
-            for cluster in (policy.trusted_clusters if policy is not None else ())
-            if cluster.enabled and cluster.server
-        }
+        trusted = self._knowledge.policy.trusted_clusters if self._knowledge.has_policy else ()
         # A changed map or user CA is the gateway's business; the tunnel only needs to know where to go, and whom.
-        await self._stop(
-            [
-                name
-                for name, (held, _, _) in self._running.items()
-                if name not in wanted or _way(wanted[name]) != _way(held)
-            ]
-        )
-        for name, cluster in wanted.items():
-            if name not in self._running:
-                partner = Partner(cluster, self._credentials, self._arrived, self._log, lambda: self.on_change())
-                self._running[name] = cluster, partner, asyncio.ensure_future(partner.run())
+        wanted: set[Way] = {
+            (cluster.name, server, cluster.ca_pins)
+            for cluster in trusted
+            if cluster.enabled
+            for server in cluster.servers
+        }
+        await self._stop([way for way in self._running if way not in wanted])
+        for way in wanted - self._running.keys():
+            partner = Partner(self, way, self._credentials, self._arrived, self._log)
+            self._running[way] = partner, asyncio.ensure_future(partner.run())
 
-    async def _stop(self, names: list[str]) -> None:
-        tasks = [self._running.pop(name)[2] for name in names]
+    async def _stop(self, ways: list[Way]) -> None:
+        tasks = [self._running.pop(way)[1] for way in ways]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _way(cluster: TrustedCluster) -> tuple[str, tuple[str, ...]]:
-    return cluster.server, cluster.ca_pins
-
-
 class Partner:
-    """The tunnel to one cluster: connects, proves who we are, stands, breaks, waits and connects again, until
-    cancelled."""
+    """The tunnel to one proxy of a cluster: connects, proves who we are, stands, breaks, waits and connects again,
+    until cancelled."""
 
-    def __init__(
-        self,
-        cluster: TrustedCluster,
-        credentials: Credentials,
-        arrived: Arrived,
-        log: Log,
-        changed: Callable[[], None],
-    ) -> None:
-        self._cluster = cluster
-        self._changed = changed
-        self._server = parse_address(cluster.server)
+    def __init__(self, owner: Partners, way: Way, credentials: Credentials, arrived: Arrived, log: Log) -> None:
+        self._owner = owner
+        self.cluster, self._address, self._pins = way
+        self._server = parse_address(self._address)
         self._credentials = credentials
         self._arrived = arrived
         self._log = log
@@ -144,6 +140,8 @@ class Partner:
         self._bucket = Bucket(BURST, PER_SECOND, time.monotonic())
         self._dials: set[asyncio.Task[None]] = set()
         self.up = False
+        #: UUID of the proxy that it leads to, while it is up
+        self.proxy = ""
 
     async def run(self) -> None:
         while True:
@@ -160,7 +158,7 @@ class Partner:
             finally:
                 was_up, self.up = self.up, False
                 if was_up:
-                    self._changed()
+                    self._owner.on_change()
                 await self._end_dials()
             if was_up and time.monotonic() - began >= GOOD_AFTER:
                 self._failures = 0
@@ -168,8 +166,8 @@ class Partner:
             say = self._log.warning if was_up or self._failures <= 3 else self._log.debug
             say(
                 "the tunnel to a cluster is down",
-                cluster=self._cluster.name,
-                server=self._cluster.server,
+                cluster=self.cluster,
+                server=self._address,
                 reason=reason or "time is up",
                 next_try=f"{wait:.1f}s",
             )
@@ -187,16 +185,20 @@ class Partner:
     async def _once(self) -> None:
         if not self._cas:
             hello = await asyncio.to_thread(fetch_hello, self._server)
-            self._cas = believed(hello, self._cluster.ca_pins)
+            self._cas = believed(hello, self._pins)
         stream = await self._connect(self._server, ALPN_CLUSTER)
         try:
             server, digest = _server(stream)
             self._check(server)
+            if self._owner.holds(self, server.id):
+                # One tunnel to each proxy is enough; there may be another behind this address next time.
+                self._failures = 16
+                raise Unavailable("another tunnel of ours leads to the same proxy")
             decoder = ws.Decoder("client", MAX_MESSAGE)
             beat = await asyncio.wait_for(self._greet(stream, decoder, server, digest), GREETING_LIMIT)
-            self._log.info("the tunnel to a cluster is up", cluster=self._cluster.name, server=self._cluster.server)
-            self.up = True
-            self._changed()
+            self._log.info("the tunnel to a cluster is up", cluster=self.cluster, server=self._address)
+            self.up, self.proxy = True, server.id
+            self._owner.on_change()
             await self._stand(stream, decoder, beat, server)
         finally:
             stream.abort()
@@ -217,13 +219,13 @@ class Partner:
         return stream
 
     def _check(self, server: Identity) -> None:
-        if server.kind != "proxy" or server.cluster != self._cluster.name:
-            raise PeerError(f"{self._cluster.server} is not a proxy of {self._cluster.name}", detail=server.uri)
+        if server.kind != "proxy" or server.cluster != self.cluster:
+            raise PeerError(f"{self._address} is not a proxy of {self.cluster}", detail=server.uri)
 
     async def _greet(self, stream: Stream, decoder: ws.Decoder, server: Identity, digest: bytes) -> float:
         """Prove who we are; how often to beat, in seconds."""
         key = ws.make_key(os.urandom(16))
-        await stream.send(ws.client_handshake(PATH, self._cluster.server, key))
+        await stream.send(ws.client_handshake(PATH, self._address, key))
         data = await stream.receive_until(b"\r\n\r\n", MAX_HEAD)
         head = parse_head(data) if data is not None else None
         if head is None:
@@ -283,7 +285,7 @@ class Partner:
             return
         notice = Notice(dict(message))
         if len(self._dials) >= MAX_IN_FLIGHT or not self._bucket.take(time.monotonic()):
-            self._log.warning("too many dial notices; one is refused", cluster=self._cluster.name)
+            self._log.warning("too many dial notices; one is refused", cluster=self.cluster)
             stream.offer(_failed(notice, "the proxy is busy"))
             return
         task = asyncio.ensure_future(self._dial_back(stream, notice, server))
@@ -296,11 +298,11 @@ class Partner:
         try:
             tls = await asyncio.wait_for(self._bring(address, notice, server), TICKET_LIFE)
         except (TinyportError, OSError, asyncio.TimeoutError) as error:
-            self._log.warning("dial-back failed", cluster=self._cluster.name, reason=error or "time is up")
+            self._log.warning("dial-back failed", cluster=self.cluster, reason=error or "time is up")
             if not tunnel.closed:
                 tunnel.offer(_failed(notice, error.message if isinstance(error, TinyportError) else "cannot connect"))
             return
-        self._arrived(tls, notice.client, f"cluster {self._cluster.name}")
+        self._arrived(tls, notice.client, f"cluster {self.cluster}")
 
     async def _bring(self, address: Address, notice: Notice, server: Identity) -> ssl.SSLSocket:
         stream = await self._connect(address, ALPN_DIAL)
