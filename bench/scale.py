@@ -102,7 +102,7 @@ class _Scale:
             self._cluster.stop()
         self._suite.details["fleets"] = {str(size): one for size, one in found.items()}
         self._suite.details["without nodes"] = vars(empty)
-        _rows(self._suite, found)
+        rows(self._suite, found)
 
     def _pids(self) -> list[int]:
         """Of auth and proxy as they run now."""
@@ -281,7 +281,7 @@ class _People:
 # -------------------------------------------------------------------- rows
 
 
-def _rows(suite: Suite, found: dict[int, dict[str, Any]]) -> None:
+def rows(suite: Suite, found: dict[int, dict[str, Any]]) -> None:
     for size, one in found.items():
         _fleet_rows(suite, size, one)
     suite.details["lines"] = fitted = _lines(found)

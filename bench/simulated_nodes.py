@@ -203,11 +203,12 @@ class SimulatedNode(Tunnel):
     def _broken(self, error: TinyportError) -> None:
         self.closed += self._state == CONNECTING
         self.refused += self._state == GREETING
+        self._fleet.ended += self.on_the_wire()
         super()._broken(error)
 
     def on_the_wire(self) -> int:
         """Bytes of IP packets of this tunnel's connection, both ways."""
-        if self._state != UP or self._stream is None:
+        if self._stream is None:
             return 0
         with socket.socket(fileno=os.dup(self._stream.fileno())) as same:
             return wire_bytes(same)
@@ -226,6 +227,8 @@ class Fleet:
         log = Log("simulated", "error", "text")
         chosen = told["nodes"][numbers.start : numbers.stop]
         self._nodes = [SimulatedNode(self._loop, identity, self, server, log) for identity in chosen]
+        #: bytes of connections that have ended, and of all of them at the mark
+        self.ended = 0
         self._wire = 0
         self._begun: set[SimulatedNode] = set()
         self._delayed: deque[SimulatedNode] = deque()
@@ -273,9 +276,12 @@ class Fleet:
     def _mark(self) -> None:
         self.marked = time.monotonic()
         self.returned.clear()
-        self._wire = sum(node.on_the_wire() for node in self._nodes)
+        self._wire = self._on_the_wire()
         for node in self._nodes:
             node.closed = node.refused = 0
+
+    def _on_the_wire(self) -> int:
+        return self.ended + sum(node.on_the_wire() for node in self._nodes)
 
     def _say(self) -> Said:
         return Said(
@@ -283,7 +289,7 @@ class Fleet:
             returned=[round(when, 3) for when in self.returned],
             closed=_counted(node.closed for node in self._nodes),
             refused=_counted(node.refused for node in self._nodes),
-            wire=sum(node.on_the_wire() for node in self._nodes) - self._wire,
+            wire=self._on_the_wire() - self._wire,
             seconds=time.monotonic() - self.marked,
         )
 
