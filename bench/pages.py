@@ -1,9 +1,9 @@
 """The tables in README and docs, made of ``bench/results/*.json``: a figure that is quoted is one in a file.
 
 A block begins with ``<!-- bench: NAME -->`` and ends with ``<!-- end -->``. NAME is a suite (its whole table),
-``targets`` (every figure that has one), ``headlines`` (the few for README) or ``growth`` (the lines through the
-fleets). ``python -m bench.pages`` writes all blocks anew, ``--check`` says whether they are as the files have it (exit
-status 1: they are not).
+``targets`` (every figure that has one), ``headlines`` (the few for README), ``growth`` (the lines through the fleets)
+or ``processes`` (memory of each process of a node). ``python -m bench.pages`` writes all blocks anew, ``--check`` says
+whether they are as the files have it (exit status 1: they are not).
 """
 
 from __future__ import annotations
@@ -141,6 +141,28 @@ def growth(results: Path) -> str:
     return f"*{_kind(document)} at {document['machine']['commit']}*\n\n" + "\n".join(lines) + "\n"
 
 
+def processes(results: Path) -> str:
+    """Memory of each of a node's processes by open sessions."""
+    document = _read("memory", results)
+    if document is None:
+        return "Not measured yet: `python -m bench memory`.\n"
+    taken: dict[str, dict[str, Any]] = document["details"]["tinyport"]
+    counts = list(taken)
+    names = list(dict.fromkeys(name for one in taken.values() for name in one["processes"]))
+    heads = {"0": "idle", "1": "1 session", "after": "idle again"}
+    lines = [_line(["MB RSS, PSS, private", *(heads.get(count, f"{count} sessions") for count in counts)])]
+    lines.append("| --- " * (len(counts) + 1) + "|")
+    for name in names:
+        cells = []
+        for count in counts:
+            found = taken[count]["processes"].get(name)
+            many = "" if found is None or found["count"] == 1 else f"{found['count']} of them: "
+            values = () if found is None else (found["rss"], found["pss"], found["private"])
+            cells.append(many + ", ".join(f"{value:.1f}" for value in values))
+        lines.append(_line([name, *cells]))
+    return "\n".join(lines) + "\n"
+
+
 def renewed(text: str, results: Path = RESULTS) -> str:
     """The page with its blocks made anew; a block without results says so."""
 
@@ -156,7 +178,7 @@ def renewed(text: str, results: Path = RESULTS) -> str:
     return _BLOCK.sub(one, text)
 
 
-_MADE_OF_ALL = {"targets": targets, "headlines": headlines, "growth": growth}
+_MADE_OF_ALL = {"targets": targets, "headlines": headlines, "growth": growth, "processes": processes}
 
 
 def write() -> None:

@@ -84,6 +84,18 @@ def test_results_come_back_from_their_file(tmp_path: Path) -> None:
     assert "Not measured" in pages.renewed("<!-- bench: bulk -->\n<!-- end -->", tmp_path)
 
 
+def test_memory_is_shown_by_process(tmp_path: Path) -> None:
+    link = {"count": 1, "rss": 14.5, "pss": 7.0, "private": 3.7, "dirty": 3.0}
+    spare = {**link, "count": 3}
+    taken = {"0": {"processes": {"link": link}}, "1": {"processes": {"link": link, "session": spare}}, "after": {}}
+    taken["after"] = taken["0"]
+    Suite("memory", details={"tinyport": taken}).save({"options": {}}, tmp_path)
+    made = pages.renewed("<!-- bench: processes -->\n<!-- end -->", tmp_path)
+    assert "| MB RSS, PSS, private | idle | 1 session | idle again |" in made
+    assert "| link | 14.5, 7.0, 3.7 | 14.5, 7.0, 3.7 | 14.5, 7.0, 3.7 |" in made
+    assert "| session |  | 3 of them: 14.5, 7.0, 3.7 |  |" in made
+
+
 def test_plots_are_svg(tmp_path: Path) -> None:
     plot.bars(tmp_path / "a.svg", "A < B", "ms", {"x & y": {"tinyport": 1.0, "sshd": 200.0}})
     plot.lines(tmp_path / "b.svg", "B", "n", "MB", {"tinyport": [(0, 1), (10, 2)], "sshd": [(0, 3), (10, 90)]})
