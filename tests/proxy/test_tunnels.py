@@ -115,6 +115,10 @@ def test_locked_and_removed_nodes_lose_their_tunnel(cluster: Cluster, tmp_path: 
             here.auth.say({"removed": other.uuid})
             code, reason = await second.gone()
             assert (code, "removed" in reason) == (1008, True)
+            # Its certificate is good for days yet; it does not get in by that.
+            again = here.unconnected(other)
+            await again.connect(welcome=False)
+            assert await again.gone() == (1008, "this node was removed from the cluster")
 
     run(main())
 
@@ -192,6 +196,20 @@ def test_requests_that_are_not_a_tunnel_s(cluster: Cluster, tmp_path: Path) -> N
                 writer.write(request)
                 assert await reader.read() == b""
                 await close(writer)
+
+    run(main())
+
+
+def test_a_node_that_joined_a_moment_ago_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        new = cluster.node("new")
+        async with world(cluster, tmp_path) as here:
+            await here.proxy.authlink.synced.wait()
+            node = here.unconnected(new)
+            coming = asyncio.ensure_future(node.connect())
+            here.auth.say({"node": cluster.node_document(new)})
+            await coming
+            assert await node.heard("welcome")
 
     run(main())
 

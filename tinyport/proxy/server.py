@@ -126,6 +126,7 @@ class Proxy:
         )
         self._policy_came = asyncio.Event()
         self.tunnels.on_change = self.authlink.report
+        self.tunnels.complete = lambda: self.authlink.up and self.authlink.synced.is_set()
         self.clusters.on_change = self._cluster_changed
         self.partners.on_change = self.authlink.report_soon
         self.authlink.on_strange = self.credentials.doubt

@@ -21,6 +21,8 @@ from tinyport.proxy.traffic import Meter, beat_within
 # docs/protocol/tunnel.md
 BEAT = 50.0
 GREETING_LIMIT = 10.0
+# A node that has just joined comes here before its document does, now and then.
+DOCUMENT_TRIES, DOCUMENT_PAUSE = 20, 0.1
 # A notice that the node's kernel does not confirm for so long reaches nobody: its connection is one only here.
 UNCONFIRMED_LIMIT = 20.0
 # How often auth is told what a node's traffic comes to, and of how many nodes at a time.
@@ -134,6 +136,8 @@ class Tunnels:
         self._meters: dict[str, Meter] = {}
         self._slots = Slots()
         self.on_change: Callable[[str], None] = lambda uuid: None
+        #: are the documents of all nodes here, and those of new ones on their way?
+        self.complete: Callable[[], bool] = lambda: False
         self._spreading: asyncio.Task[None] | None = None
         knowledge.on_change.append(self._document_changed)
         knowledge.on_removed.append(self._removed)
@@ -171,6 +175,7 @@ class Tunnels:
         """Greet a node whose TLS certificate named ``uuid``, and serve its tunnel until it ends."""
         try:
             hello, decoder = await asyncio.wait_for(self._greet(stream, uuid), GREETING_LIMIT)
+            await self._belongs(uuid)
             refuse_locked(self._knowledge, uuid)
         except asyncio.TimeoutError:
             self._log.info("a tunnel said no hello in time", node=uuid, peer=format_address(*stream.peer))
@@ -191,6 +196,15 @@ class Tunnels:
         finally:
             tunnel.stop_watching()
             self._leave(tunnel)
+
+    async def _belongs(self, uuid: str) -> None:
+        """AccessDenied for a node that is none of the cluster's (any more): its certificate outlives its removal."""
+        for _ in range(DOCUMENT_TRIES):
+            if self._knowledge.node(uuid) is not None or not self.complete():
+                return
+            # It may have joined a moment ago.
+            await asyncio.sleep(DOCUMENT_PAUSE)
+        raise AccessDenied("this node was removed from the cluster", code="removed")
 
     async def _greet(self, stream: Stream, uuid: str) -> tuple[Hello, ws.Decoder]:
         await upgrade(stream)
