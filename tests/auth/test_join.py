@@ -324,3 +324,87 @@ def test_board_names_that_are_long(auth: AuthServer) -> None:
     assert answer.status == 400
     with pytest.raises(AssertionError):
         auth.join("b" * 64)
+
+
+def _replacing(auth: AuthServer, node: str) -> str:
+    answer = auth.local().post("/v1/tokens", {"type": "node", "replaces": node})
+    assert answer.status == 200, answer
+    return str(answer.body["token"])
+
+
+def test_a_board_that_was_written_anew_takes_its_old_place(auth: AuthServer) -> None:
+    gate = auth.join("gate", "proxy")
+    old = auth.join("greenhouse", token=auth.token(labels={"site": "berlin"}))
+    token = _replacing(auth, "greenhouse")
+    auth.clock.now += 60
+    new = auth.join("raspberrypi", token=token)
+    assert (new.uuid, new.answer["name"]) == (old.uuid, "greenhouse")
+    listed = {node["name"]: node for node in auth.local().get("/v1/nodes").body["nodes"]}
+    assert listed["greenhouse"]["labels"] == {"site": "berlin"}
+    # What the old one has, in a thief's hands perhaps, is good for nothing.
+    assert old.client.get("/v1/policy").code == "replaced"
+    body, _ = _return(auth, old.uuid, old.key)
+    assert auth.anyone().post("/v1/return", body).status == 403
+    assert new.client.get("/v1/policy").status == 200
+    assert _renew(auth, new).answer["uuid"] == old.uuid
+    assert [event.get("replaced") for event in auth.events("node.join")] == [None, True]
+    # Nobody else takes it by the same token.
+    assert auth.anyone().post("/v1/join", auth.join_body(token, "other", *_keys())).code == "bad_token"
+    assert gate.client.get("/v1/policy").status == 200
+
+
+def test_while_the_old_one_is_there_the_new_one_waits(auth: AuthServer) -> None:
+    gate, old = auth.join("gate", "proxy"), auth.join("greenhouse")
+    report = {"full": True, "nodes": [{"uuid": old.uuid, "online": True}]}
+    assert gate.client.post("/v1/presence", report).status == 200
+    new = auth.join("greenhouse", token=_replacing(auth, "greenhouse"))
+    assert new.uuid != old.uuid
+    listed = {node["uuid"]: (node["name"], node["status"]) for node in auth.local().get("/v1/nodes").body["nodes"]}
+    assert listed[old.uuid] == ("greenhouse", "online")
+    assert listed[new.uuid] == (f"greenhouse-{new.uuid[:8]}", "pending")
+    assert old.client.get("/v1/policy").status == 200
+
+
+def test_two_devices_of_one_card_become_two_nodes(auth: AuthServer) -> None:
+    gate = auth.join("gate", "proxy")
+    card = auth.join("greenhouse", token=auth.token(labels={"site": "berlin"}))
+    report = {"full": True, "nodes": [{"uuid": card.uuid, "online": True}]}
+    assert gate.client.post("/v1/presence", report).status == 200
+    made = auth.local().post("/v1/nodes/greenhouse/split").body
+    assert {node["status"] for node in auth.local().get("/v1/nodes").body["nodes"]} == {"quarantined"}
+    auth.clock.now += 60
+    original = auth.join("pi", token=made["original"])
+    copy = auth.join("pi", token=made["copy"])
+    assert original.uuid == card.uuid != copy.uuid
+    listed = {node["uuid"]: node for node in auth.local().get("/v1/nodes").body["nodes"]}
+    assert (listed[card.uuid]["name"], listed[card.uuid]["labels"]) == ("greenhouse", {"site": "berlin"})
+    # The copy decides nothing by labels that somebody gave to another device.
+    assert (listed[copy.uuid]["status"], listed[copy.uuid]["labels"]) == ("pending", {})
+    assert listed[copy.uuid]["name"] == f"greenhouse-{copy.uuid[:8]}"
+    assert card.client.get("/v1/policy").code == "replaced"
+
+
+def test_who_may_make_tokens_may_not_for_that_become_a_node_that_is_there(auth: AuthServer) -> None:
+    auth.join("greenhouse")
+    auth.role("tokens", allow={"logins": ["pi"], "rules": [{"resources": ["tokens"], "verbs": ["*"]}]})
+    auth.add_user("tom", ["tokens"], [])
+    client, _ = auth.login("tom")
+    assert client.post("/v1/tokens", {"type": "node"}).status == 200
+    assert client.post("/v1/tokens", {"type": "node", "replaces": "greenhouse"}).code == "denied"
+    assert client.post("/v1/nodes/greenhouse/split").code == "denied"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"type": "proxy", "replaces": "greenhouse"},
+        {"type": "node", "replaces": "greenhouse", "uses": 2},
+        {"type": "node", "replaces": "greenhouse", "labels": {"a": "b"}},
+        {"type": "node", "replaces": "nobody"},
+        {"type": "node", "replaces": "gate"},
+    ],
+)
+def test_a_token_replaces_one_node_as_it_is(auth: AuthServer, wrong: dict[str, object]) -> None:
+    auth.join("gate", "proxy")
+    auth.join("greenhouse")
+    assert auth.local().post("/v1/tokens", wrong).status in (400, 404)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,23 @@ def test_requests_that_are_not_a_tunnel_s(cluster: Cluster, tmp_path: Path) -> N
                 writer.write(request)
                 assert await reader.read() == b""
                 await close(writer)
+
+    run(main())
+
+
+def test_a_certificate_from_before_another_device_took_the_place_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            node = await here.node(pi)
+            # Its certificate began two days ago.
+            here.auth.say({"node": cluster.node_document(pi, serial=2, since=time.time() - 3 * 86400)})
+            await node.heard("document", 3)
+            here.auth.say({"node": cluster.node_document(pi, serial=3, since=time.time() - 86400)})
+            assert await node.gone() == (1008, "another device has taken the place of this one")
+            again = here.unconnected(pi)
+            await again.connect(welcome=False)
+            assert await again.gone() == (1008, "another device has taken the place of this one")
 
     run(main())
 

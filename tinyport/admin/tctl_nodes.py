@@ -78,6 +78,16 @@ def add_commands(parser: CommandLine) -> None:
     )
     remove.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
 
+    split = nodes.command(
+        "split",
+        _split,
+        help="make two nodes of a cloned one",
+        description="Two devices have one identity: neither is let in until it has joined again, by one of two lines.",
+        examples=["tctl nodes split greenhouse"],
+        parents=[output_options()],
+    )
+    split.add_argument("id", metavar="ID", help="name or UUID")
+
     tctl_registrations.add_commands(nodes)
 
 
@@ -159,6 +169,29 @@ def _add(args: argparse.Namespace) -> int:
         "-o /etc/tinyport/tinyport.toml && tinyport install'"
     )
     emit(args, {**answer, "line": line}, lambda: [line])
+    return 0
+
+
+# Where the packages and `tinyport install` put them. What the device was is nobody's any more.
+_AGAIN = (
+    "sudo sh -c 'rm -f /var/lib/tinyport/node/identity.json; "
+    'sed -i -e "/^token *=/d" -e "/^\\[tinyport\\]/a token = \\"{token}\\"" /etc/tinyport/tinyport.toml; '
+    "systemctl restart tinyport-node'"
+)
+
+
+def _split(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("POST", path("/v1/nodes", args.id, "split"), {})
+    lines = {word: _AGAIN.format(token=answer.get(word)) for word in ("original", "copy")}
+    shown = [
+        f"node {_name(answer, args.id)} is quarantined until one of the two takes its place again. On that one:",
+        f"  {lines['original']}",
+        "On the other one, which becomes a node of its own and waits to be accepted:",
+        f"  {lines['copy']}",
+        f"The tokens end {ago(answer.get('expires'))}.",
+    ]
+    emit(args, {**answer, "lines": lines}, lambda: shown)
     return 0
 
 

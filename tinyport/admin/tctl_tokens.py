@@ -22,6 +22,7 @@ def add_commands(parser: CommandLine) -> None:
         help="make a token and print the line to run on the machine",
         examples=[
             "tctl tokens add --type node --ttl 30m --labels site=berlin",
+            "tctl tokens add --replaces greenhouse",
             "tctl tokens add --type node --uses 500 --ttl 7d --name-template 'pi-{serial}' --pending",
         ],
         parents=[output_options()],
@@ -33,6 +34,9 @@ def add_commands(parser: CommandLine) -> None:
     add.add_argument("--name-template", metavar="'pi-{uuid8}'", help="the name that machines get")
     add.add_argument("--cidr", metavar="C,...", help="networks it may be used from")
     add.add_argument("--pending", action="store_true", help="an administrator has to accept each machine")
+    add.add_argument(
+        "--replaces", metavar="NODE", help="the device takes this node's place: a board written anew, or a new board"
+    )
     tokens.command("ls", _list, help="list tokens", parents=[output_options()], examples=["tctl tokens ls"])
     remove = tokens.command(
         "rm", _remove, help="revoke a token", parents=[output_options()], examples=["tctl tokens rm abcdefghij"]
@@ -49,6 +53,7 @@ def _add(args: argparse.Namespace) -> int:
         name_template=args.name_template,
         cidr=names(args.cidr) or None,
         pending=args.pending or None,
+        replaces=args.replaces,
     )
     with connect(args) as client:
         answer = client.request("POST", "/v1/tokens", request)

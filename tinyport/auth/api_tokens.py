@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from dataclasses import replace
 
+from tinyport.auth.api_nodes import find_node
 from tinyport.auth.joining import check_template
 from tinyport.auth.refusals import not_found
 from tinyport.auth.settings import JOIN_KINDS
@@ -16,6 +18,8 @@ from tinyport.core.errors import PeerError
 from tinyport.core.names import printable
 
 TOKEN_LIFE = 30 * 60
+# Somebody has to find the two devices.
+SPLIT_LIFE = 7 * 86400
 LONGEST_TOKEN = 366 * 86400
 MOST_USES = 1_000_000
 
@@ -35,6 +39,7 @@ def token_document(token: TokenRow) -> dict[str, object]:
         "name_template": token.name_template,
         "cidr": list(token.cidr),
         "pending": token.pending,
+        "replaces": token.replaces,
     }
 
 
@@ -54,7 +59,7 @@ def _network(value: object) -> str:
 
 async def add_token(call: Call) -> Answer:
     """A new token. Its secret is in this answer and nowhere else."""
-    service, fields = call.service, call.fields
+    fields = call.fields
     kind = fields.text("type", 16)
     if kind not in JOIN_KINDS:
         raise PeerError(f"type: must be one of {', '.join(JOIN_KINDS)}")
@@ -70,37 +75,88 @@ async def add_token(call: Call) -> Answer:
             raise PeerError(
                 "name_template: all devices would get the same name", hint="put {name}, {uuid8} or {serial} in it"
             )
-    token = tokens.new(secrets.token_bytes(tokens.ID_BYTES), secrets.token_bytes(tokens.SECRET_BYTES))
-    id, secret = tokens.split(token)
+    replaces = fields.optional_text("replaces", 300) or ""
+    if replaces:
+        if kind != "node" or uses > 1 or template or fields.has("labels"):
+            raise PeerError("replaces: for one node, whose name and labels stay")
+        node = await find_node(call.service.store.read, replaces)
+        if node.kind != "node":
+            raise PeerError(f"{node.name} is a {node.kind}: only nodes are replaced")
+        call.caller.require("nodes", "update")
+        replaces = node.uuid
     row = TokenRow(
-        id=id,
-        digest=tokens.digest(secret),
+        id="",
+        digest="",
         type=kind,
-        created=service.now(),
-        expires=service.now() + fields.integer("ttl", 1, LONGEST_TOKEN, TOKEN_LIFE),
+        created=0.0,
+        expires=call.service.now() + fields.integer("ttl", 1, LONGEST_TOKEN, TOKEN_LIFE),
         uses=uses,
         labels=fields.labels("labels"),
         name_template=template,
         cidr=fields.texts("cidr", _network),
         pending=pending,
+        replaces=replaces,
     )
+    async with call.service.store.write() as tables:
+        made, secret = await make_token(call, tables, row)
+    return {
+        "id": made.id,
+        "token": secret,
+        "expires": made.expires,
+        "uses": made.uses,
+        "ca_pins": list(call.service.authority.ca_pins),
+    }
+
+
+async def make_token(call: Call, tables: WriteTables, wanted: TokenRow) -> tuple[TokenRow, str]:
+    """``wanted`` with an id and a secret of its own, written down; and the token's text, which is kept nowhere."""
+    text = tokens.new(secrets.token_bytes(tokens.ID_BYTES), secrets.token_bytes(tokens.SECRET_BYTES))
+    id, secret = tokens.split(text)
+    row = replace(wanted, id=id, digest=tokens.digest(secret), created=call.service.now())
+    await tables.tokens.add(row)
+    await call.service.audit.record(
+        tables,
+        "token.create",
+        token=id,
+        type=row.type,
+        by=call.caller.actor,
+        expires=row.expires,
+        uses=row.uses,
+        labels=dict(row.labels) or None,
+        replaces=row.replaces or None,
+    )
+    return row, text
+
+
+async def split_node(call: Call) -> Answer:
+    """Two devices have one node's identity. Neither is believed from here on; with one of the tokens in the answer one
+    of them becomes that node again, with the other the other one a node of its own, which waits to be accepted.
+    """
+    service = call.service
     async with service.store.write() as tables:
-        await tables.tokens.add(row)
+        node = await find_node(tables, call.path("id"))
+        # Whoever may make tokens may not for that become a node that is there already.
+        call.caller.require("nodes", "update")
+        if node.kind != "node":
+            raise PeerError(f"{node.name} is a {node.kind}: only nodes are split")
+        if node.state != "quarantined":
+            await tables.nodes.set_state(node.uuid, "quarantined")
+            await service.issuer.refresh_node(tables, node.uuid)
+        wanted = TokenRow(
+            id="", digest="", type="node", created=0.0, expires=service.now() + SPLIT_LIFE, uses=1, replaces=node.uuid
+        )
+        _, original = await make_token(call, tables, wanted)
+        aside = replace(wanted, replaces="", name_template=f"{node.name[:50]}-{{uuid8}}", pending=True)
+        _, copy = await make_token(call, tables, aside)
         await service.audit.record(
-            tables,
-            "token.create",
-            token=id,
-            type=kind,
-            by=call.caller.actor,
-            expires=row.expires,
-            uses=row.uses,
-            labels=dict(row.labels) or None,
+            tables, "node.split", node=node.name, node_uuid=node.uuid, by=call.caller.actor, was=node.state
         )
     return {
-        "id": id,
-        "token": token,
-        "expires": row.expires,
-        "uses": row.uses,
+        "uuid": node.uuid,
+        "name": node.name,
+        "original": original,
+        "copy": copy,
+        "expires": wanted.expires,
         "ca_pins": list(service.authority.ca_pins),
     }
 

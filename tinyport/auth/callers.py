@@ -99,6 +99,13 @@ async def _node(service: Service, leaf: Leaf, source: str) -> Caller:
             hint="join again with a new token",
             code="removed",
         )
+    if leaf.not_before < node.since:
+        raise AccessDenied(
+            "another device has taken the place of this one",
+            detail=leaf.identity.uri,
+            hint="to be a node of its own it joins again: tctl nodes add",
+            code="replaced",
+        )
     if node.kind == PROXY and node.state != "active":
         # A node's state is judged where its sessions are. A proxy's is judged here: it asks in other people's names.
         hint = f"an administrator decides: tctl nodes accept {node.name}, or tctl nodes rm {node.name}"

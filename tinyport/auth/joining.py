@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyport.auth.authority import IssuedPair
 from tinyport.auth.callers import Caller
@@ -19,7 +19,7 @@ from tinyport.auth.settings import StaticToken
 from tinyport.auth.store import WriteTables
 from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.store_tokens import TokenRow
-from tinyport.auth.tls_certificates import Request
+from tinyport.auth.tls_certificates import BACKDATE, Request
 from tinyport.core import tokens
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError
@@ -178,14 +178,21 @@ async def join(
     if known is not None and known.kind != wanted.kind:
         raise exists(known.kind, "with this key", "a machine that is both needs two keys")
     again = known is not None and known.token == token.id
+    taken = False
     if not static and not (again and service.now() < token.expires + LATE_ANSWER):
         await _use(service, tables, token)
-    if known is None:
+    if known is None and token.replaces:
+        known, taken = await _take_place(service, tables, wanted, token)
+    elif known is None:
         known = await _register(service, tables, wanted, token)
     elif wanted.addresses and wanted.kind == "proxy":
         await tables.nodes.set_addresses(known.uuid, wanted.addresses)
     refuse_locked(service.issuer.policy, service.now(), {"node": {known.name, known.uuid}})
     pair = await issue(service, tables, known, wanted.request)
+    if taken:
+        # What was issued before is good for nothing from here on, to whoever has it.
+        await tables.nodes.set_since(known.uuid, pair.valid_after - BACKDATE)
+        await service.issuer.refresh_node(tables, known.uuid)
     await service.audit.record(
         tables,
         f"{known.kind}.join",
@@ -194,6 +201,7 @@ async def join(
         token=token.id,
         source=wanted.source or None,
         again=True if again else None,
+        replaced=True if taken else None,
         state=known.state,
         fingerprint=pair.fingerprint,
     )
@@ -215,6 +223,23 @@ async def _use(service: Service, tables: WriteTables, token: TokenRow) -> None:
         hint="make a new one: tctl tokens add",
         code="bad_token",
     )
+
+
+async def _take_place(
+    service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow
+) -> tuple[NodeRow, bool]:
+    """A device that was written anew, or that is in place of a broken one, becomes the node that the token names: its
+    name, UUID and labels stay. While that node is still there, an administrator has to look: it becomes a pending node.
+    """
+    node = await tables.nodes.get(token.replaces)
+    if node is None:
+        raise AccessDenied("the node that this token is for was removed", code="bad_token")
+    if service.presence.online(node.uuid) and node.state != "quarantined":
+        return await _register(
+            service, tables, wanted, replace(token, name_template="{name}-{uuid8}", pending=True)
+        ), False
+    await tables.nodes.take_over(node.uuid, wanted.ssh_key, token.id)
+    return await tables.nodes.get(node.uuid) or node, True
 
 
 async def _register(service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow) -> NodeRow:

@@ -124,6 +124,12 @@ _ONLINE = """
 ALTER TABLE nodes ADD COLUMN online INTEGER NOT NULL DEFAULT 0;
 """
 
+# A token by which a device takes a node's place, and since when that node's certificates are another device's.
+_REPLACING = """
+ALTER TABLE tokens ADD COLUMN replaces TEXT NOT NULL DEFAULT '';
+ALTER TABLE nodes ADD COLUMN since REAL NOT NULL DEFAULT 0;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -133,6 +139,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0006-trusted-clusters", _TRUSTED_CLUSTERS),
     ("0007-recordings", _RECORDINGS),
     ("0008-online", _ONLINE),
+    ("0009-replacing", _REPLACING),
 )
 
 

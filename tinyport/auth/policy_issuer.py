@@ -137,6 +137,8 @@ class PolicyIssuer:
             "labels": dict(node.labels),
             "state": node.state,
         }
+        if node.since:
+            content["since"] = node.since
         ended = [one for one in await tables.audit.live_sessions(uuid) if one.ended_by is not None]
         if ended:
             content["ended"] = [{"id": one.sid, "by": one.ended_by} for one in ended[:MOST_ENDED]]

@@ -87,6 +87,7 @@ ROUTES: tuple[Route, ...] = (
     _people("PATCH", "/v1/nodes/{id}", api_nodes.update_node, "nodes", "update"),
     _people("DELETE", "/v1/nodes/{id}", api_nodes.delete_node, "nodes", "delete"),
     _people("POST", "/v1/nodes/{id}/accept", api_nodes.accept_node, "nodes", "update"),
+    _people("POST", "/v1/nodes/{id}/split", api_tokens.split_node, "tokens", "create"),
     _people("POST", "/v1/nodes/{id}/reject", api_nodes.reject_node, "nodes", "delete"),
     _people("GET", "/v1/users", api_users.list_users, "users", "read"),
     _people("POST", "/v1/users", api_users.add_user, "users", "create"),

@@ -35,6 +35,8 @@ class NodeRow:
     version: str = ""
     document_serial: int = 0
     content: str = ""
+    #: certificates that began before (Unix seconds) are another device's, whose place this one took
+    since: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ _AT_ONCE = 500
 
 _COLUMNS = (
     "uuid, kind, name, ssh_key, state, labels, token, created, generation, issued_generation, last_seen, addresses, "
-    "declared_labels, peer, version, document_serial, content"
+    "declared_labels, peer, version, document_serial, content, since"
 )
 
 
@@ -112,6 +114,19 @@ class NodeRows:
         await self._rows.run(
             "UPDATE nodes SET generation = ?, issued_generation = ? WHERE uuid = ?", generation, issued, uuid
         )
+
+    async def take_over(self, uuid: str, ssh_key: bytes, token: str) -> None:
+        """Another device is this node from now on."""
+        await self._rows.run(
+            "UPDATE nodes SET ssh_key = ?, token = ?, generation = issued_generation, "
+            "state = CASE state WHEN 'quarantined' THEN 'active' ELSE state END WHERE uuid = ?",
+            ssh_key,
+            token,
+            uuid,
+        )
+
+    async def set_since(self, uuid: str, since: float) -> None:
+        await self._rows.run("UPDATE nodes SET since = ? WHERE uuid = ?", since, uuid)
 
     async def set_state(self, uuid: str, state: str) -> None:
         await self._rows.run("UPDATE nodes SET state = ? WHERE uuid = ?", state, uuid)

@@ -24,6 +24,8 @@ class TokenRow:
     name_template: str = ""
     cidr: tuple[str, ...] = ()
     pending: bool = False
+    #: UUID of the node whose place the device takes; "" for a node of its own
+    replaces: str = ""
 
 
 class TokenRows:
@@ -39,7 +41,7 @@ class TokenRows:
 
     async def add(self, token: TokenRow) -> None:
         await self._rows.run(
-            "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             token.id,
             token.digest,
             token.type,
@@ -51,6 +53,7 @@ class TokenRows:
             token.name_template,
             pack(list(token.cidr)),
             int(token.pending),
+            token.replaces,
         )
 
     async def use(self, id: str, now: float) -> bool:
@@ -80,4 +83,5 @@ def _token(row: sqlite3.Row) -> TokenRow:
         name_template=row["name_template"],
         cidr=tuple(unpack(row["cidr"])),
         pending=bool(row["pending"]),
+        replaces=row["replaces"],
     )

@@ -57,6 +57,7 @@ CODES: dict[str, str] = {
     "node.offline": "TJ010I",
     "node.register": "TJ012I",
     "node.unregister": "TJ013I",
+    "node.split": "TJ014I",
     "token.create": "TT001I",
     "token.delete": "TT002I",
     "role.create": "T9000I",

@@ -204,6 +204,8 @@ class NodeDocument:
     state: str
     #: sessions that an administrator has ended → who it was
     ended: Mapping[str, str] = field(default_factory=dict)
+    #: certificates of this node that began before (Unix seconds) are another device's, whose place this one took
+    since: float = 0.0
 
     @cached_property
     def label_items(self) -> frozenset[tuple[str, str]]:
@@ -228,6 +230,7 @@ class NodeDocument:
             labels={key: str(value) for key, value in labels.items()},
             state=str(state),
             ended=dict(_ended(item) for item in _list(body, "ended")),
+            since=_time(body.get("since", 0)),
         )
 
 

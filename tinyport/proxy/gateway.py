@@ -71,6 +71,12 @@ def peer_identity(tls: ssl.SSLSocket, kind: str, cluster: str, now: float) -> Id
     return identity
 
 
+def _began(tls: ssl.SSLSocket) -> float:
+    """When the client's certificate began, Unix seconds."""
+    peercert = tls.getpeercert()
+    return ssl.cert_time_to_seconds(str(peercert["notBefore"])) if peercert else 0.0
+
+
 def _left(sock: socket.socket) -> bool:
     """Is the client's end closed? It may have said something before."""
     poll = select.poll()
@@ -99,7 +105,7 @@ class Gateway:
         dials: Dials,
         log: Log,
         *,
-        tunnel: Callable[[Stream, str], Awaitable[None]],
+        tunnel: Callable[[Stream, str, float], Awaitable[None]],
         cluster: Callable[[Stream, bytes, Callable[[], None]], Awaitable[None]],
         tsh: Callable[[Stream, Identity], Awaitable[None]],
         ssh: Callable[[socket.socket, Peer, Stranger], Awaitable[None]],
@@ -288,7 +294,7 @@ class Gateway:
             identity = peer_identity(tls, kind, self._credentials.cluster, time.time())
             stranger.settle()
             if alpn == ALPN_TUNNEL:
-                await self._tunnel(stream, identity.id)
+                await self._tunnel(stream, identity.id, _began(tls))
             else:
                 await self._tsh(stream, identity)
         finally:

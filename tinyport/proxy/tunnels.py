@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from math import inf as INF
 
 from tinyport.core.errors import AccessDenied, PeerError, Unavailable
 from tinyport.core.names import check_label, format_address, printable
@@ -86,13 +87,15 @@ def _version(value: object) -> Version:
 class Tunnel(Line):
     """One node's tunnel. Made by ``Tunnels.serve``, which owns its stream and ends with it."""
 
-    __slots__ = ("connected", "hello", "meter", "told", "uuid")
+    __slots__ = ("began", "connected", "hello", "meter", "told", "uuid")
 
     def __init__(self, stream: Stream, hello: Hello, uuid: str, beat: float, meter: Meter) -> None:
         super().__init__(stream, beat)
         self.hello = hello
         self.uuid = uuid
         self.meter = meter
+        #: when its certificate began
+        self.began = INF
         #: when its traffic was last told
         self.told = asyncio.get_running_loop().time()
         self.connected = time.time()
@@ -171,11 +174,14 @@ class Tunnels:
 
     # ------------------------------------------------------------------ a tunnel's life
 
-    async def serve(self, stream: Stream, uuid: str) -> None:
-        """Greet a node whose TLS certificate named ``uuid``, and serve its tunnel until it ends."""
+    async def serve(self, stream: Stream, uuid: str, began: float = INF) -> None:
+        """Greet a node whose TLS certificate named ``uuid`` and began at ``began`` (Unix seconds), and serve its tunnel
+        until it ends.
+        """
         try:
             hello, decoder = await asyncio.wait_for(self._greet(stream, uuid), GREETING_LIMIT)
             await self._belongs(uuid)
+            self._refuse_replaced(uuid, began)
             refuse_locked(self._knowledge, uuid)
         except asyncio.TimeoutError:
             self._log.info("a tunnel said no hello in time", node=uuid, peer=format_address(*stream.peer))
@@ -187,6 +193,7 @@ class Tunnels:
             return
         stream.end_when_unconfirmed(UNCONFIRMED_LIMIT)
         tunnel = Tunnel(stream, hello, uuid, self._beat_now(), self._meter(uuid))
+        tunnel.began = began
         stream.on_close = tunnel.meter.ended
         self._enter(tunnel)
         try:
@@ -196,6 +203,11 @@ class Tunnels:
         finally:
             tunnel.stop_watching()
             self._leave(tunnel)
+
+    def _refuse_replaced(self, uuid: str, began: float) -> None:
+        known = self._knowledge.node(uuid)
+        if known is not None and began < known.document.since:
+            raise AccessDenied("another device has taken the place of this one", code="replaced")
 
     async def _belongs(self, uuid: str) -> None:
         """AccessDenied for a node that is none of the cluster's (any more): its certificate outlives its removal."""
@@ -283,6 +295,11 @@ class Tunnels:
             tunnel = self._tunnels.get(uuid)
             if tunnel is not None:
                 self._bring_node_document(tunnel)
+                try:
+                    self._refuse_replaced(uuid, tunnel.began)
+                except AccessDenied as error:
+                    self._log.info("tunnel ended", node=uuid, reason=error)
+                    tunnel.end(ws.CLOSE_POLICY, error.message)
             return
         if self._spreading is not None:
             self._spreading.cancel()
