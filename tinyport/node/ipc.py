@@ -28,6 +28,9 @@ _INT = array.array("i").itemsize
 # As plain numbers, made once: the operators of ``enum`` would cost more than the rest of a message.
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _TAKE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+# unix(7): with MSG_TRUNC, how long the datagram is and not how much of it fitted.
+_PEEK_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_PEEK | socket.MSG_TRUNC)
+_NOTHING = bytearray(1)
 _TRUNCATED, _RIGHTS_LOST = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
 _SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -154,12 +157,17 @@ class Channel:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self._stream.sendmsg([data], rights, _SEND_FLAGS)
 
+    def _next(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        # Most messages are small; room for the largest would be taken from the kernel and given back each time.
+        size = self._stream.recv_into(_NOTHING, 1, _PEEK_FLAGS)
+        return self._stream.recvmsg(min(max(size, 1), MAX_MESSAGE), _SPACE, _TAKE_FLAGS)
+
     def _take(self) -> tuple[dict[str, object], list[int]] | None:
         try:
-            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
+            data, ancillary, found, _ = self._next()
         except ConnectionResetError:
             # Unix sockets say so, once, when the peer ended without reading everything. What it said before is there.
-            data, ancillary, found, _ = self._stream.recvmsg(MAX_MESSAGE, _SPACE, _TAKE_FLAGS)
+            data, ancillary, found, _ = self._next()
         fds = _descriptors(ancillary)
         try:
             if found & _TRUNCATED or len(fds) > MAX_DESCRIPTORS:

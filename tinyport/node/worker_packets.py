@@ -23,6 +23,9 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 # asyncssh keeps what it has not parsed in one bytes object and copies the rest of it for each packet. Some two
 # packets of the usual 32 KiB at a time make that copy small.
 PIECE = 64 * 1024
+# asyncio makes room for 256 KiB before each read. What is larger than 128 KiB glibc takes from the kernel and gives
+# back (mallopt(3), M_MMAP_THRESHOLD), page by page: a seventh of what input costs.
+READ = 120 * 1024
 # Reads from the first size on are looked through for channel data, and packets from the second on: keys that somebody
 # types take asyncssh's way, which costs nothing there.
 BULK, SMALL = 4096, 1024
@@ -81,6 +84,11 @@ class LeanPackets(Unlogged, asyncssh.SSHServerConnection):
         return True
 
     # ------------------------------------------------------------------ what comes in
+
+    def connection_made(self, transport: Any) -> None:
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ
+        super().connection_made(transport)
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
         """Channel data goes straight to its channel; all else is asyncssh's, packet by packet."""
