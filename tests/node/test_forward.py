@@ -244,6 +244,32 @@ def test_a_role_that_is_changed_closes_listeners(rig: Rig) -> None:
         assert answers(("127.0.0.1", other))
 
 
+def test_a_role_that_is_changed_closes_what_is_open(rig: Rig) -> None:
+    async def use() -> None:
+        async with await connect(rig) as connection:
+            session = await connection.create_process("cat")
+            with serving(echo_at_end) as one, serving(echo_at_end) as other:
+                reading, writing = await connection.open_connection("127.0.0.1", one.port)
+                staying, written = await connection.open_connection("127.0.0.1", other.port)
+                listener = await connection.forward_remote_port("localhost", 0, "127.0.0.1", other.port)
+                through = socket.create_connection(("127.0.0.1", listener.get_port()), timeout=LIMIT)
+                through.sendall(b"x")
+                writing.write(b"lost")
+                written.write(b"kept")
+                allowed = {"local": [f"127.0.0.1:{other.port}"]}
+                policy = rig.authority.policy(roles=roles(rig, port_forwarding=allowed))
+                await asyncio.to_thread(rig.install, policy)
+                assert await asyncio.wait_for(reading.read(), LIMIT) == b""
+                assert await asyncio.to_thread(through.recv, 1) == b""
+                through.close()
+                written.write_eof()
+                assert await asyncio.wait_for(staying.read(), LIMIT) == b"kept"
+            session.stdin.write("here\n")
+            assert await asyncio.wait_for(session.stdout.readline(), LIMIT) == "here\n"
+
+    asyncio.run(use())
+
+
 def test_a_helper_that_is_killed_is_started_again(rig: Rig) -> None:
     async def use() -> None:
         async with await connect(rig) as connection:

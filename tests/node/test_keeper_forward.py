@@ -307,9 +307,34 @@ def test_a_new_grant_closes_what_it_does_not_allow(bench: Bench) -> None:
     gone, _ = bench.get("listen", host="", port=0)
     rule = ForwardRule((), ("localhost:*",))
     bench.forwards.judge_again(some_grant(login=LOGIN, forwarding=rule))
-    assert bench.told == [({"op": "unlistened", "conn": 1, "listener": gone["listener"]}, [])]
+    assert [message for message, _ in bench.told] == [
+        {"op": "unlistened", "conn": 1, "listener": gone["listener"], "forbidden": True},
+        {"op": "judged", "conn": 1},
+    ]
     bench.spin(lambda: not answers(("127.0.0.1", int(str(gone["port"])))))
     assert answers(("127.0.0.1", int(str(kept["port"]))))
+
+
+def test_a_policy_says_what_may_stay(bench: Bench) -> None:
+    targets = [{"host": "a", "port": 1}, {"host": "b", "port": 2}, {"path": "/s"}, {"path": "/t"}]
+    bench.grant = some_grant(login=LOGIN, forwarding=ForwardRule(("b:2", "/t")))
+    number = bench.ask("still", targets=targets)
+    assert bench.answers[number][0] == {"closed": [0, 2]}
+    wrong: list[object] = [None, "x", [None], [{}], [{"host": "a"}], [{"path": 1}], [{"host": "a", "port": -1}]]
+    for nonsense in (*wrong, [targets[0]] * 257):
+        with pytest.raises(PeerError):
+            bench.ask("still", targets=nonsense)
+
+
+def test_a_connection_that_came_about_too_late(bench: Bench) -> None:
+    """Allowed when it was asked for, and not any more when the helper has it."""
+    with serving(echo_at_end) as server:
+        number = bench.ask("connect", host="127.0.0.1", port=server.port)
+        bench.forwards.judge_again(some_grant(login=LOGIN, forwarding=ForwardRule(("elsewhere:1",))))
+        bench.spin(lambda: number in bench.answers)
+    answer, descriptors = bench.answers[number]
+    assert isinstance(answer, AccessDenied)
+    assert not descriptors
 
 
 def test_targets_are_told_once_and_the_rest_counted(bench: Bench) -> None:

@@ -51,7 +51,7 @@ MAX_REFUSAL = 400
 SERVED, KEYED, PROVED, GONE = "served", "keyed", "proved", "gone"
 
 #: requests of keeper_forward
-FORWARDS = ("connect", "listen", "unlisten", "taken", "agent", "x11")
+FORWARDS = ("connect", "listen", "unlisten", "taken", "agent", "x11", "still")
 
 #: (state, request) → state after it succeeded. What is not here is not unlocked. docs/protocol/node.md
 TABLE: Mapping[tuple[str, str], str] = {

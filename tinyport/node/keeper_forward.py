@@ -29,6 +29,8 @@ MAX_PENDING = 128
 MAX_LISTENERS = 64
 # The helper itself stops at 32; one that goes on is not ours any more.
 MAX_UNTAKEN = 64
+# A worker holds 256 channels open for a connection.
+MAX_OPEN = 256
 # Each distinct target of a connection is told to auth once, up to this many; then they are counted.
 MAX_TOLD = 256
 # A helper that dies is started again, but not for ever.
@@ -119,6 +121,7 @@ class Forwards:
             "taken": self._taken,
             "agent": self._forward_agent,
             "x11": self._forward_x11,
+            "still": self._still,
         }
 
     # ------------------------------------------------------------------ the table's door
@@ -144,12 +147,17 @@ class Forwards:
         return {name: value for name, value in made.items() if value}
 
     def judge_again(self, grant: Grant) -> None:
-        """The grant has changed: listeners that it does not allow any more are closed."""
-        self._grant = grant
+        """The grant has changed: listeners that it does not allow any more are closed, with what came through them, and
+        the worker asks what of the rest may stay.
+        """
+        before, self._grant = self._grant, grant
         for number, listening in list(self._listening.items()):
             if not listening.allowed(grant):
                 self._drop(number)
-                self._desk.keeping.tell(self._number, {"op": "unlistened", "conn": self._number, "listener": number})
+                told = {"op": "unlistened", "conn": self._number, "listener": number, "forbidden": True}
+                self._desk.keeping.tell(self._number, told)
+        if self._starts and before is not None and before.forwarding != grant.forwarding:
+            self._desk.keeping.tell(self._number, {"op": "judged", "conn": self._number})
 
     def close(self) -> None:
         """The connection is over, or may not be any more."""
@@ -172,17 +180,51 @@ class Forwards:
             path = fields.text(message, "path", MAX_PATH)
             _check_path(path)
             asked: dict[str, object] = {"op": "connect", "path": path}
-            allowed, target = grant.forwarding.may_connect_path(path), printable(path, 200)
+            target = printable(path, 200)
         else:
             host, port = _host(message), fields.number(message, "port", 65536)
             if not host or not port:
                 raise PeerError("a worker's message has a wrong host")
             asked = {"op": "connect", "host": host, "port": port}
-            allowed, target = grant.forwarding.may_connect(host, port), format_address(printable(host, 255), port)
-        if not allowed:
-            raise self._refused("port.failed", grant, target, f"your roles do not permit forwarding to {target}")
-        self._ask(asked, grant, self._relay(request, grant, target))
+            target = format_address(printable(host, 255), port)
+        refusal = f"your roles do not permit forwarding to {target}"
+        if not self._may_connect(asked, grant):
+            raise self._refused("port.failed", grant, target, refusal)
+
+        def relay(made: Mapping[str, object] | TinyportError, descriptors: Sequence[int]) -> None:
+            if not self._may_connect(asked, self._grant or grant):
+                # The policy has changed meanwhile.
+                made = AccessDenied(refusal, code="denied")
+            elif not isinstance(made, TinyportError) and len(descriptors) != 1:
+                made = Unavailable("the forwarding helper handed over nothing")
+            if isinstance(made, TinyportError):
+                self._tell("port.failed", grant, target, reason=made.message)
+                self._desk.keeping.answer(self._number, request, made)
+            else:
+                self._tell("port", grant, target)
+                self._desk.keeping.answer(self._number, request, {}, descriptors)
+
+        self._ask(asked, grant, relay)
         return LATER
+
+    def _still(self, message: Mapping[str, object], grant: Grant) -> Answer:
+        """Which of these open connections may not be any more? The worker closes them; one that was taken over has the
+        sockets, and would not.
+        """
+        targets = message.get("targets")
+        if not isinstance(targets, list) or len(targets) > MAX_OPEN:
+            raise PeerError("a worker's message has wrong targets")
+        closed = [place for place, target in enumerate(targets) if not self._may_connect(target, grant)]
+        if closed:
+            self._desk.log.info("forwarded connections are closed", user=grant.user, count=len(closed))
+        return {"closed": closed}, ()
+
+    def _may_connect(self, target: object, grant: Grant) -> bool:
+        if not isinstance(target, dict):
+            raise PeerError("a worker's message has wrong targets")
+        if "path" in target:
+            return grant.forwarding.may_connect_path(fields.text(target, "path", MAX_PATH))
+        return grant.forwarding.may_connect(_host(target), fields.number(target, "port", 65536))
 
     def _listen(self, message: Mapping[str, object], grant: Grant) -> Answer:
         request = fields.number(message, "id", 2**53)
@@ -290,19 +332,6 @@ class Forwards:
             self._listening.pop(number, None)
             raise
         return number
-
-    def _relay(self, request: int, grant: Grant, target: str) -> Finish:
-        def finish(made: Mapping[str, object] | TinyportError, descriptors: Sequence[int]) -> None:
-            if not isinstance(made, TinyportError) and len(descriptors) != 1:
-                made = Unavailable("the forwarding helper handed over nothing")
-            if isinstance(made, TinyportError):
-                self._tell("port.failed", grant, target, reason=made.message)
-                self._desk.keeping.answer(self._number, request, made)
-            else:
-                self._tell("port", grant, target)
-                self._desk.keeping.answer(self._number, request, {}, descriptors)
-
-        return finish
 
     def _ask(self, asked: dict[str, object], grant: Grant, finish: Finish) -> None:
         if len(self._pending) >= MAX_PENDING:

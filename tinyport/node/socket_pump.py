@@ -43,13 +43,16 @@ class SocketPump:
 
     def start(self, channel: Any) -> None:
         """``channel``: an open asyncssh channel of bytes."""
+        if self._closed:
+            channel.close()
+            return
         self._channel = channel
         self._read_on()
 
     # ------------------------------------------------------------------ client to socket
 
     def feed(self, data: bytes) -> None:
-        if self._write_done:
+        if self._write_done or self._closed:
             return
         self._input += data
         self._write()
@@ -156,6 +159,13 @@ class SocketPump:
         self._loop.remove_reader(self._stream)
         self._drain_timer = self._loop.call_later(DRAIN_LIMIT, self._end)
         self.feed_eof()
+
+    def cut(self) -> None:
+        """It may not be any more: nothing that is on its way arrives."""
+        channel, self._channel = self._channel, None
+        self._end()
+        if channel is not None:
+            channel.close()
 
     def _end(self) -> None:
         if self._closed:

@@ -81,6 +81,11 @@ class Worker:
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:
                 connection.limit_idle(message["after"])
+        elif operation == "judged":
+            connection = self._connections.get(cast(int, message["conn"]))
+            if connection is not None:
+                # After whoever waits for the answer that opened one, which came before this.
+                self._loop.call_soon(connection.judged)
         elif operation == "end":
             connection = self._connections.get(cast(int, message["conn"]))
             if connection is not None:

@@ -87,6 +87,8 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
         #: by the keeper's number
         self._listening: dict[int, Listening] = {}
         self._channels_open = 0
+        #: what each open one leads to, or the listener that it came through
+        self._led: dict[SocketPump, dict[str, object] | int] = {}
         #: tasks that wait for an answer; asyncssh leaves its tasks alone when a connection ends
         self._asking: set[asyncio.Task[Any]] = set()
         #: global requests that have their answer; and who waits until it is so many
@@ -160,15 +162,21 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
             self._channel_over()
             raise
         (descriptor,) = descriptors
-        pump = self._pump(descriptor)
+        pump = self._pump(descriptor, asked)
         if channel._conn is None:
             # The client left while the keeper connected; asyncssh would drop what we return.
             pump.close()
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the connection is over")
         return ForwardedSession(pump)
 
-    def _pump(self, descriptor: int) -> SocketPump:
-        return SocketPump(self._loop, socket.socket(fileno=descriptor), self._channel_over)
+    def _pump(self, descriptor: int, led: dict[str, object] | int) -> SocketPump:
+        def over() -> None:
+            del self._led[pump]
+            self._channel_over()
+
+        pump = SocketPump(self._loop, socket.socket(fileno=descriptor), over)
+        self._led[pump] = led
+        return pump
 
     def _channel_over(self) -> None:
         self._channels_open -= 1
@@ -278,8 +286,34 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
     # ------------------------------------------------------------------ what the keeper says
 
     def unlistened(self, message: dict[str, object]) -> None:
-        """The keeper has closed a listener: the policy changed, or the helper has ended."""
-        self._listening.pop(_number(message, "listener"), None)
+        """The keeper has closed a listener: the policy changed (``forbidden``), or the helper has ended."""
+        number = _number(message, "listener")
+        self._listening.pop(number, None)
+        if message.get("forbidden"):
+            self._cut([pump for pump, led in self._led.items() if led == number])
+
+    def judged(self) -> None:
+        """What may be forwarded has changed: what of the open connections may stay?"""
+        open_now = [(pump, led) for pump, led in self._led.items() if isinstance(led, dict)]
+        if open_now:
+            self.create_task(self._ask_what_may_stay(open_now))
+
+    async def _ask_what_may_stay(self, open_now: Sequence[tuple[SocketPump, dict[str, object]]]) -> None:
+        try:
+            answer, _ = await self._ask("still", {"targets": [led for _, led in open_now]})
+        except TinyportError:
+            # The connection is at its end.
+            return
+        closed = answer["closed"]
+        assert isinstance(closed, list)
+        self._cut([open_now[place][0] for place in closed])
+
+    def _cut(self, pumps: Sequence[SocketPump]) -> None:
+        for pump in pumps:
+            if pump in self._led:
+                pump.cut()
+        if pumps and not self.is_closed():
+            self.send_debug(f"tinyport: your roles do not permit {len(pumps)} of your forwarded connections any more")
 
     def accepted(self, message: dict[str, object], descriptors: Sequence[int]) -> None:
         """Somebody has connected to a listener; takes the descriptors over."""
@@ -293,7 +327,8 @@ class ForwardingConnection(asyncssh.SSHServerConnection):
         assert isinstance(peer, list)
         window = self._next_window()
         self._channels_open += 1
-        self.create_task(self._offer(listening, str(peer[0]), int(peer[1]), self._pump(descriptor), window))
+        pump = self._pump(descriptor, _number(message, "listener"))
+        self.create_task(self._offer(listening, str(peer[0]), int(peer[1]), pump, window))
 
     async def _offer(self, listening: Listening, host: str, port: int, pump: SocketPump, window: int) -> None:
         """Open a channel to the client for an accepted connection."""

@@ -6,6 +6,8 @@ Nothing of asyncssh is changed by it: what is missing here is never reached in a
 from __future__ import annotations
 
 import sys
+import typing
+from importlib import import_module
 from types import ModuleType
 
 #: What asyncssh and cryptography use when it is there and go without when it is not, and a node never offers: X.509
@@ -35,8 +37,22 @@ class _Empty(ModuleType):
         return made
 
 
+class _FromTyping(ModuleType):
+    """typing_extensions, without those 0.3 MB as long as what is asked for is in ``typing`` by now."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if not hasattr(typing, name):
+            sys.modules.pop(self.__name__, None)
+            vars(self).update(vars(import_module(self.__name__)))
+            return vars(self)[name]
+        return getattr(typing, name)
+
+
 def leave_out() -> None:
     """Importing one of them raises ImportError from here on, as if it was not installed, or brings nothing."""
+    sys.modules.setdefault("typing_extensions", _FromTyping("typing_extensions"))
     for name in LEFT_OUT:
         sys.modules[name] = None  # type: ignore[assignment]
     for name in EMPTY:
