@@ -44,8 +44,10 @@ def violations(page: Any) -> list[str]:
 
 
 def overflows(page: Any) -> bool:
-    """Does the page have to be moved sideways?"""
-    return bool(page.evaluate("() => document.scrollingElement.scrollWidth > innerWidth"))
+    """Does the page, or a table in it, have to be moved sideways?"""
+    wider = """() => [document.scrollingElement, ...document.querySelectorAll(".table")]
+        .some(part => part.scrollWidth > part.clientWidth)"""
+    return bool(page.evaluate(wider))
 
 
 def looked_at(person: Person, pictures: Path, name: str) -> list[str]:

@@ -3,6 +3,7 @@ comes from this very page; everything else is refused before it is looked at."""
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import time
@@ -155,7 +156,7 @@ class People:
             raise AccessDenied("you are not logged in", hint="log in", code="login_required")
         if request.method not in ("GET", "HEAD"):
             _from_our_page(request)
-            if request.headers.get(CSRF, "") != session.csrf:
+            if not hmac.compare_digest(request.headers.get(CSRF, "").encode("utf-8", "replace"), session.csrf.encode()):
                 raise AccessDenied("this did not come from the page", hint="load the page again", code="csrf")
         return session
 

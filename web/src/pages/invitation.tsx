@@ -101,14 +101,13 @@ function SignUp({ invitation, secret, onDone }: { invitation: Invitation; secret
             <legend>Second factor</legend>
             <Qr rows={totp.qr} label="QR code for your authenticator app" />
             <div>
-              <p>Scan this with an authenticator app: Aegis, 1Password, Google Authenticator or another.</p>
+              <p>
+                Scan this with an authenticator app: Aegis, 1Password, Google Authenticator or another. Is the app on this very device? <a href={totp.uri}>Open it there</a>.
+              </p>
               <details>
                 <summary>It cannot be scanned</summary>
                 <p>Type this key into the app:</p>
                 <code class="secret">{totp.secret}</code> <CopyButton text={totp.secret} />
-                <p>
-                  On this phone: <a href={totp.uri}>open it in the app</a>.
-                </p>
               </details>
               <CodeField value={code} onValue={setCode} />
             </div>

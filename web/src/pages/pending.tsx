@@ -46,8 +46,16 @@ export function PendingPage(_: PageProps) {
               ),
             },
             { title: "State", show: (node) => <Badge tone={node.status === "pending" ? "warn" : "bad"}>{node.status}</Badge> },
-            { title: "Came", class: "nowrap", show: (node) => <When at={node.created} /> },
-            { title: "From", show: (node) => <span class="mono">{node.peer || node.addresses?.join(", ")}</span> },
+            {
+              title: "Came",
+              class: "nowrap",
+              show: (node) => (
+                <>
+                  <When at={node.created} />
+                  <small class="mono">{node.peer || node.addresses?.join(", ")}</small>
+                </>
+              ),
+            },
             {
               title: "Labels",
               show: (node) => (

@@ -64,9 +64,16 @@ export function SessionsPage({ me }: PageProps) {
                 </>
               ),
             },
-            { title: "State", show: (session) => <Badge tone={TONES[session.state]}>{session.state === "lost" ? "node is away" : session.state}</Badge> },
+            {
+              title: "State",
+              show: (session) => (
+                <>
+                  <Badge tone={TONES[session.state]}>{session.state === "lost" ? "node is away" : session.state}</Badge>
+                  {session.parties && session.parties.length > 0 && <small>with {session.parties.map((party) => `${party.user} (${party.mode})`).join(", ")}</small>}
+                </>
+              ),
+            },
             { title: "Since", class: "nowrap", show: (session) => <When at={session.since} /> },
-            { title: "With", show: (session) => session.parties?.map((party) => `${party.user} (${party.mode})`).join(", ") },
             {
               title: "Actions",
               hidden: true,

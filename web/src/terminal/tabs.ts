@@ -44,6 +44,8 @@ export class Tab {
     wish: Wish,
     readonly cluster = "",
   ) {
+    // Or a second reload right after the first would not know it.
+    if (wish.type === "resume") this.id = wish.id;
     this.loaded = this.make();
     this.screen = this.start(wish);
   }
@@ -68,8 +70,13 @@ export class Tab {
       screen.dispose();
       return screen;
     }
-    // The screen has its size before the shell does, when it is being looked at.
-    await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
+    // The screen has its size before the shell does, when it is being looked at. A window in the background draws
+    // nothing, and must not be waited for.
+    await new Promise((next) => {
+      requestAnimationFrame(() => requestAnimationFrame(next));
+      setTimeout(next, 200);
+    });
+    if (this.closed) return screen;
     this.wire = new Wire(wish, {
       attached: (about, fresh, old) => this.attached(screen, about, fresh, old),
       output: (data, drawn) => {

@@ -93,12 +93,14 @@ export class Wire {
   /** Again, after a refusal: with a one-time code. */
   again(otp: string): void {
     if (this.wish.type !== "resume") this.wish = { ...this.wish, otp };
+    this.tries = 0;
     this.connect();
   }
 
   /** Bring it back from where it is shown now. */
   bringHere(): void {
     this.lostAt = Date.now();
+    this.tries = 0;
     this.connect();
   }
 
