@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import ssl
+import time
 from http.client import HTTPSConnection
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -12,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.scenarios.cluster import LIMIT, SLOWNESS, Cluster, text, wait_for
+from tinyport.auth.second_factor import STEP, code_at
 
 PASSWORD = "correct horse battery"
 PHONE = {"width": 390, "height": 844}
@@ -67,13 +70,29 @@ class Person:
         invitation = self.invited(name, roles, logins).partition("#")[2]
         self._source = next(SOURCES)
         self._post("signup", {"invitation": invitation, "password": PASSWORD})
-        cookie = SimpleCookie(self._post("login", {"user": name, "password": PASSWORD}))["__Host-tinyport"]
+        self._logged_in({"user": name, "password": PASSWORD})
+
+    def joins_with_a_factor(self, name: str, roles: str) -> str:
+        """As ``joins``, with a second factor. The code that it shows next."""
+        invitation = self.invited(name, roles).partition("#")[2]
+        self._source = next(SOURCES)
+        _, answer = self._post("invitation", {"invitation": invitation})
+        secret, step = base64.b32decode(answer["totp"]["secret"]), int(time.time()) // STEP
+        # A code counts once, and those of the steps before and after are good, too.
+        codes = [code_at(secret, step + drift) for drift in (-1, 0, 1)]
+        self._post("signup", {"invitation": invitation, "password": PASSWORD, "otp": codes[0]})
+        self._logged_in({"user": name, "password": PASSWORD, "otp": codes[1]})
+        return codes[2]
+
+    def _logged_in(self, body: dict[str, str]) -> None:
+        cookies, _ = self._post("login", body)
+        cookie = SimpleCookie(cookies)["__Host-tinyport"]
         self.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": self.base, "secure": True}])
         self.page.goto(self.base)
         self.page.get_by_role("heading", name="Nodes", exact=True).wait_for()
 
-    def _post(self, path: str, body: dict[str, str]) -> str:
-        """The cookies of the answer."""
+    def _post(self, path: str, body: dict[str, str]) -> tuple[str, Any]:
+        """The cookies of the answer, and what it says."""
         host, _, port = self.cluster.ready["proxy"].rpartition(":")
         context = ssl.create_default_context(cafile=str(self.cluster.data / "proxy" / "web.pem"))
         connection = HTTPSConnection(host, int(port), source_address=(self._source, 0), context=context, timeout=LIMIT)
@@ -81,8 +100,9 @@ class Person:
             headers = {"Origin": self.base, "Content-Type": "application/json"}
             connection.request("POST", f"/web/api/{path}", json.dumps(body), headers)
             answer = connection.getresponse()
-            assert answer.status == 200, answer.read()
-            return answer.headers.get("Set-Cookie", "")
+            said = answer.read()
+            assert answer.status == 200, said
+            return answer.headers.get("Set-Cookie", ""), json.loads(said)
         finally:
             connection.close()
 

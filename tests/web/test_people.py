@@ -46,6 +46,43 @@ def test_from_the_invitation_to_a_shell_with_a_second_factor(person: Person, pic
     assert person.complaints == []
 
 
+CAREFUL = """
+kind = "role"
+name = "careful"
+
+[allow]
+logins = ["{{internal.logins}}"]
+node_labels = { "*" = ["*"] }
+rules = [{ resources = ["nodes"], verbs = ["read"] }]
+
+[options]
+require_mfa = true
+"""
+
+
+def test_a_terminal_that_asks_for_a_code(person: Person) -> None:
+    role = person.cluster.folder / "careful.toml"
+    role.write_text(CAREFUL)
+    assert person.cluster.tctl("create", "-f", role).returncode == 0
+    code = person.joins_with_a_factor("carla", "careful")
+    page = person.page
+    page.get_by_role("button", name="Connect to").click()
+    page.get_by_label("Code from").fill("000000")
+    page.get_by_role("tabpanel").get_by_role("button", name="Connect").click()
+    page.get_by_role("tabpanel").get_by_role("alert").wait_for()
+    page.get_by_label("Code from").fill(code)
+    page.get_by_role("tabpanel").get_by_role("button", name="Connect").click()
+    person.connected()
+    person.enters("echo $((6 * 7))-there")
+    person.sees("42-there")
+    # One's factors are on the page of one's account, and are changed with a code alone.
+    person.goes_to("account")
+    page.get_by_role("button", name="Remove first").click()
+    page.get_by_label("Code from").fill(code)
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("alert").wait_for()
+
+
 def test_the_cookie_cannot_be_read_and_a_used_invitation_says_so(person: Person) -> None:
     url = person.invited("irma")
     page = person.page

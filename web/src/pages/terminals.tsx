@@ -156,6 +156,9 @@ function TabBody({ tab }: { tab: Tab }) {
   );
 }
 
+/** refusals that a code answers: there was none, or it was wrong */
+const ASKS_CODE = new Set(["mfa_required", "bad_code", "bad_credentials"]);
+
 /** What there is to say of the line to the node, while there is. */
 function Line({ tab }: { tab: Tab }) {
   const state = useStore(tab.state);
@@ -200,7 +203,7 @@ function Line({ tab }: { tab: Tab }) {
         </p>
       );
     case "refused":
-      if (state.error.code === "mfa_required" || state.error.code === "bad_code") {
+      if (ASKS_CODE.has(state.error.code)) {
         return (
           <form
             class="line otp"
@@ -210,7 +213,7 @@ function Line({ tab }: { tab: Tab }) {
               setCode("");
             }}
           >
-            <p>{state.error.code === "bad_code" ? state.error.message : `Sessions on ${tab.node} ask for a code.`}</p>
+            {state.error.code === "mfa_required" ? <p>Sessions on {tab.node} ask for a code each.</p> : <Trouble error={state.error} />}
             <CodeField value={code} onValue={setCode} focus />
             <Button type="submit" kind="main">
               Connect
