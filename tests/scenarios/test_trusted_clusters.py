@@ -223,6 +223,18 @@ def test_a_shell_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: 
     assert partner.tctl_json("audit", "--type", "trusted_cluster.online")["events"][-1]["cluster_name"] == HERE
 
 
+def test_files_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
+    here, back = partner.folder / "letter", partner.folder / "letter.back"
+    here.write_bytes(b"dear all\n" * 10_000)
+    there = f"{cluster.login_name}@{cluster.node}:{cluster.folder / 'letter.there'}"
+    for words in ((here, there), (there, back)):
+        done = partner.tsh("scp", "--cluster", HERE, "-q", *words, home="dev")
+        assert done.returncode == 0, text(done)
+    assert back.read_bytes() == here.read_bytes()
+    refused = partner.tsh("scp", "--cluster", HERE, here, f"games@{cluster.node}:x", home="dev")
+    assert refused.returncode == 4, text(refused)
+
+
 def test_both_sides_see_whether_it_stands(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
     def stands(side: Cluster, key: str) -> bool:
         return any(one[key] is True for one in side.tctl_json("status")["clusters"])

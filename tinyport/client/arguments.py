@@ -236,7 +236,9 @@ def scp(build: Build) -> None:
         "copy files to, from and between nodes",
         "tsh scp config.toml pi@greenhouse:/etc/app/",
         "tsh scp -r 'pi@greenhouse:logs/*.gz' .",
+        "tsh scp --cluster partner.example pi@shed:state.db .",
     )
+    parser.add_argument("--cluster", metavar="C", help='nodes are of another cluster that "tsh clusters" lists')
     parser.add_argument("-r", dest="recursive", action="store_true", help="folders, too")
     parser.add_argument("-p", dest="preserve", action="store_true", help="keep times and modes")
     parser.add_argument("-P", dest="port", metavar="P", help="taken and ignored: a node is found by its name")

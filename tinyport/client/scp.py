@@ -183,7 +183,7 @@ async def _copy_all(args: argparse.Namespace, identity: UserIdentity, places: Se
         async def side(place: Place) -> Side:
             key = (place.login, place.node)
             if key not in sides:
-                sides[key] = await _side(stack, identity, place, user)
+                sides[key] = await _side(stack, identity, place, user, args.cluster)
             return sides[key]
 
         target = await side(destination)
@@ -205,11 +205,18 @@ async def _copy_all(args: argparse.Namespace, identity: UserIdentity, places: Se
     return FAILED if failed else DONE
 
 
-async def _side(stack: AsyncExitStack, identity: UserIdentity, place: Place, user: str | None) -> Side:
+async def _side(
+    stack: AsyncExitStack, identity: UserIdentity, place: Place, user: str | None, cluster: str | None
+) -> Side:
     if place.node is None:
         return Here()
     login = checked_login(place.login or user or default_login(identity))
     wish = Wish(target=place.node, login=login)
-    dialled = await asyncio.to_thread(Dialling(identity, wish).result)
-    connection = await stack.enter_async_context(connected(identity, wish, dialled))
+    if cluster and cluster != identity.cluster:
+        from tinyport.client.elsewhere import connected_elsewhere
+
+        connecting = connected_elsewhere(identity, wish, cluster)
+    else:
+        connecting = connected(identity, wish, await asyncio.to_thread(Dialling(identity, wish).result))
+    connection = await stack.enter_async_context(connecting)
     return There(await stack.enter_async_context(connection.start_sftp_client()))
