@@ -98,7 +98,8 @@ async function refusal(response: Response): Promise<ApiError> {
 
 /** Errors are written to stand after "error:"; here they stand alone. */
 export function sentence(text: string): string {
-  if (!text) return "";
+  // A command stays as it is typed.
+  if (!text || /^(tctl|tsh|tinyport) /.test(text)) return text;
   const first = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?:…"]$/.test(first) ? first : `${first}.`;
 }

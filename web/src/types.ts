@@ -76,16 +76,6 @@ export interface Recording {
   reason?: string;
 }
 
-export interface Registration {
-  id: string;
-  by: string;
-  value: string;
-  name: string | null;
-  labels: Record<string, string>;
-  created: number;
-  node_uuid: string | null;
-}
-
 export interface AuditEvent {
   id: number;
   time: number | string;
@@ -163,13 +153,4 @@ export interface Factor {
   name: string;
   type: string;
   created: number;
-}
-
-export interface Status {
-  cluster: string;
-  version: string;
-  ca_pins: string[];
-  nodes: { online: number; offline: number };
-  users: number;
-  proxies: { uuid: string; name: string; online: boolean }[];
 }

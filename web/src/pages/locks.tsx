@@ -123,9 +123,10 @@ function LockDialog({ onClose, onDone }: { onClose: () => void; onDone: () => Pr
             ["node", "A node"],
             ["role", "A role"],
             ["login", "A login"],
+            ["device", "The key of one login"],
           ]}
         />
-        <Field label="Its name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} />
+        <Field label="Its name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} hint={kind === "device" ? "SHA256:..., as the audit log has it" : undefined} />
       </div>
       <Field label="For how long" value={ttl} onValue={setTtl} placeholder="until it is removed" hint="30m, 12h, 7d" />
       <Field label="Why" value={message} onValue={setMessage} maxLength={300} hint="Whoever is refused reads it." />
