@@ -104,7 +104,7 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    for name in ("SOON", "FIRST_PAUSE", "LONGEST_PAUSE"):
+    for name in ("SOON", "GLANCE", "FIRST_PAUSE", "LONGEST_PAUSE"):
         monkeypatch.setattr(link_recordings, name, 0.001)
     return Bench()
 

@@ -36,6 +36,7 @@ STANDARD = frozenset(
         "stat",
         "struct",
         "sys",
+        "termios",
         "time",
         "types",
         "warnings",

@@ -171,7 +171,7 @@ def test_followed_while_it_happens_with_who_comes_and_goes(cluster: Cluster) -> 
 
 def test_auth_is_away_in_the_middle(fragile: Cluster) -> None:
     user = person(fragile, "mona", "node")
-    command = "echo here; read a; echo af''ter-$a; read b; head -c 2000000 /dev/zero | tr '\\0' x; echo; echo a''ll; "
+    command = "echo here; read a; echo af''ter-$a; read b; head -c 4000000 /dev/zero | tr '\\0' x; echo; echo a''ll; "
     command += "read c; echo end-$c"
     with session(fragile, user, command, "-t") as process:
         assert process.stdout is not None
@@ -183,7 +183,7 @@ def test_auth_is_away_in_the_middle(fragile: Cluster) -> None:
             until(process.stdout, b"after-one")
             # Nobody waits for the recording: far more than a pipe holds is shown.
             say(process, b"two")
-            assert len(until(process.stdout, b"xx\r\nall")) > 2_000_000
+            assert len(until(process.stdout, b"xx\r\nall")) > 4_000_000
             # And it dies with what it has taken and not answered.
             os.kill(pid, signal.SIGKILL)
         wait_for("auth to be gone", lambda: not alive(pid))
@@ -204,7 +204,7 @@ def test_auth_is_away_in_the_middle(fragile: Cluster) -> None:
     assert f"{one['lost']} bytes were lost here" in [event[2] for event in events if event[1] == "m"]
     (lost,) = fragile.tctl_json("audit", "--type", "session.data_lost")["events"]
     assert (lost["sid"], lost["bytes"], lost["user"]) == (one["id"], one["lost"], user)
-    assert one["lost"] + one["bytes"] > 2_000_000
+    assert one["lost"] + one["bytes"] > 4_000_000
 
 
 def test_no_recording_no_session(fragile: Cluster) -> None:

@@ -25,10 +25,9 @@ from tinyport.node.loop import Loop, Timer
 from tinyport.node.pipes import make_pipe
 from tinyport.node.session_plan import Plan
 
-# What waits while auth is away or restarted; the kernel takes the memory only for what is there.
-PIPE_SIZE = 256 * 1024
-#: with more recordings at a time than this, pipes have the system's own size
-WIDE_PIPES = 16
+# What waits while auth is away or restarted, and what a burst may be ahead of the way to auth; the kernel takes the
+# memory only for what is there. (so many recordings at a time, room for each); beyond, pipes have the system's size.
+PIPE_SIZES = ((4, 1024 * 1024), (16, 256 * 1024))
 # Link asks auth whether it takes a recording, and has a person waiting.
 BEGIN_LIMIT = 12.0
 MAX_REASON = 200
@@ -106,7 +105,7 @@ class Recordings:
         """
         strict = begun is not None
         try:
-            reading, writing = make_pipe(PIPE_SIZE if len(self._all) < WIDE_PIPES else 0)
+            reading, writing = make_pipe(next((size for most, size in PIPE_SIZES if len(self._all) < most), 0))
         except OSError as error:
             if strict:
                 raise Unavailable(NOT_NOW, detail=str(error)) from None

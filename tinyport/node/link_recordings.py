@@ -7,8 +7,12 @@ count. One request at a time, in turn, between the audit events that go the same
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
+import time
 import zlib
+from termios import FIONREAD
 
 from tinyport.core import recording_frames as f
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
@@ -25,9 +29,11 @@ if TYPE_CHECKING:
 
     Say = Callable[[dict[str, object]], None]
 
-PIECE = 64 * 1024
+PIECE = 128 * 1024
 # Somebody may be watching; and what is shown within a second travels together.
 SOON = 1.0
+# But not what fills a pipe in a moment: so often is looked, while something waits, whether it is so much.
+GLANCE, ENOUGH = 0.05, 16 * 1024
 # Below that, deflate makes it larger.
 WORTH_PACKING = 200
 # Auth closes what it has heard nothing of for a while (auth.recordings).
@@ -39,7 +45,7 @@ FINAL = ("ended", "too_large", "denied", "removed", "not_found", "bad_request")
 
 
 class _One:
-    __slots__ = ("base", "descriptor", "ended", "eof", "head", "known", "must", "say", "sent", "sid", "waits")
+    __slots__ = ("base", "descriptor", "ended", "eof", "head", "known", "must", "say", "sent", "sid", "since", "waits")
 
     def __init__(self, sid: str, head: bytes, descriptor: int, must: bool, say: Say) -> None:
         self.sid = sid
@@ -53,6 +59,19 @@ class _One:
         self.base = 0
         #: auth has it; the pipe has ended; the last frame was read; something is to be read
         self.known = self.eof = self.ended = self.waits = False
+        #: monotonic time since when something waits
+        self.since = 0.0
+
+    def is_ripe(self) -> bool:
+        if self.sent:
+            return True
+        return self.waits and (time.monotonic() - self.since >= SOON or self.eof or self.waiting() >= ENOUGH)
+
+    def waiting(self) -> int:
+        """How many bytes are in the pipe (ioctl_fionread(2))."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self.descriptor, FIONREAD, count)
+        return count[0]
 
 
 class Recordings:
@@ -89,7 +108,7 @@ class Recordings:
             # A person waits for it.
             self._pause = 0.0
             self._drop_timer()
-        self._soon(0.0 if one.must else SOON)
+        self._soon(0.0)
         if self._still_there is None:
             self._still_there = self._loop.after(STILL_THERE, self._tell_still_there)
 
@@ -108,8 +127,8 @@ class Recordings:
 
     def _readable(self, one: _One) -> None:
         self._loop.remove(one.descriptor)
-        one.waits = True
-        self._soon(SOON)
+        one.waits, one.since = True, time.monotonic()
+        self._soon(0.0 if one.is_ripe() else GLANCE)
 
     def _soon(self, seconds: float) -> None:
         if self._busy is None and self._timer is None:
@@ -124,7 +143,7 @@ class Recordings:
         self._still_there = None
         if self._all:
             for one in self._all.values():
-                one.waits = True
+                one.waits, one.since = True, 0.0
             self._soon(0.0)
             self._still_there = self._loop.after(STILL_THERE, self._tell_still_there)
 
@@ -133,9 +152,11 @@ class Recordings:
     def _next(self) -> None:
         self._timer = None
         # Those that a person waits for, then whose turn it is.
-        ready = [one for one in self._all.values() if one.sent or one.waits]
-        if ready and self._busy is None:
+        ready = [one for one in self._all.values() if one.is_ripe()]
+        if ready:
             self._send(next((one for one in ready if one.must and not one.known), ready[0]))
+        elif any(one.waits for one in self._all.values()):
+            self._soon(GLANCE)
 
     def _send(self, one: _One) -> None:
         if not one.sent and not one.eof:
@@ -179,7 +200,7 @@ class Recordings:
             else:
                 self._refused(one, error)
         if any(one.sent or one.waits for one in self._all.values()):
-            self._soon(0.0 if any(len(one.sent) for one in self._all.values()) else SOON)
+            self._soon(0.0)
 
     def _took(self, one: _One, last: bool, answer: dict[str, object] | None) -> None:
         offset = (answer or {}).get("offset")
@@ -193,10 +214,10 @@ class Recordings:
             one.say({"op": "recording", "sid": one.sid})
         if last or one.ended:
             self._forget(one)
-        elif not one.eof:
-            self._loop.add(one.descriptor, READ, lambda events: self._readable(one))
+        elif one.eof or one.waiting() >= ENOUGH:
+            one.waits, one.since = True, 0.0
         else:
-            one.waits = True
+            self._loop.add(one.descriptor, READ, lambda events: self._readable(one))
 
     def _refused(self, one: _One, error: TinyportError) -> None:
         wanted = error.extra.get("offset")

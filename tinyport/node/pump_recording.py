@@ -23,6 +23,8 @@ WITHOUT_TERMINAL = 256 * 1024
 # Of what one recording may have, this part is for marks and the end.
 RESERVE = 16
 
+# What is shown within a moment is one frame: a pipe gives each a page of its own.
+MOMENT = 0.02
 # With a size before it, a frame still goes into a pipe whole.
 PIECE = f.MAX_DATA - len(f.resize(0, 0, 0, 0))
 
@@ -46,6 +48,8 @@ class Recorder:
         "_finishing",
         "_full",
         "_gap",
+        "_held",
+        "_held_timer",
         "_loop",
         "_lost",
         "_over",
@@ -84,6 +88,9 @@ class Recorder:
         self._position = 0
         self._lost = 0
         self._gap = self._full = self._finishing = False
+        #: shown, and not yet a frame
+        self._held = bytearray()
+        self._held_timer: asyncio.TimerHandle | None = None
         self._waiting: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.resumed: Callable[[], None] = _nothing
@@ -98,29 +105,51 @@ class Recorder:
     def output(self, data: bytes) -> None:
         if self._short is not None:
             data = self._cut(data)
+        self._held += data
+        if len(self._held) >= PIECE:
+            self._show(len(self._held) // PIECE * PIECE)
+        if self._held and self._held_timer is None:
+            self._held_timer = self._loop.call_later(MOMENT, self._show)
+
+    def _show(self, size: int | None = None) -> None:
+        """What is held becomes frames, or ``size`` bytes of it."""
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+        data = bytes(self._held[:size])
+        del self._held[:size]
         for at in range(0, len(data), PIECE):
             piece = data[at : at + PIECE]
             if self._descriptor < 0 or not self._put(piece):
+                # What comes with it is lost, too: there is no sense in asking for room again at once.
                 self._gap = True
-                # Else the next frame says it.
-                self._lost += len(piece) if self._descriptor < 0 else 0
+                rest = len(data) - at
+                self._position += rest
+                # Of a pipe that is only full, the next frame says it.
+                self._lost += rest if self._descriptor < 0 else 0
+                return
             self._position += len(piece)
 
     def _cut(self, data: bytes) -> bytes:
         assert self._short is not None
-        taken = data[: self._short]
-        if self._short and len(taken) < len(data):
+        taken = data[: max(self._short, 0)]
+        if self._short >= 0 and len(taken) < len(data):
             self.mark(f"of a command without a terminal, {WITHOUT_TERMINAL} bytes are recorded")
-        self._short -= len(taken)
+            # Said once.
+            self._short = -1
+        else:
+            self._short -= len(taken)
         return taken
 
     def resize(self, columns: int, rows: int) -> None:
         if self._size is not None:
+            self._show()
             self._size = columns, rows
             self._send(f.resize(self._milliseconds(), self._position, columns, rows))
 
     def mark(self, text: str) -> None:
         data = text.encode("utf-8", "replace")[: f.MAX_MARK]
+        self._show()
         if data:
             self._send(f.frame(f.MARK, self._milliseconds(), self._position, data))
 
@@ -128,6 +157,7 @@ class Recorder:
         """Nothing more is shown."""
         if self._finishing:
             return
+        self._show()
         self._finishing = True
         self._stop_timer()
         if self._descriptor < 0:
