@@ -12,8 +12,9 @@ from collections.abc import Iterator
 MAX_SEQUENCE = 8192
 
 _CSI = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-_OSC = r"(?:\x1b\]|\x9d)[^\x07\x1b\x9c\x18\x1a]*(?:\x07|\x1b\\|\x9c|[\x18\x1a])"
-_STRING = r"(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c\x18\x1a]*(?:\x1b\\|\x9c|[\x18\x1a])"
+# Another introducer within a string ends it, as ``_hopeless`` says of one that is not whole yet.
+_OSC = r"(?:\x1b\]|\x9d)[^\x07\x1b\x90\x98\x9b-\x9f\x18\x1a]*(?:\x07|\x1b\\|\x9c|[\x18\x1a])"
+_STRING = r"(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x90\x98\x9b-\x9f\x18\x1a]*(?:\x1b\\|\x9c|[\x18\x1a])"
 _SHORT = r"\x1b[ -/]+[0-~]|\x1b[0-OQ-WYZ\\`-~]"
 _SEQUENCE = re.compile(f"{_CSI}|{_OSC}|{_STRING}|{_SHORT}")
 _INTRODUCER = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
