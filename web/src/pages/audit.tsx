@@ -94,7 +94,7 @@ export function AuditPage(_: PageProps) {
           columns={[
             { title: "When", class: "nowrap", show: (event) => moment(Number(event.time)) },
             { title: "Event", show: (event) => <Badge tone={tone(event.code)}>{event.event}</Badge> },
-            { title: "Who", class: "nowrap", show: (event) => text(event.user) || text(event.by) },
+            { title: "Who", class: "nowrap", show: (event) => text(event.user) || text(event.by).replace(/^user:/, "") },
             { title: "Node", class: "nowrap", show: (event) => text(event.node) },
             { title: "What", class: "wide", show: (event) => <Detail event={event} /> },
           ]}
@@ -104,6 +104,8 @@ export function AuditPage(_: PageProps) {
     </>
   );
 }
+
+const TIMES = new Set(["expires", "ends", "valid_before", "valid_after"]);
 
 /** The last letter of a code says how grave it is. */
 function tone(code: string): Tone {
@@ -123,7 +125,7 @@ function Detail({ event }: { event: AuditEvent }) {
         .filter(([key, value]) => !SHOWN.has(key) && value !== null && value !== "")
         .map(([key, value]) => (
           <span key={key}>
-            {key}=<b>{text(value).slice(0, 200)}</b>{" "}
+            {key}=<b>{(TIMES.has(key) ? moment(Number(value)) : text(value)).slice(0, 200)}</b>{" "}
           </span>
         ))}
     </span>

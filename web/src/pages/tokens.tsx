@@ -173,7 +173,7 @@ function MadeDialog({ made, proxy, onClose }: { made: Made; proxy: string; onClo
     <Dialog title="Run this on the device" onClose={onClose} wide>
       <div class="stack">
         <p>
-          Good for {made.uses === 1 ? "one device" : `${made.uses} devices`}, and until <When at={made.expires} />. The token is shown now and never again.
+          Good for {made.uses === 1 ? "one device" : `${made.uses} devices`}; it ends <When at={made.expires} />. The token is shown now and never again.
         </p>
         <div class="join-line">
           <Code text={line} label="Line to join by" />
