@@ -55,6 +55,8 @@ def _certificate(details: Details, folder: Path) -> None:
 
 def _scale(details: Details, folder: Path) -> None:
     fleets = {float(size): one for size, one in details["fleets"].items()}
+    if not fleets:
+        return
     drawn: dict[str, tuple[str, str, dict[str, Callable[[Details], float]]]] = {
         "scale-memory": ("Auth and proxy together", "MB private", {"tinyport": lambda one: one["memory"]["private"]}),
         "scale-idle": ("Auth and proxy at rest", "% of a core", {"tinyport": lambda one: 100 * one["idle"]["cpu"]}),

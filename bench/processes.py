@@ -102,3 +102,11 @@ def written(pid: int) -> int:
         if line.startswith("write_bytes:"):
             return int(line.split()[1])
     return 0
+
+
+def available_memory() -> float:
+    """Megabytes (2**20 bytes) that programs can have without swapping, as the kernel estimates."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 1024
+    return 0.0

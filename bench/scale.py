@@ -36,6 +36,8 @@ MINUTE = 60.0
 # Nodes beat every 50 s, each at moments of its own; every third beat is a question, so three beats are one round of it.
 IDLE, IDLE_SMALL = 150.0, 50.0
 DAY = 86400.0
+#: what a node takes of this machine in all: of auth and proxy, of its own process, of the kernel
+NODE_KB = 110
 MEGABYTE = 1000 * 1000
 RETURN_LIMIT = 300.0
 #: a person's attempts in the minute of a restart begin so far apart
@@ -78,11 +80,11 @@ class _Scale:
 
     def run(self) -> None:
         sizes = QUICK_SIZES if self._quick else SIZES
-        reachable = [size for size in sizes if size <= most_nodes()]
-        if left := sorted(set(sizes) - set(reachable)):
-            text = f"a process may have {most_nodes()} tunnels here (ulimit -Hn)"
-            print(f"  without {', '.join(f'{size:,}' for size in left)} nodes: {text}", flush=True)
-            self._suite.details["left out"] = {str(size): text for size in left}
+        reachable = [size for size in sizes if _room(size) is None]
+        for size in sizes:
+            if (why := _room(size)) is not None:
+                print(f"  without {size:,} nodes: {why}", flush=True)
+                self._suite.details.setdefault("left out", {})[str(size)] = why
         try:
             self._cluster.start()
             self._user = self._cluster.add_user("bench", self._cluster.login_name)
@@ -225,6 +227,14 @@ class _Scale:
         }
 
 
+def _room(size: int) -> str | None:
+    """Why a fleet of this size has no room on this machine; None when it has."""
+    if size > most_nodes():
+        return f"a process may have {most_nodes():,} tunnels here (ulimit -Hn)"
+    needed, free = 300 + size * NODE_KB / 1024, processes.available_memory()
+    return f"it needs {needed:.0f} MB, and {free:.0f} are free" if needed > free else None
+
+
 def _all_back(simulation: Simulation, size: int) -> Said | None:
     said = simulation.say()
     return said if said.up == size else None
@@ -282,6 +292,11 @@ class _People:
 
 
 def rows(suite: Suite, found: dict[int, dict[str, Any]]) -> None:
+    if not found:
+        why = "; ".join(suite.details.get("left out", {}).values())
+        suite.rows.append(Row("simulated fleets", "", None, note=why))
+        suite.details["lines"] = {}
+        return
     for size, one in found.items():
         _fleet_rows(suite, size, one)
     suite.details["lines"] = fitted = _lines(found)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import fleet_made, pages, plots
+from bench import fleet_made, pages, plots, processes
 from bench.fit import line
 from bench.report import Suite
-from bench.scale import LARGEST, rows
+from bench.scale import LARGEST, _room, rows
 from bench.simulated_nodes import simulated
 from tests.scenarios.cluster import Cluster, wait_for
 from tinyport.core.names import parse_address
@@ -88,6 +88,17 @@ def test_the_largest_fleet_is_judged_and_a_line_leads_on(tmp_path: Path) -> None
     drawn = {path.name for path in plots.draw(tmp_path)}
     assert {"scale-memory.svg", "scale-idle.svg", "scale-lists.svg", "scale-return.svg"} <= drawn
     assert json.loads((tmp_path / "scale.json").read_text())["details"]["lines"]
+
+
+def test_a_fleet_that_does_not_fit_is_left_out_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _room(100) is None
+    assert "ulimit" in str(_room(10_000_000))
+    monkeypatch.setattr(processes, "available_memory", lambda: 400.0)
+    assert _room(100) is None
+    assert _room(1000) == "it needs 407 MB, and 400 are free"
+    nothing = Suite("scale", details={"left out": {"1000": "no room"}})
+    rows(nothing, {})
+    assert [(row.verdict, row.note) for row in nothing.rows] == [("not here", "no room")]
 
 
 @pytest.mark.parametrize(
