@@ -122,6 +122,8 @@ def headlines(results: Path) -> str:
         rows = [] if document is None else rows_of(document)
         row = next((one for one in rows if (one.what, one.unit, one.peer_name) == (what, unit, peer)), None)
         ours = "not measured yet" if row is None else f"{figure(row.ours)} {unit}"
+        if row is not None and row.verdict == "MISSED":
+            ours += ", **misses its target**"
         beside = "" if row is None or row.peer is None else f"{figure(row.peer)} {row.peer_name}"
         lines.append(_line([text, ours, beside]))
     return "\n".join(lines) + "\n"
