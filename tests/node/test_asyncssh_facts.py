@@ -4,7 +4,10 @@ Elsewhere: options built once and no threads (``tests/security/test_confinement.
 by allow-list (``test_session_plan``), algorithms (``tests/interop/test_ssh_audit.py``), agent, X11, ports as the user
 (``test_forward``), the sftp server as the user (``test_keeper_privileged``), tries (``test_keeper_table``), pings
 (``test_worker_extensions``), sessions and packets without end (``test_session``, ``test_worker_packets``), dropbear and
-its guess (``tests/interop/test_other_clients.py``).
+its guess (``tests/interop/test_other_clients.py``), certificates without principals (``test_session``), the clock of
+certificates and addresses that are not known (``tests/core/test_access.py``), start-ups and penalties
+(``tests/scenarios/test_floods.py``, ``test_link_penalties``), login grace (``test_keeper_startups``), keepalives
+(``test_ssh_protocol``), the oldest libraries (``tests/compatibility``), what is not loaded (``test_module_allowlist``).
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import asyncssh
 import pytest
 
 from tests.node.session_harness import LIMIT, LOGIN, Rig, wait_for
+from tinyport.core.certificate import certificate_line
+from tinyport.core.signatures import Ed25519Key
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,27 @@ def test_a_critical_option_that_is_not_known_is_refused(tmp_path: Path, option: 
         done = rig.ssh("true")
         assert done.returncode == 255
         assert b"critical option that is not known here" in done.stderr
+    finally:
+        rig.stop()
+
+
+@pytest.mark.parametrize("refused", [{"force-command": "echo refused"}, {}], ids=["forced before", "forced after"])
+def test_options_of_a_key_that_was_refused_do_not_stay(tmp_path: Path, refused: dict[str, str]) -> None:
+    """asyncssh before 2.24 keeps what an earlier key of the same connection brought."""
+    rig = Rig(tmp_path, worker_idle=60).start()
+    try:
+        other = Ed25519Key.generate()
+        blob = rig.authority.certificate(other.public_blob, roles=["nobody knows it"], critical_options=refused)
+        first = tmp_path / "first"
+        first.touch(0o600)
+        first.write_bytes(other.to_openssh())
+        (tmp_path / "first-cert.pub").write_text(certificate_line(blob) + "\n")
+        rig.give_certificate(critical_options={} if refused else {"force-command": "echo forced"})
+        done = rig.ssh("echo free", options=("-v", "-i", str(first)))
+        assert done.stdout == (b"free\n" if refused else b"forced\n"), done.stderr
+        # Both were asked about, in this order.
+        assert done.stderr.index(b"Offering public key: " + bytes(first)) < done.stderr.index(b"Server accepts key")
+        assert "Failed publickey" in rig.log()
     finally:
         rig.stop()
 
