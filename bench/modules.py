@@ -11,12 +11,17 @@ from bench.report import Row, Suite
 from tinyport.node.python_process import search_path
 
 _KEYS = "cryptography.hazmat.primitives.serialization"
-#: process → what is imported one after the other, on a bare interpreter (``-I -S``) as the node's are
+_ONE_KEY = "cryptography.hazmat.primitives.asymmetric.ed25519"
+#: process → what is imported one after the other, on a bare interpreter (``-I -S``) as the node's are; ``module:name``
+#: is called, too
 CHAINS = {
     "monitor": ["socket", "select", "signal", "json", "selectors", "tinyport.node.monitor"],
     "link": ["socket", "select", "signal", "json", "selectors", "ssl", "tinyport.node.link"],
-    "keeper": ["socket", "json", "selectors", _KEYS, "tinyport.node.keeper"],
-    "worker": ["socket", "json", "ssl", "asyncio", _KEYS, "asyncssh", "tinyport.node.worker"],
+    "keeper": ["socket", "json", "selectors", _ONE_KEY, "tinyport.node.keeper_process:load"],
+    "worker": [
+        *("socket", "json", "ssl", "tinyport.node.worker_process:leave_out"),
+        *("asyncio", _KEYS, "asyncssh", "tinyport.node.worker"),
+    ],
 }
 
 _CODE = """
@@ -32,7 +37,10 @@ def taken():
     return found["Rss"], found["Private_Dirty"]
 seen = [("interpreter", *taken())]
 for name in {names!r}:
-    __import__(name)
+    module, _, called = name.partition(":")
+    __import__(module)
+    if called:
+        getattr(sys.modules[module], called)()
     seen.append((name, *taken()))
 print({open!r} + ",".join('["%s",%d,%d]' % one for one in seen) + {close!r})
 """
