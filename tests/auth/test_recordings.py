@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -282,6 +283,35 @@ def test_auth_restarted_in_the_middle(start: Callable[..., AuthServer]) -> None:
     assert send(node.client, b"", 0).body == {"offset": len(data)}
     assert send(node.client, out(" world", 5) + end(11), len(data)).status == 200
     assert [event[2] for event in play(again.local())[1:]] == ["hello", " world"]
+
+
+def test_files_that_nobody_knows_of_are_found_again(start: Callable[..., AuthServer]) -> None:
+    auth = start()
+    record(auth.join("greenhouse"))
+    path = auth.service.recordings.files.path(SID)
+    auth.do(_forget(auth))
+    auth.stop()
+    (path.parent / "notes.txt").write_text("not ours")
+    (path.parent / sid_of(7)).write_bytes(b"nonsense" * 9)
+    again = start()
+
+    def found() -> list[dict[str, Any]]:
+        return listed(again.local())
+
+    deadline = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (one,) = found()
+    assert (one["id"], one["user"], one["state"], one["bytes"]) == (SID, "alice", "incomplete", 7)
+    assert play(again.local())[1][2] == "hello\r\n"
+    assert send(again.join("barn").client, out("lie", 7), 200).status == 403
+    assert (path.parent / "notes.txt").exists()
+
+
+async def _forget(auth: AuthServer) -> None:
+    async with auth.service.store.write() as tables:
+        await tables.recordings.delete(SID)
 
 
 def test_files_are_private(auth: AuthServer) -> None:

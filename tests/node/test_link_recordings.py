@@ -162,6 +162,25 @@ def test_pieces_are_whole_frames_however_a_read_cuts(bench: Bench, monkeypatch: 
     assert bench.stored()[1].lost == 0
 
 
+def test_a_slow_way_is_given_small_pieces(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = bench.auth.upload
+
+    def slow(path: str, data: bytes, packed: bool, answer: Answer) -> None:
+        whole = zlib.decompress(data) if packed else data
+        bench.auth.trouble = [Unavailable("auth does not answer")] if len(whole) > 10_000 else []
+        upload(path, data, packed, answer)
+
+    monkeypatch.setattr(bench.auth, "upload", slow)
+    _, writing = bench.begin()
+    for number in range(12):
+        bench.show(writing, str(number % 10) * 4000)
+    bench.end(writing)
+    bench.until(lambda: not bench.recordings._all)
+    shown, progress = bench.stored()
+    assert (len(shown), progress.lost, progress.ended) == (48_000, 0, True)
+    assert any(len(data) > 10_000 for _, _, data in bench.auth.sent)
+
+
 def test_nonsense_from_a_worker_ends_its_recording_and_no_other(bench: Bench) -> None:
     _, bad = bench.begin()
     other = "f" * 32

@@ -157,7 +157,7 @@ def test_followed_while_it_happens_with_who_comes_and_goes(cluster: Cluster) -> 
             for word in (b"one", b"two"):
                 say(process, word)
                 until(watcher.stdout, b"got-" + word)
-            with running(cluster, user, "tsh", "join", live["id"]):
+            with running(cluster, user, "tctl", "sessions", "join", live["id"]):
                 until(watcher.stdout, b"joins as observer")
             until(watcher.stdout, b"leaves")
             process.communicate(b"\x04", timeout=LIMIT)

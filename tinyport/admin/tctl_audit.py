@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
+import shutil
+import sys
 import time
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 from tinyport.admin import tctl_audit_check
@@ -14,6 +18,7 @@ from tinyport.admin.answers import ago, path, rows
 from tinyport.admin.connection import connect
 from tinyport.core.events import CODES
 from tinyport.core.names import printable
+from tinyport.core.session_joining import MODES, OBSERVER
 from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options, table
 from tinyport.host.moments import when
 
@@ -53,10 +58,11 @@ def add_commands(parser: CommandLine) -> None:
     join = sessions.command(
         "join",
         _join,
-        help="how to join a live session",
-        description="Say how to join a live session: by tsh, with a login of your own.",
-        examples=["tctl sessions join 3fa9"],
+        help="join a live session, to look on or to type, too",
+        description="Join a live session, with a login of your own, as tsh join does.",
+        examples=["tctl sessions join 3fa9", "tctl sessions join --mode peer 3fa9"],
     )
+    join.add_argument("--mode", choices=MODES, default=OBSERVER, help=f"how to be there (default: {OBSERVER})")
     join.add_argument("id", metavar="ID", help="the session's id, or how it begins")
     kill = sessions.command(
         "kill",
@@ -177,8 +183,15 @@ def _sessions(args: argparse.Namespace) -> int:
 
 
 def _join(args: argparse.Namespace) -> int:
-    """Joining is an SSH connection to the node with a person's certificate, which tctl has none of."""
-    raise UsageError("tctl has no connection to nodes", hint=f'run "tsh join {printable(args.id, 40)}" as yourself')
+    """An SSH connection to the node with a person's certificate, so it is tsh's: this process becomes it."""
+    tsh = shutil.which("tsh", path=f"{Path(sys.argv[0]).resolve().parent}:{os.environ.get('PATH', os.defpath)}")
+    if tsh is None or args.config:
+        why = "auth's socket is no way to a node" if args.config else "there is no tsh here"
+        raise UsageError(why, hint=f'run "tsh join {printable(args.id, 40)}" as yourself')
+    who = ["-i", args.identity] if args.identity else []
+    who += [f"--proxy={args.proxy}"] if args.proxy else []
+    sys.stdout.flush()
+    os.execv(tsh, ["tsh", *who, "join", f"--mode={args.mode}", "--", args.id])
 
 
 def _kill(args: argparse.Namespace) -> int:

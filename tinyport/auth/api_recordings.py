@@ -202,6 +202,9 @@ async def _play(service: Service, row: RecordingRow, lines: Lines, *, follow: bo
         growth = None if taking is None else taking.grown
         now = await service.store.read.recordings.get(row.id)
         at = await _send(service, row.id, writer, at, lines)
+        if not at and not service.recordings.files.size(row.id):
+            await lines.write("".join(writer.broken_off("the file of this recording is not there")))
+            return
         if now is None or now.state != LIVE:
             if now is not None and now.state == INCOMPLETE and not writer.progress.ended:
                 await lines.write("".join(writer.broken_off(f"the recording ends here: {now.body.get('reason')}")))

@@ -5,15 +5,49 @@ would make all of them together too large.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+from tinyport.auth.fields import one_line
+from tinyport.auth.recordings import is_id, row_of
 from tinyport.auth.service import Service
-from tinyport.auth.store_recordings import RecordingRow
+from tinyport.auth.store_recordings import INCOMPLETE, RecordingRow
 from tinyport.core.cluster_config import recording_limits
+from tinyport.core.errors import PeerError
 
 # At a time: nobody waits for it.
 AT_ONCE = 100
 # A node that fills the disk must not push out what others have recorded: beyond this part of the whole, its own go.
 SHARE = 4
+
+
+async def adopt_strays(service: Service) -> None:
+    """Files that no row tells of, as after a backup was restored: found again, of nodes that nobody can name now."""
+    files = service.recordings.files
+    for id in await asyncio.to_thread(files.strays):
+        if not is_id(id) or await service.store.read.recordings.get(id) is not None:
+            continue
+        try:
+            head, size, progress = await asyncio.to_thread(files.look, id)
+            row = row_of("", one_line(head.get("node"), 63), id, head, service.now())
+        except (OSError, PeerError) as error:
+            service.log.warning("a file among the recordings is none", file=id, error=error)
+            continue
+        seconds = progress.milliseconds / 1000
+        found = replace(
+            row,
+            ended=row.started + seconds,
+            seconds=seconds,
+            shown=progress.shown,
+            lost=progress.lost,
+            size=size,
+            state=INCOMPLETE,
+            body={**row.body, "reason": "found without an entry in the database"},
+        )
+        async with service.store.write() as tables:
+            # Its node may have begun it just now.
+            if await tables.recordings.get(id) is None:
+                await tables.recordings.put(found)
+        service.log.warning("a recording was found without an entry", session=id, user=row.user)
 
 
 async def look_after_recordings(service: Service) -> None:

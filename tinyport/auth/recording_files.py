@@ -63,6 +63,15 @@ class RecordingFiles:
             os.close(descriptor)
         return length, progress
 
+    def look(self, id: str) -> tuple[dict[str, object], int, f.Progress]:
+        """(its head, length, what is in it). OSError when there is no such file, PeerError when it is no recording."""
+        for piece in self.pieces(id):
+            for one in f.frames(piece):
+                if one[0] != f.HEAD:
+                    break
+                return f.parse_head(one[3]), *self.progress(id)
+        raise PeerError("there is no head in it")
+
     def size(self, id: str) -> int:
         """0 when it is not there."""
         try:

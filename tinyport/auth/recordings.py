@@ -37,9 +37,14 @@ OLDEST, NEWEST = 8 * 86400.0, 3600.0
 KINDS = ("shell", "exec")
 
 
+def is_id(text: str) -> bool:
+    """Can it be a session's id?"""
+    return len(text) == ID_LENGTH and _HEX.issuperset(text)
+
+
 def check_id(text: str) -> str:
     """PeerError ``not_found`` unless it can be a session's id."""
-    if len(text) != ID_LENGTH or not _HEX.issuperset(text):
+    if not is_id(text):
         raise PeerError("a session's id is 32 hexadecimal digits", code="not_found")
     return text
 
@@ -120,7 +125,7 @@ class Recordings:
         uuid, name = node
         if len(await service.store.read.recordings.live(uuid)) >= MOST_LIVE:
             raise PeerError(f"{MOST_LIVE} recordings of this node have not ended", code="slow_down")
-        row = _row_of(uuid, name, id, f.parse_head(next(f.frames(data))[3]), service.now())
+        row = row_of(uuid, name, id, f.parse_head(next(f.frames(data))[3]), service.now())
         await self._store(service, id, 0, data)
         async with service.store.write() as tables:
             await tables.recordings.put(row)
@@ -261,7 +266,8 @@ def _wanted(offset: int) -> PeerError:
     return error
 
 
-def _row_of(uuid: str, name: str, id: str, head: Mapping[str, object], now: float) -> RecordingRow:
+def row_of(uuid: str, name: str, id: str, head: Mapping[str, object], now: float) -> RecordingRow:
+    """What a head says, made safe to keep."""
     stated = head.get("time")
     known = isinstance(stated, (int, float)) and not isinstance(stated, bool)
     started = float(str(stated)) if known else now

@@ -20,7 +20,7 @@ from tinyport.auth.figures import figures
 from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
 from tinyport.auth.live_sessions import sweep
-from tinyport.auth.recording_care import look_after_recordings
+from tinyport.auth.recording_care import adopt_strays, look_after_recordings
 from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
@@ -163,6 +163,10 @@ def _silent() -> logging.Logger:
 async def _housekeeping(service: Service) -> None:
     clock = service.settings.monotonic
     flushed = cleaned = swept = clock()
+    try:
+        await adopt_strays(service)
+    except TinyportError as error:
+        service.log.error("recordings could not be looked through", error=error)
     while True:
         await asyncio.sleep(_TICK)
         try:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Say = Callable[[dict[str, object]], None]
 
 PIECE = 128 * 1024
+# What a network of 20 kbit/s takes well within the time that an answer has, packed.
+SMALLEST_PIECE = 8 * 1024
 # Somebody may be watching; and what is shown within a second travels together.
 SOON = 1.0
 # But not what fills a pipe in a moment: so often is looked, while something waits, whether it is so much.
@@ -86,6 +88,8 @@ class Recordings:
         self._busy: _One | None = None
         self._timer: Timer | None = None
         self._pause = 0.0
+        #: how much is sent at a time: less after a piece that did not arrive, more after one that did
+        self._piece = PIECE
         self._still_there: Timer | None = None
 
     def take(self, message: dict[str, object], descriptors: list[int], say: Say) -> None:
@@ -169,13 +173,15 @@ class Recordings:
         self._busy = one
         # To the end of the line: the others first.
         self._all[one.sid] = self._all.pop(one.sid)
-        last = one.eof and not one.head
+        piece = one.sent[: f.whole(one.sent[: self._piece])]
+        last = one.eof and not one.head and len(piece) == len(one.sent)
         path = f"/v1/recordings/{one.sid}?offset={one.base}" + ("&end=1" if last else "")
-        packed = zlib.compress(one.sent) if len(one.sent) >= WORTH_PACKING else None
-        body = one.sent if packed is None else packed
-        self._line.upload(
-            path, body, packed is not None, lambda answer, error: self._answered(one, last, answer, error)
-        )
+        packed = zlib.compress(piece) if len(piece) >= WORTH_PACKING else None
+
+        def answered(answer: dict[str, object] | None, error: TinyportError | None) -> None:
+            self._answered(one, len(piece), last, answer, error)
+
+        self._line.upload(path, piece if packed is None else packed, packed is not None, answered)
 
     @staticmethod
     def _read(one: _One) -> bytes:
@@ -192,26 +198,31 @@ class Recordings:
             one.ended = kind == f.END
         return data
 
-    def _answered(self, one: _One, last: bool, answer: dict[str, object] | None, error: TinyportError | None) -> None:
+    def _answered(
+        self, one: _One, size: int, last: bool, answer: dict[str, object] | None, error: TinyportError | None
+    ) -> None:
         self._busy = None
         if one.sid in self._all:
             if error is None:
-                self._took(one, last, answer)
+                self._took(one, size, last, answer)
             else:
                 self._refused(one, error)
         if any(one.sent or one.waits for one in self._all.values()):
             self._soon(0.0)
 
-    def _took(self, one: _One, last: bool, answer: dict[str, object] | None) -> None:
+    def _took(self, one: _One, size: int, last: bool, answer: dict[str, object] | None) -> None:
         offset = (answer or {}).get("offset")
         self._pause = 0.0
+        self._piece = min(2 * self._piece, PIECE)
         # A link before us may have sent more than the head: what comes goes on from there.
-        one.base = offset if isinstance(offset, int) else one.base + len(one.sent)
-        one.sent = b""
+        one.base = offset if isinstance(offset, int) else one.base + size
+        one.sent = one.sent[size:]
         one.head = False
         if not one.known:
             one.known = True
             one.say({"op": "recording", "sid": one.sid})
+        if one.sent:
+            return
         if last or one.ended:
             self._forget(one)
         elif one.eof or one.waiting() >= ENOUGH:
@@ -232,6 +243,7 @@ class Recordings:
             self._forget(one)
             return
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+        self._piece = max(self._piece // 4, SMALLEST_PIECE)
         self._log.debug("recordings wait", reason=error, next_try=f"{self._pause:.0f}s")
 
     def _forget(self, one: _One) -> None:
