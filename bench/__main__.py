@@ -35,7 +35,7 @@ SUITES = {
 
 EXAMPLES = """\
 examples:
-  make bench                                     everything, some 25 minutes on two quiet cores
+  make bench                                     everything, some half an hour on two quiet cores
   python -m bench handshake bulk                 two suites; the others' results stay as they are
   python -m bench --quick --no-save scale        does it work here? 250 nodes, three minutes, nothing is written
   python -m bench.pages                          README and docs anew from bench/results
@@ -84,12 +84,10 @@ def main(words: list[str] | None = None) -> int:
             continue
         took = time.monotonic() - begin
         finished.append(replace(suite))
+        print(f"  took {took:.0f} s", flush=True)
         if not options.no_save:
             path = suite.save(machine.describe({"quick": options.quick, "seconds": round(took)}))
-            print(
-                f"  {took:.0f} s, {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}",
-                flush=True,
-            )
+            print(f"  {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}", flush=True)
     if not options.no_save:
         plots.draw()
         pages.write()

@@ -39,7 +39,7 @@ def measure(quick: bool) -> Suite:
         folder = Path(name)
         folder.chmod(0o755)
         try:
-            _measure(suite, folder, 3 if quick else 7)
+            _measure(suite, folder, 2 if quick else 3)
         except (pytest.skip.Exception, pytest.fail.Exception) as error:
             # Needs root, qemu-user-static, mmdebstrap, dpkg-dev and a Debian mirror.
             reason = str(error).splitlines()[-1][:120]

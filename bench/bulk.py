@@ -53,7 +53,7 @@ class Transfer:
 
 def measure(quick: bool) -> Suite:
     suite = Suite("bulk")
-    rounds, size = (3, 96 * MEGABYTE) if quick else (6, 384 * MEGABYTE)
+    rounds, size = (3, 96 * MEGABYTE) if quick else (5, 384 * MEGABYTE)
     # Files in memory: the disk is not what is measured.
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="tinyport-bench-", dir=shared) as name:

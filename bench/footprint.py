@@ -29,7 +29,7 @@ def measure(quick: bool) -> Suite:
         cluster = Cluster(Path(name))
         cluster.start()
         try:
-            _quiet(suite, cluster, Path(name), 60 if quick else 180)
+            _quiet(suite, cluster, Path(name), 60 if quick else 120)
         finally:
             cluster.stop()
     return suite

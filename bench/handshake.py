@@ -107,7 +107,7 @@ def measure(quick: bool) -> Suite:
         finally:
             for server in servers:
                 server.stop()
-        _cold(suite, Credentials(Path(folder)), 2 if quick else 7)
+        _cold(suite, Credentials(Path(folder)), 2 if quick else 5)
     return suite
 
 

@@ -81,7 +81,7 @@ class Jump:
 
 def measure(quick: bool) -> Suite:
     suite = Suite("paths")
-    rounds, size, block, keys = (2, 24 * MEGABYTE, 1, 30) if quick else (4, 96 * MEGABYTE, 3, 100)
+    rounds, size, block, keys = (2, 24 * MEGABYTE, 1, 30) if quick else (4, 96 * MEGABYTE, 2, 100)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     servers, clients = machine.cores()
     with machine.on_cores(clients), tempfile.TemporaryDirectory(prefix="tinyport-bench-", dir=shared) as name:

@@ -31,7 +31,7 @@ QUICK_SIZES = (50, 200)
 #: tunnels that are opened a second at first, about as many as a proxy can greet
 CONNECTED_A_SECOND = 250
 # Memory is read when what came with connecting has been put away: reports, documents kept on disk.
-SETTLE = 10.0
+SETTLE = 6.0
 MINUTE = 60.0
 # Nodes beat every 50 s, each at moments of its own; every third beat is a question, so three beats are one round of it.
 IDLE, IDLE_SMALL = 150.0, 50.0
