@@ -146,6 +146,9 @@ def test_a_session_goes_through_it(cluster: Cluster, tmp_path: Path) -> None:
             assert set(notice) == {"op", "ticket", "client"}
             assert here.auth.asked == []
             await close(writer)
+            await here.auth.until(lambda: any(e["event"] == "trusted_cluster.use" for e in here.auth.events))
+            (used,) = [e for e in here.auth.events if e["event"] == "trusted_cluster.use"]
+            assert (used["user"], used["cluster_name"], used["source"]) == ("ada", LEAF, "127.0.0.1")
 
     run(main())
 

@@ -222,6 +222,14 @@ def test_a_shell_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: 
     wait_for("the audit log here to name them in full", told)
     assert partner.tctl_json("audit", "--type", "trusted_cluster.online")["events"][-1]["cluster_name"] == HERE
 
+    def used() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = partner.tctl_json("audit", "--type", "trusted_cluster.use", "--user", "dev")[
+            "events"
+        ]
+        return found
+
+    assert {event["cluster_name"] for event in wait_for("the audit log at home to say so", used)} == {HERE}
+
 
 def test_files_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
     here, back = partner.folder / "letter", partner.folder / "letter.back"

@@ -27,7 +27,7 @@ MAY_SAY: dict[str, frozenset[str]] = {
     PROXY: frozenset(
         (
             *("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost"),
-            *("trusted_cluster.online", "trusted_cluster.offline"),
+            *("trusted_cluster.online", "trusted_cluster.offline", "trusted_cluster.use"),
         )
     ),
 }

@@ -71,6 +71,7 @@ CODES: dict[str, str] = {
     "trusted_cluster.delete": "TTC03I",
     "trusted_cluster.online": "TTC04I",
     "trusted_cluster.offline": "TTC05I",
+    "trusted_cluster.use": "TTC06I",
     "certificate.issue": "TC000I",
     "break_glass.issue": "TC003I",
     "break_glass.use": "TC004W",

@@ -68,6 +68,8 @@ class ClusterTunnels:
         #: cluster → UUID of its proxy → its tunnel, the newest last
         self._tunnels: dict[str, dict[str, ClusterTunnel]] = {}
         self.on_change: Callable[[str, bool], None] = lambda cluster, online: None
+        #: called with user, cluster and source when somebody has gone through one
+        self.on_use: Callable[[str, str, str], None] = lambda user, cluster, source: None
         knowledge.on_change.append(self._policy_changed)
 
     def __len__(self) -> int:
@@ -209,7 +211,9 @@ class ClusterTunnels:
         def notify(ticket: str) -> None:
             tunnel.offer(frame({"op": "dial", "ticket": ticket, "client": format_address(*client)}))
 
-        return await self._dials.dial(tunnel.key, notify, who=f"cluster {name}")
+        stream = await self._dials.dial(tunnel.key, notify, who=f"cluster {name}")
+        self.on_use(subject.user, name, client[0])
+        return stream
 
 
 def _bytes(message: Mapping[str, object], name: str, limit: int) -> bytes:

@@ -128,6 +128,7 @@ class Proxy:
         self.tunnels.on_change = self.authlink.report
         self.tunnels.complete = lambda: self.authlink.up and self.authlink.synced.is_set()
         self.clusters.on_change = self._cluster_changed
+        self.clusters.on_use = self._cluster_used
         self.partners.on_change = self.authlink.report_soon
         self.authlink.on_strange = self.credentials.doubt
         self.authlink.on_web_ended = self.web.people.sessions.ended_elsewhere
@@ -140,6 +141,9 @@ class Proxy:
     def _cluster_changed(self, cluster: str, online: bool) -> None:
         self.authlink.post(f"trusted_cluster.{'online' if online else 'offline'}", cluster_name=cluster)
         self.authlink.report_soon()
+
+    def _cluster_used(self, user: str, cluster: str, source: str) -> None:
+        self.authlink.post("trusted_cluster.use", user=user, cluster_name=cluster, source=source)
 
     def _ping(self) -> dict[str, object]:
         return {"cluster": self.credentials.cluster, "version": VERSION, "ca_pins": self.credentials.ca_pins}
