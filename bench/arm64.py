@@ -71,10 +71,21 @@ def _measure(suite: Suite, folder: Path, rounds: int) -> None:
 
 
 def _rows(suite: Suite, board: Board, people: People, rounds: int) -> None:
-    warm, cold = [_session(people) for _ in range(2 * rounds)], []
-    for _ in range(rounds):
+    warm = [_session(people) for _ in range(2 * rounds)]
+    cold: list[float] = []
+    late = 0
+    for _ in range(3 * rounds):
+        if len(cold) == rounds:
+            break
         wait_for("the worker to leave", lambda: WORKER not in _ours(board), limit=EMULATED_LIMIT)
-        cold.append(_session(people))
+        try:
+            cold.append(_session(people))
+        except AssertionError:
+            # Emulated, beside other work: the worker was not there within the proxy's ten seconds. Then it is the next
+            # attempt that has a worker, and tells nothing.
+            late += 1
+    if not cold:
+        raise SystemExit(f"bench: error: {late} times the emulated worker did not start within 10 s")
     session = people.popen(NAME, "echo open; exec sleep 600")
     assert session.stdout is not None
     try:
@@ -96,7 +107,9 @@ def _rows(suite: Suite, board: Board, people: People, rounds: int) -> None:
     middle = statistics.median(warm)
     extra = statistics.median(cold) - middle
     suite.rows.append(Row("ssh node true, worker running", "s", middle, note="emulated, some ten times a board's"))
-    suite.rows.append(Row("the worker's start, when it has to be started", "s", extra, note="emulated"))
+    suite.rows.append(
+        Row("the worker's start, when it has to be started", "s", extra, note=f"emulated; {late} times over 10 s")
+    )
 
 
 def _session(people: People) -> float:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import pages, plot, plots
+from bench import __main__ as command
+from bench import login_files, machine, pages, plot, plots
 from bench.handshake import drive
 from bench.report import AT_LEAST, RESULTS, Row, Suite, table
 from bench.rounds import interleaved, percentile, ratio
@@ -94,6 +97,33 @@ def test_memory_is_shown_by_process(tmp_path: Path) -> None:
     assert "| MB RSS, PSS, private | idle | 1 session | idle again |" in made
     assert "| link | 14.5, 7.0, 3.7 | 14.5, 7.0, 3.7 | 14.5, 7.0, 3.7 |" in made
     assert "| session |  | 3 of them: 14.5, 7.0, 3.7 |  |" in made
+
+
+def test_a_suite_that_fails_does_not_take_the_others_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = ModuleType("bench.good"), ModuleType("bench.bad")
+    vars(good)["measure"] = lambda quick: Suite("good", [Row("figure", "ms", 1.0 if quick else 2.0)])
+
+    def fails(quick: bool) -> Suite:
+        raise SystemExit("bench: error: nothing works")
+
+    vars(bad)["measure"] = fails
+    for name, module in (("bad", bad), ("good", good)):
+        monkeypatch.setitem(sys.modules, f"bench.{name}", module)
+        monkeypatch.setitem(command.SUITES, name, f"the {name} one")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(machine, "install", lambda programs: None)
+    monkeypatch.setattr(login_files, "hide", lambda: None)
+    assert command.main(["--quick", "--no-save", "bad", "good"]) == 1
+    said = capsys.readouterr()
+    assert "[1/2] bad: the bad one" in said.out
+    assert "could not be measured: bad" in said.err
+    assert "nothing works" in said.err
+    assert said.out.splitlines()[-1].split() == ["figure", "ms", "1"]
+    assert command.main(["--quick", "--no-save", "good"]) == 0
+    with pytest.raises(SystemExit):
+        command.main(["nonsense"])
 
 
 def test_plots_are_svg(tmp_path: Path) -> None:
