@@ -98,6 +98,13 @@ def test_what_is_not_quite_one_opens_nothing(cert: Certificate, why: str) -> Non
     assert verdict(cert) == why
 
 
+def test_it_is_recorded_as_far_as_that_goes_and_never_refused_for_it() -> None:
+    for said, done in (("off", "off"), ("node", "node"), ("strict", "node")):
+        config = {"session_recording": said, "max_sessions": 1}
+        grant = judge(issued(), login="root", policy=policy(config=config), node=NODE, past=NOW, now=NOW)
+        assert (grant.terms.recording, grant.terms.sessions) == (done, None)
+
+
 def test_logins_are_those_it_names() -> None:
     assert verdict(issued(), login="nobody") == "denied"
 

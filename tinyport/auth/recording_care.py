@@ -10,7 +10,7 @@ from dataclasses import replace
 from tinyport.auth.fields import one_line
 from tinyport.auth.recordings import is_id, row_of
 from tinyport.auth.service import Service
-from tinyport.auth.store_recordings import INCOMPLETE, RecordingRow
+from tinyport.auth.store_recordings import BLOCK, INCOMPLETE, RecordingRow
 from tinyport.core.cluster_config import recording_limits
 from tinyport.core.errors import PeerError
 
@@ -76,7 +76,7 @@ async def _make_room(service: Service) -> None:
         if found is None:
             return
         await service.recordings.delete(service, found, "recording_max_total")
-        over -= found.size
+        over -= max(found.size, BLOCK)
         gone += 1
         await asyncio.sleep(0)
 

@@ -12,6 +12,8 @@ LIVE, COMPLETE, INCOMPLETE = "live", "complete", "incomplete"
 #: "incomplete" of a recording that nobody sent the end of; it goes on when its node does
 GIVEN_UP = "given_up"
 MOST_PARTIES = 64
+# However little is in one: a million of those are no small thing either.
+BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,19 @@ class RecordingRows:
     # ---------------------------------------------------------------- how much there is
 
     async def size(self) -> int:
-        """Bytes of all files whose sessions have ended."""
-        row = await self._rows.one("SELECT COALESCE(SUM(size), 0) AS size FROM recordings")
+        """Bytes of all files whose sessions have ended, each at least a block of the disk."""
+        row = await self._rows.one("SELECT COALESCE(SUM(MAX(size, ?)), 0) AS size FROM recordings", BLOCK)
         return 0 if row is None else int(row["size"])
 
     async def size_by_node(self, most: int) -> Sequence[tuple[str, int]]:
-        """(node, bytes) of those that have most."""
+        """(node, bytes) of those that have most, counted so."""
         rows = await self._rows.all(
-            "SELECT node_uuid, SUM(size) AS size FROM recordings GROUP BY node_uuid ORDER BY size DESC LIMIT ?", most
+            "SELECT node_uuid, SUM(MAX(size, ?)) AS total FROM recordings"
+            " GROUP BY node_uuid ORDER BY total DESC LIMIT ?",
+            BLOCK,
+            most,
         )
-        return [(str(row["node_uuid"]), int(row["size"])) for row in rows]
+        return [(str(row["node_uuid"]), int(row["total"])) for row in rows]
 
     async def oldest(self, node_uuid: str | None, limit: int, before: float | None = None) -> list[RecordingRow]:
         """Those that began first, of a node or of all, that began before ``before``; none that is live."""

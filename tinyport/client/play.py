@@ -30,8 +30,9 @@ RESET = "\x1b[?1049l\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?25h\x1b[?7h\x1b[?1
 CLEAR = f"{RESET}\x1b[2J\x1b[3J\x1b[H"
 HELP = "space pause   \u2190 \u2192 5 s   [ ] 1 min   + - speed   0 start   G live   q quit"
 
-#: keys, some of which are several bytes
+#: keys of several bytes, in both modes of the cursor keys
 LEFT, RIGHT = b"\x1b[D", b"\x1b[C"
+_SEQUENCES = {LEFT: LEFT, RIGHT: RIGHT, b"\x1bOD": LEFT, b"\x1bOC": RIGHT}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -209,9 +210,9 @@ class Player:
             return
         self._held += data
         while self._held and not self._quit:
-            key = next((key for key in (LEFT, RIGHT) if self._held.startswith(key)), self._held[:1])
-            self._held = self._held[len(key) :]
-            self._key(key)
+            typed = next((typed for typed in _SEQUENCES if self._held.startswith(typed)), self._held[:1])
+            self._held = self._held[len(typed) :]
+            self._key(_SEQUENCES.get(typed, typed))
 
     def _key(self, key: bytes) -> None:
         now = time.monotonic()

@@ -74,7 +74,7 @@ class Plain:
 # titles, colours and links.
 _ACTING_CSI = re.compile(
     r"(?:\x1b\[|\x9b)(?:[0-?]*[cintx]|[<-?][0-?]*[mqu]|[0-?]*[#$%&'()*+,\-./][ -/]*[@-~]"
-    r"|\?[0-9;]*(?<![0-9])(?:9|100[0-7]|101[56]|2004|2031|2048)(?![0-9])[0-9;]*h)$"
+    r"|\?[0-9;]*(?<![0-9])(?:1|9|66|100[0-7]|101[56]|2004|2031|2048)(?![0-9])[0-9;]*h)$"
 )
 _SHOWING_OSC = re.compile(r"(?:\x1b\]|\x9d)(?:[012];|8;|(?:4|10|11|12|17|19);[^?]*$|1(?:04|10|11|12|17|19)\b)")
 
@@ -85,8 +85,8 @@ def _is_harmless(sequence: str) -> bool:
         return _ACTING_CSI.match(sequence) is None
     if begin == "]":
         return _SHOWING_OSC.match(sequence) is not None
-    # ESC Z asks who the terminal is (DECID).
-    return begin not in "PX^_Z"
+    # ESC Z asks who the terminal is (DECID), ESC = makes its keys say something else (DECKPAM).
+    return begin not in "PX^_Z="
 
 
 class Harmless:
