@@ -188,7 +188,10 @@ def test_a_list_for_people_who_cannot_ask_themselves(farm: Farm) -> None:
     assert all(set(node) == {"uuid", "name", "status", "last_seen", "labels", "declared_labels"} for node in nodes)
     mine = {node["name"] for node in listed(farm.bob).body["nodes"]}
     assert mine < set(farm.nodes)
-    assert [node["name"] for node in listed(farm.alice, search="b1").body["nodes"]] == ["b1"]
+    b1: Machine = farm.nodes["b1"]
+    assert [node["name"] for node in listed(farm.alice, search=b1.uuid).body["nodes"]] == ["b1"]
+    # What is not shown is not found, either: one could guess it piece by piece.
+    assert listed(farm.alice, search="10.0.0.7").body["nodes"] == []
     assert listed(farm.alice, selectors=["model=pi4", "site=moon"]).body["nodes"] == []
     for wrong in ({"selectors": ["nonsense"]}, {"selectors": "x"}, {"selectors": ["a=b"] * 20}, {"certificate": "!"}):
         assert listed(farm.alice, **wrong).status == 400, wrong

@@ -93,9 +93,15 @@ async def list_nodes(call: Call) -> Answer:
 
 
 def matching(
-    nodes: Iterable[NodeRow], visible: Callable[[NodeRow], bool], selectors: Sequence[str], search: str
+    nodes: Iterable[NodeRow],
+    visible: Callable[[NodeRow], bool],
+    selectors: Sequence[str],
+    search: str,
+    *,
+    addresses: bool = True,
 ) -> list[NodeRow]:
-    """Those that are visible, have all labels of ``selectors`` (``k=v``) and mention all words of ``search``."""
+    """Those that are visible, have all labels of ``selectors`` (``k=v``) and mention all words of ``search``.
+    ``addresses``: among the rest; not for people who may not see them, and could guess."""
     if len(selectors) > MAX_SELECTORS:
         raise PeerError(f"selector: at most {MAX_SELECTORS}")
     pairs = labels.parse_pairs(selectors)
@@ -105,12 +111,13 @@ def matching(
         for node in nodes
         if visible(node)
         and (not pairs or labels.has_all(pairs, _searchable(node)))
-        and (not words or _mentions(node, words))
+        and (not words or _mentions(node, words, addresses=addresses))
     ]
 
 
-def _mentions(node: NodeRow, words: Sequence[str]) -> bool:
-    texts = [node.name, node.uuid, *node.addresses, *(f"{key}={value}" for key, value in _searchable(node).items())]
+def _mentions(node: NodeRow, words: Sequence[str], *, addresses: bool) -> bool:
+    where = node.addresses if addresses else ()
+    texts = [node.name, node.uuid, *where, *(f"{key}={value}" for key, value in _searchable(node).items())]
     text = "\n".join(texts).lower()
     return all(word in text for word in words)
 

@@ -276,6 +276,7 @@ async def access_nodes(call: Call) -> Answer:
         lambda node: sees(subject, node),
         [one_line(selector, 400) for selector in selectors],
         search,
+        addresses=False,
     )
     return {
         "nodes": [
