@@ -153,7 +153,7 @@ class Sessions:
             self._live.end_because(*found)
 
     def changed(self) -> None:
-        """Documents or identity have: what copies of us have in their memory is of the past."""
+        """Documents have: what copies of us have in their memory is of the past."""
         self._spare.drop()
 
     def running_of(self, user: str) -> int:
