@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.scenarios.cluster import wait_for
 from tests.web import made_up
 from tests.web.conftest import ROOT
 from tests.web.person import DESK, PASSWORD, PHONE, Person
@@ -197,3 +198,19 @@ def test_on_a_phone(person: Person) -> None:
     page.get_by_role("button", name="Up").click()
     page.keyboard.press("Enter")
     wait("free-4\n> echo free-$((2 + 2))\nfree-4")
+    # A finger scrolls back.
+    person.enters("clear; seq 1 300")
+    wait("\n300\n")
+    tools = person.context.new_cdp_session(page)
+    tools.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    box = page.locator(".xterm-screen").bounding_box()
+    x, y = box["x"] + 100, box["y"] + 60
+
+    def finger(kind: str, *places: float) -> None:
+        tools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": at} for at in places]})
+
+    finger("touchStart", y)
+    for step in range(1, 11):
+        finger("touchMove", y + 30 * step)
+    finger("touchEnd")
+    wait_for("older lines", lambda: "300" not in person.screen and "27" in person.screen)

@@ -8,6 +8,7 @@ import "@xterm/xterm/css/xterm.css";
 import { dark } from "../theme";
 import { numberStyleSheets } from "./nonce";
 import { palette } from "./palette";
+import { scrollByTouch } from "./touch";
 
 const FONT = 'ui-monospace, "Cascadia Mono", "JetBrains Mono", "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const SCROLLBACK = 5000;
@@ -52,6 +53,7 @@ export class Screen {
       theme: palette(dark.value),
       linkHandler: { activate: (_, uri) => openLink(uri) },
     });
+    if (options.onData) scrollByTouch(this.element, this.term);
     this.term.loadAddon(this.fit);
     this.term.loadAddon(new Unicode11Addon());
     this.term.unicode.activeVersion = "11";
