@@ -45,6 +45,8 @@ class RawClient:
         self.got: list[Message] = []
         #: the server's reason, when it gave one
         self.disconnected = b""
+        #: what the socket said: whoever writes to one that is closed reads nothing more from it, the reason neither
+        self.broken: OSError | None = None
         self._changed = asyncio.Event()
         self._closing = asyncio.ensure_future(connection.wait_closed())
         self._closing.add_done_callback(lambda done: self._changed.set())
@@ -52,12 +54,18 @@ class RawClient:
         connection._channels = _Everything(self)
         self._process = connection.process_packet
         vars(connection)["process_packet"] = self.process_packet
+        self._lost = connection.connection_lost
+        vars(connection)["connection_lost"] = self.connection_lost
 
     def log_received_packet(self, *about: object) -> None:
         return
 
     def log_sent_packet(self, *about: object) -> None:
         return
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.broken = error if isinstance(error, OSError) else None
+        self._lost(error)
 
     def process_packet(self, kind: int, number: int, packet: Any) -> Any:
         if kind == DISCONNECT:

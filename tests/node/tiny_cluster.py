@@ -160,11 +160,22 @@ class TunnelEnd:
 
     def __init__(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         listener.settimeout(LIMIT)
-        plain, _ = listener.accept()
-        plain.settimeout(LIMIT)
-        self.stream = context.wrap_socket(plain, server_side=True)
+        self.stream = self._secured(listener, context)
         self._decoder = ws.Decoder("server", 64 * 1024)
         self._messages: list[tuple[int, bytes]] = []
+
+    @staticmethod
+    def _secured(listener: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        while True:
+            plain, _ = listener.accept()
+            plain.settimeout(LIMIT)
+            try:
+                return context.wrap_socket(plain, server_side=True)
+            except ssl.SSLError as error:
+                plain.close()
+                # A node of another test's cluster of this name, whose proxy had this port before.
+                if error.reason != "TLSV1_ALERT_DECRYPT_ERROR":
+                    raise
 
     def upgrade(self) -> None:
         data = b""
