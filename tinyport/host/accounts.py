@@ -77,14 +77,17 @@ def _nologin_text() -> str:
 
 def _expiry_day(login: str) -> int | None:
     """shadow(5), eighth field: days since 1970. None without one, or when we may not read the file."""
+    name = os.fsencode(login)
     try:
-        with open(SHADOW, encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                fields = line.rstrip("\n").split(":")
-                if fields[0] == login and len(fields) > 7 and fields[7].isdigit():
-                    return int(fields[7])
+        # As bytes, and all at once: for each command that somebody starts.
+        with open(SHADOW, "rb", buffering=0) as file:
+            lines = file.readall().splitlines()
     except OSError:
         return None
+    for line in lines:
+        fields = line.split(b":")
+        if fields[0] == name and len(fields) > 7 and fields[7].isdigit():
+            return int(fields[7])
     return None
 
 

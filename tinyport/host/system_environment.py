@@ -26,10 +26,11 @@ def read_environment(paths: tuple[str, ...] = FILES) -> dict[str, str]:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read(MAX_FILE)
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(MAX_FILE) or b""
     except OSError:
         return []
+    text = data.decode("utf-8", "surrogateescape")
     return [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
 
 
