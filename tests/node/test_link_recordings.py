@@ -13,6 +13,8 @@ from tinyport.core import recording_frames as f
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.host.logging_line import Log
 from tinyport.node import link_recordings
+from tinyport.node.ipc import Channel, pair
+from tinyport.node.link_generations import OldKeepers
 from tinyport.node.link_recordings import Recordings
 from tinyport.node.loop import Loop
 from tinyport.node.pipes import make_pipe
@@ -241,3 +243,22 @@ def test_that_it_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(link_recordings, "STILL_THERE", 0.01)
     bench.begin()
     bench.until(lambda: sum(not data for _, _, data in bench.auth.sent) >= 2)
+
+
+def test_an_answer_to_a_keeper_that_has_ended_meanwhile(bench: Bench) -> None:
+    ours, theirs = pair()
+    taken: list[tuple[dict[str, object], list[int], Callable[[dict[str, object]], None]]] = []
+    log = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
+    keepers = OldKeepers(bench.loop, lambda event: None, lambda *what: taken.append(what), log)
+    keepers.given(ours, [])
+    reading, writing = make_pipe()
+    keeper = Channel(theirs)
+    keeper.send({"op": "record", "sid": SID, "head": {}, "must": False}, [reading])
+    bench.until(lambda: taken)
+    keeper.close()
+    bench.until(lambda: not keepers._lines)
+    message, descriptors, say = taken[0]
+    say({"op": "recording", "sid": SID})
+    assert message["sid"] == SID
+    for descriptor in (*descriptors, reading, writing):
+        os.close(descriptor)

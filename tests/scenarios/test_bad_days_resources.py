@@ -9,11 +9,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import need_program
 from tests.scenarios.cluster import LIMIT, Cluster, alive, text, wait_for
+from tests.scenarios.test_recordings import person, recordings, say, session, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root: mounts")]
 
@@ -121,6 +123,37 @@ def test_a_full_disk(start: Start) -> None:
     a_disk_that_takes_nothing(cluster, user, mallory, filler.unlink)
 
 
+ECHO = "echo here; while read line; do echo got-$line; done"
+
+
+def found(cluster: Cluster) -> list[dict[str, Any]]:
+    return [one for one in recordings(cluster, "wendy") if one.get("command") == ECHO]
+
+
+def while_auths_disk_is_full(cluster: Cluster, filler: Path, user: str, recorded: subprocess.Popen[bytes]) -> None:
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True, timeout=LIMIT, check=False)
+    assert os.statvfs(filler.parent).f_bavail == 0
+
+    def takes_nothing() -> bool:
+        # The write-ahead log has some room of its own, until it is used.
+        return cluster.tctl("lock", "--login", "nobody", "--ttl", "1h").returncode != 0
+
+    wait_for("the disk to be full", takes_nothing)
+    cluster.login("wendy")
+    gets_in(cluster, user)
+    assert recorded.stdout is not None
+    say(recorded, b"meanwhile")
+    until(recorded.stdout, b"got-meanwhile")
+    refused = cluster.tctl("users", "add", "ben", "--logins", "pi", "--roles", "access")
+    assert refused.returncode == 1
+    assert b"takes nothing more" in refused.stderr, text(refused)
+    filler.unlink()
+    cluster.login("wendy")
+    (gap,) = [event for event in cluster.tctl_json("audit", "--type", "events.lost")["events"] if "sender" in event]
+    assert (gap["sender"], gap["count"] >= 1) == ("auth", True)
+    assert cluster.tctl("audit", "verify").returncode == 0
+
+
 def test_a_full_disk_of_auth(tmp_path: Path) -> None:
     """Logins and access go on; the audit log says afterwards what is not in it."""
     need_program("mount")
@@ -133,27 +166,19 @@ def test_a_full_disk_of_auth(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     try:
         cluster.start()
-        user = cluster.add_user("wendy", cluster.login_name)
+        user = person(cluster, "wendy", "node")
         gets_in(cluster, user)
-        filler = auth / "filler"
-        subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True, timeout=LIMIT, check=False)
-        assert os.statvfs(auth).f_bavail == 0
-
-        def takes_nothing() -> bool:
-            # The write-ahead log has some room of its own, until it is used.
-            return cluster.tctl("lock", "--login", "nobody", "--ttl", "1h").returncode != 0
-
-        wait_for("the disk to be full", takes_nothing)
-        cluster.login("wendy")
-        gets_in(cluster, user)
-        refused = cluster.tctl("users", "add", "ben", "--logins", "pi", "--roles", "access")
-        assert refused.returncode == 1
-        assert b"takes nothing more" in refused.stderr, text(refused)
-        filler.unlink()
-        cluster.login("wendy")
-        (gap,) = [event for event in cluster.tctl_json("audit", "--type", "events.lost")["events"] if "sender" in event]
-        assert (gap["sender"], gap["count"] >= 1) == ("auth", True)
-        assert cluster.tctl("audit", "verify").returncode == 0
+        with session(cluster, user, ECHO, "-t") as recorded:
+            while_auths_disk_is_full(cluster, auth / "filler", user, recorded)
+            assert recorded.stdout is not None
+            say(recorded, b"after")
+            until(recorded.stdout, b"got-after")
+            recorded.communicate(b"\x04", timeout=LIMIT)
+        # It waited in its pipe while there was no room for it.
+        one = wait_for("the recording", lambda: [one for one in found(cluster) if one["state"] == "complete"])[0]
+        shown = cluster.tctl("recordings", "export", one["id"]).stdout
+        assert b"got-meanwhile" in shown
+        assert b"got-after" in shown
     finally:
         cluster.stop()
         subprocess.run(["umount", "--lazy", str(auth)], check=True, capture_output=True, timeout=LIMIT)
