@@ -277,6 +277,32 @@ def test_ends_with_the_trust_and_with_it_what_goes_through(cluster: Cluster, tmp
     run(main())
 
 
+def test_whom_home_locks_is_cut_on_the_way_too(cluster: Cluster, tmp_path: Path) -> None:
+    """The other cluster does not hear of our locks; the way there is ours."""
+
+    async def main() -> None:
+        leaf = Leaf()
+        async with knowing(cluster, tmp_path, leaf.entry()) as here, tunnel(here, leaf) as there:
+            await there.heard("welcome")
+            streams = []
+            for name in ("ada", "bob"):
+                answer, reader, writer = await here.tsh(cluster.user(name), "x", cluster=LEAF)
+                assert answer["ok"]
+                assert await reader.readline() == FakeNode.GREETING
+                streams.append((reader, writer))
+            lock = {"id": "l1", "target": {"user": "ada"}, "expires": None, "message": ""}
+            here.auth.say({"policy": cluster.policy(trusted_clusters=[leaf.entry()], locks=[lock])})
+            assert await streams[0][0].read() == b""
+            streams[1][1].write(b"still\n")
+            assert await streams[1][0].readline() == b"still\n"
+            refused = await here.refused(cluster.user("ada"), "x", cluster=LEAF)
+            assert refused["code"] == "locked"
+            for _, writer in streams:
+                await close(writer)
+
+    run(main())
+
+
 def test_away_is_said_and_nobody_passes_through_us(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         leaf, third = Leaf(), Ed25519Key.generate()
