@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tinyport.core.terminal_text import MAX_SEQUENCE, Harmless, Plain
 
-pieces = st.lists(st.text(alphabet="ab1;?$\x1b[]P\\\x07\x9b\x9c\x05mnc ", max_size=8), max_size=12)
+pieces = st.lists(st.text(alphabet="ab1;?$\x1b[]P\\\x07\x84\x9b\x9c\x05mnc ", max_size=8), max_size=12)
 
 SHOWS = [
     "\x1b[31;1m",
@@ -35,6 +35,8 @@ ACTS = [
     "\x05",
     "\x1b[?u",
 ]
+# Kept in mind of terminals that take C1 characters anywhere, of leading zeros, and of the Linux console.
+ACTS += ["\x9a", "\x1b%@", "\x1b F", "\x1b[2h", "\x1b[4;02h", "\x1b[?02004h", "\x1b[?1;01003h", "\x1b[?2;1S", "\x1b[12;3]"]
 ACTS += [
     "\x1b]52;c;aGk=\x07",
     "\x1b]4;1;?\x07",
@@ -96,3 +98,10 @@ def test_a_sequence_without_end_holds_nothing_back_for_ever() -> None:
     said = "".join(plain.feed("x" * 1000) for _ in range(3)) + plain.feed("\x1b]0;")
     said += "".join(plain.feed("x" * 1000) for _ in range(MAX_SEQUENCE // 1000 + 1))
     assert said.count("x") > MAX_SEQUENCE
+
+
+@pytest.mark.parametrize("inner", ["\x9b6n", "\x9d52;c;aGk=\x07", "\x90$qm\x9c"])
+def test_nothing_hides_in_a_title(inner: str) -> None:
+    shown = Harmless().feed(f"\x1b]0;a{inner}\x07b")
+    assert not set(shown) & set("\x1b\x90\x9b\x9d")
+    assert shown.endswith("b")

@@ -12,6 +12,8 @@ from tinyport.core.terminal_text import Harmless
 SLOWEST, FASTEST = 1 / 16, 64.0
 # A recording of the largest size that makes sense, as text.
 MAX_TAPE = 512 * 1024 * 1024
+# What an event costs besides its text: many small ones are large, too.
+EVENT_COST = 100
 
 
 class Tape:
@@ -46,7 +48,7 @@ class Tape:
         if event.kind != SHOWN:
             return
         text = self._harmless.feed(event.text)
-        self._size += len(text)
+        self._size += len(text) + EVENT_COST
         if self._size > MAX_TAPE:
             raise PeerError("the recording is too large to be played")
         if text:

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 MAX_SEQUENCE = 8192
 
 _CSI = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-# Another introducer within a string ends it, as ``_hopeless`` says of one that is not whole yet.
-_OSC = r"(?:\x1b\]|\x9d)[^\x07\x1b\x90\x98\x9b-\x9f\x18\x1a]*(?:\x07|\x1b\\|\x9c|[\x18\x1a])"
-_STRING = r"(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x90\x98\x9b-\x9f\x18\x1a]*(?:\x1b\\|\x9c|[\x18\x1a])"
+# ESC or a C1 character within a string ends it, as ``_hopeless`` says of one that is not whole yet: on some terminals
+# another sequence begins there.
+_OSC = r"(?:\x1b\]|\x9d)[^\x07\x1b\x80-\x9f\x18\x1a]*(?:\x07|\x1b\\|\x9c|[\x18\x1a])"
+_STRING = r"(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x80-\x9f\x18\x1a]*(?:\x1b\\|\x9c|[\x18\x1a])"
 _SHORT = r"\x1b[ -/]+[0-~]|\x1b[0-OQ-WYZ\\`-~]"
 _SEQUENCE = re.compile(f"{_CSI}|{_OSC}|{_STRING}|{_SHORT}")
 _INTRODUCER = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
+_ENDS = re.compile("[\x1b\x80-\x9b\x9d-\x9f]")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -51,8 +53,8 @@ class Splitter:
 
 
 def _hopeless(text: str, at: int) -> bool:
-    """Can what begins at ``at`` not become a sequence, whatever comes? Another introducer ends it."""
-    following = _INTRODUCER.search(text, at + 1)
+    """Can what begins at ``at`` not become a sequence, whatever comes? Another one, or a C1 character, ends it."""
+    following = _ENDS.search(text, at + 1)
     if following is None:
         return False
     # ESC at the very end may be half of the string's end.
@@ -70,12 +72,15 @@ class Plain:
 
 
 # What makes a terminal act beyond showing, or answer (the answer would be typed into whatever reads next): DSR, DA,
-# DECRQM and the like, window operations, printing, how keys and the mouse are told; and of the control strings all but
-# titles, colours and links.
+# DECRQM and the like, window operations, printing, the Linux console's own, how keys and the mouse are told, and the
+# keyboard's lock (KAM); and of the control strings all but titles, colours and links.
 _ACTING_CSI = re.compile(
-    r"(?:\x1b\[|\x9b)(?:[0-?]*[cintx]|[<-?][0-?]*[mqu]|[0-?]*[#$%&'()*+,\-./][ -/]*[@-~]"
-    r"|\?[0-9;]*(?<![0-9])(?:1|9|66|100[0-7]|101[56]|2004|2031|2048)(?![0-9])[0-9;]*h)$"
+    r"(?:\x1b\[|\x9b)(?:[0-?]*[cintx\]]|[<-?][0-?]*[mquS]|[0-?]*[#$%&'()*+,\-./][ -/]*[@-~]"
+    r"|[0-;]*(?<![0-9])0*2(?![0-9])[0-;]*h"
+    r"|\?[0-;]*(?<![0-9])0*(?:1|9|66|100[0-7]|101[56]|2004|2031|2048)(?![0-9])[0-;]*h)$"
 )
+# ENQ, and the C1 form of ESC Z: both are answered.
+_ASKING = re.compile("[\x05\x9a]")
 _SHOWING_OSC = re.compile(r"(?:\x1b\]|\x9d)(?:[012];|8;|(?:4|10|11|12|17|19);[^?]*$|1(?:04|10|11|12|17|19)\b)")
 
 
@@ -85,8 +90,9 @@ def _is_harmless(sequence: str) -> bool:
         return _ACTING_CSI.match(sequence) is None
     if begin == "]":
         return _SHOWING_OSC.match(sequence) is not None
-    # ESC Z asks who the terminal is (DECID), ESC = makes its keys say something else (DECKPAM).
-    return begin not in "PX^_Z="
+    # ESC Z asks who the terminal is (DECID), ESC = makes its keys say something else (DECKPAM); after ESC % @ bytes of
+    # harmless characters are C1; ESC SP F has answers come in that form.
+    return begin not in "PX^_Z=% "
 
 
 class Harmless:
@@ -99,8 +105,7 @@ class Harmless:
         pieces = []
         for sequence, piece in self._splitter.feed(text):
             if not sequence:
-                # ENQ is answered, too.
-                pieces.append(piece.replace("\x05", ""))
+                pieces.append(_ASKING.sub("", piece))
             elif _is_harmless(piece):
                 pieces.append(piece)
         return "".join(pieces)
