@@ -8,6 +8,7 @@ import stat
 import time
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -459,6 +460,41 @@ def test_the_oldest_make_room_and_a_node_that_fills_the_disk_its_own(auth: AuthS
     assert left[0] == 39
     assert 20 < len(left) < 26
     assert {event["by"] for event in auth.events("recording.delete")} == {"recording_max_total"}
+
+
+def test_what_a_node_may_have_that_is_live(auth: AuthServer) -> None:
+    auth.local().call("PUT", "/v1/resources/cluster_config/cluster", {"recording_max_total": "100kB"})
+    node, other = auth.join("greenhouse"), auth.join("quiet")
+    piece = head() + out("x" * 4000, 0)
+    codes = [send(node.client, piece, sid=sid_of(number)).code for number in range(1, 9)]
+    assert codes[:5] == [""] * 5
+    assert set(codes[6:]) == {"too_large"}
+    assert send(node.client, out("x" * 4000, 4000), len(piece), sid=sid_of(1)).code == "too_large"
+    assert send(other.client, piece, sid=sid_of(20)).status == 200
+    # What has ended makes room.
+    assert send(node.client, end(4000), len(piece), sid=sid_of(2)).status == 200
+    assert send(node.client, out("x" * 4000, 4000), len(piece), sid=sid_of(1)).status == 200
+
+
+def test_the_last_of_the_disk_is_not_for_recordings(auth: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = auth.join("greenhouse")
+    begin = head()
+    send(node.client, begin)
+    real = os.fstatvfs
+
+    def nearly_full(descriptor: int) -> Any:
+        disk = real(descriptor)
+        return SimpleNamespace(f_bavail=disk.f_blocks // 25, f_blocks=disk.f_blocks, f_frsize=disk.f_frsize)
+
+    monkeypatch.setattr("tinyport.auth.recording_files.RESERVE", 2**60)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstatvfs", nearly_full)
+        assert send(node.client, out("hello", 0), len(begin)).status == 503
+        # The audit log goes on.
+        assert auth.local().call("DELETE", f"/v1/recordings/{sid_of(1)}").status == 404
+        auth.join("another")
+    monkeypatch.undo()
+    assert send(node.client, out("hello", 0) + end(5), len(begin)).status == 200
 
 
 def test_followed_while_it_happens(auth: AuthServer) -> None:

@@ -8,16 +8,14 @@ import asyncio
 from dataclasses import replace
 
 from tinyport.auth.fields import one_line
-from tinyport.auth.recordings import is_id, row_of
+from tinyport.auth.recordings import SHARE, is_id, row_of
 from tinyport.auth.service import Service
 from tinyport.auth.store_recordings import BLOCK, INCOMPLETE, RecordingRow
 from tinyport.core.cluster_config import recording_limits
 from tinyport.core.errors import PeerError
 
-# At a time: nobody waits for it.
-AT_ONCE = 100
-# A node that fills the disk must not push out what others have recorded: beyond this part of the whole, its own go.
-SHARE = 4
+# At a time: nobody waits for it, and no node makes them faster.
+AT_ONCE = 1000
 
 
 async def adopt_strays(service: Service) -> None:

@@ -6,6 +6,7 @@ half written is cut off when the file is next looked at. Everything here blocks:
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from tinyport.host.files import private_folder, sync_folder
 
 FOLDER = "recordings"
 PIECE = 256 * 1024
+# Recordings are what nodes send: they leave so much of the disk to the database and the audit log, or a twentieth of a
+# small one.
+RESERVE = 256 * 1024 * 1024
 
 
 class RecordingFiles:
@@ -34,6 +38,7 @@ class RecordingFiles:
         descriptor = os.open(self.path(id), flags, 0o600)
         try:
             try:
+                _check_room(descriptor, len(data))
                 _write(descriptor, size, data)
                 os.fdatasync(descriptor)
             except OSError:
@@ -102,6 +107,14 @@ class RecordingFiles:
             return os.listdir(self._folder)
         except FileNotFoundError:
             return []
+
+
+def _check_room(descriptor: int, size: int) -> None:
+    """OSError (ENOSPC) when what is left of the disk is for others."""
+    disk = os.fstatvfs(descriptor)
+    left, whole = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    if left - size < min(RESERVE, whole // 20):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write(descriptor: int, at: int, data: bytes) -> None:

@@ -8,6 +8,7 @@ thanked for.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 
 ID_LENGTH = 32
 _HEX = frozenset("0123456789abcdef")
+LOCKS = 256
 #: of one node, at a time
 MOST_LIVE = 1024
+# A node that fills the disk must not push out what others have recorded. Beyond this part of the whole its own go; and
+# so much it may have that is live, which is never removed.
+SHARE = 4
 # A node tells every five minutes that it still has one (link_recordings); three of them may be lost.
 SILENT_TOO_LONG = 1000.0
 # Whose node is away is waited for: it keeps what it has while it runs.
@@ -51,8 +56,9 @@ def check_id(text: str) -> str:
 
 @dataclass
 class Taking:
-    """A recording that is being taken. ``heard``: monotonic time of its node's last word about it."""
+    """A recording that is being taken from ``node`` (UUID). ``heard``: monotonic time of its last word about it."""
 
+    node: str
     size: int
     progress: f.Progress
     heard: float
@@ -61,12 +67,15 @@ class Taking:
 
 
 class Recordings:
-    """Owns the files. One call at a time for each recording (``_locks``); different ones go on beside each other."""
+    """Owns the files. One call at a time for each recording (``_lock``); different ones go on beside each other, but for
+    the few that share a lock."""
 
     def __init__(self, files: RecordingFiles) -> None:
         self.files = files
         self._taking: dict[str, Taking] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        #: UUID of a node → bytes of its recordings that are being taken
+        self._held: Counter[str] = Counter()
+        self._locks = tuple(asyncio.Lock() for _ in range(LOCKS))
         self._complained = -3600.0
 
     def live(self, id: str) -> Taking | None:
@@ -83,13 +92,11 @@ class Recordings:
         PeerError: ``offset`` (with it), ``ended``, ``too_large``, ``slow_down``, ``bad_request``; AccessDenied: another
         node's. Unavailable: the disk is full, try again.
         """
-        lock = self._locks.setdefault(id, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._take(service, node, id, offset, data, last)
-        finally:
-            if not lock.locked() and id not in self._taking:
-                self._locks.pop(id, None)
+        async with self._lock(id):
+            return await self._take(service, node, id, offset, data, last)
+
+    def _lock(self, id: str) -> asyncio.Lock:
+        return self._locks[int(id, 16) % LOCKS]
 
     async def _take(
         self, service: Service, node: tuple[str, str], id: str, offset: int, data: bytes, last: bool
@@ -126,10 +133,11 @@ class Recordings:
         if len(await service.store.read.recordings.live(uuid)) >= MOST_LIVE:
             raise PeerError(f"{MOST_LIVE} recordings of this node have not ended", code="slow_down")
         row = row_of(uuid, name, id, f.parse_head(next(f.frames(data))[3]), service.now())
+        self._check_share(service, uuid, len(data))
         await self._store(service, id, 0, data)
         async with service.store.write() as tables:
             await tables.recordings.put(row)
-        self._taking[id] = Taking(len(data), progress, service.settings.monotonic())
+        self._enter(id, Taking(uuid, len(data), progress, service.settings.monotonic()))
         return row
 
     async def _resume(self, service: Service, row: RecordingRow) -> Taking:
@@ -140,8 +148,25 @@ class Recordings:
             except OSError:
                 # Somebody removed the file: what comes is kept from its beginning on.
                 size, progress = 0, f.Progress()
-            taking = self._taking[row.id] = Taking(size, progress, service.settings.monotonic())
+            taking = self._enter(row.id, Taking(row.node_uuid, size, progress, service.settings.monotonic()))
         return taking
+
+    def _enter(self, id: str, taking: Taking) -> Taking:
+        self._taking[id] = taking
+        self._held[taking.node] += taking.size
+        return taking
+
+    def _leave(self, id: str) -> None:
+        taking = self._taking.pop(id, None)
+        if taking is not None:
+            self._held[taking.node] -= taking.size
+            if not self._held[taking.node]:
+                del self._held[taking.node]
+
+    def _check_share(self, service: Service, node: str, more: int) -> None:
+        most = recording_limits(service.issuer.policy.config).total // SHARE
+        if self._held[node] + more > most:
+            raise PeerError(f"a node's recordings that go on have at most {most} bytes in all", code="too_large")
 
     async def _append(self, service: Service, id: str, taking: Taking, data: bytes) -> None:
         progress = _followed(taking.progress.copy(), data)
@@ -149,8 +174,10 @@ class Recordings:
         if taking.size + len(data) > most:
             # The node stops before that; this one does not follow the rules, or does not know of a new limit yet.
             raise PeerError(f"a recording has at most {most} bytes", code="too_large")
+        self._check_share(service, taking.node, len(data))
         await self._store(service, id, taking.size, data)
         taking.size += len(data)
+        self._held[taking.node] += len(data)
         taking.progress = progress
         self._woken(taking)
 
@@ -200,7 +227,7 @@ class Recordings:
             )
             if not whole:
                 await _tell_loss(service, tables, row, progress, reason)
-        self._taking.pop(row.id, None)
+        self._leave(row.id)
         taking.grown.set()
 
     async def _reopen(self, service: Service, row: RecordingRow) -> None:
@@ -210,10 +237,9 @@ class Recordings:
 
     async def give_up(self, service: Service, row: RecordingRow, reason: str) -> None:
         """Nobody sends the rest."""
-        async with self._locks.setdefault(row.id, asyncio.Lock()):
+        async with self._lock(row.id):
             taking = await self._resume(service, row)
             await self._close(service, row, taking, reason, given_up=True)
-        self._locks.pop(row.id, None)
 
     def is_silent(self, service: Service, row: RecordingRow) -> str | None:
         """Why nothing more is expected, or None. Called from time to time, for each that is live."""
@@ -227,14 +253,15 @@ class Recordings:
 
     async def delete(self, service: Service, row: RecordingRow, by: str) -> None:
         """Remove it. The row goes first: a file without one is found and removed later, a row without one misleads."""
-        async with service.store.write() as tables:
-            if await tables.recordings.delete(row.id):
-                about = {"user": row.user, "login": row.login, "node": row.node, "node_uuid": row.node_uuid}
-                await service.audit.record(
-                    tables, "recording.delete", **about, sid=row.id, started=int(row.started), bytes=row.shown, by=by
-                )
-        self._taking.pop(row.id, None)
-        await asyncio.to_thread(self.files.remove, row.id)
+        async with self._lock(row.id):
+            async with service.store.write() as tables:
+                if await tables.recordings.delete(row.id):
+                    about = {"user": row.user, "login": row.login, "node": row.node, "node_uuid": row.node_uuid}
+                    await service.audit.record(
+                        tables, "recording.delete", **about, sid=row.id, started=int(row.started), bytes=row.shown, by=by
+                    )
+            self._leave(row.id)
+            await asyncio.to_thread(self.files.remove, row.id)
 
 
 async def _tell_loss(
