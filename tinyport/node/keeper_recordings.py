@@ -6,6 +6,7 @@ the next one. When link says that auth does not take a recording, the pipe break
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,9 @@ PIPE_SIZES = ((4, 1024 * 1024), (16, 256 * 1024))
 # Link asks auth whether it takes a recording, and has a person waiting.
 BEGIN_LIMIT = 12.0
 MAX_REASON = 200
+# Of one connection: as many as it may have sessions, and as many whose end waits for room. A worker that never says
+# that one is over must not have all descriptors of the keeper.
+MOST_OF_ONE = 1024
 NOT_NOW = "this session must be recorded, and its recording cannot be stored now"
 # scp's old protocol and nothing else: a transfer of files, which the audit log tells of.
 _TRANSFER = re.compile(r"scp (?:-[vrpdq]+ )*-[vrpdq]*[tf] (?:-- )?[\w./~@%+=:,-]+", re.ASCII)
@@ -105,6 +109,8 @@ class Recordings:
         """
         strict = begun is not None
         try:
+            if sum(one.connection == connection.number for one in self._all.values()) >= MOST_OF_ONE:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             reading, writing = make_pipe(next((size for most, size in PIPE_SIZES if len(self._all) < most), 0))
         except OSError as error:
             if strict:
@@ -216,7 +222,11 @@ class Recordings:
     def connection_over(self, connection: Connection) -> None:
         """Nobody is left to say anything of its recordings."""
         for one in [one for one in self._all.values() if one.connection == connection.number]:
-            self._finish(one)
+            if one.begun is not None:
+                # Nor to wait for it: whoever counts those that wait hears so.
+                self._answered(one, "the client is gone")
+            else:
+                self._finish(one)
 
     def _finish(self, one: Recording) -> None:
         # Without a link just now, what waits in the pipe is the next one's.
