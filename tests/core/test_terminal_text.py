@@ -36,7 +36,17 @@ ACTS = [
     "\x1b[?u",
 ]
 # Kept in mind of terminals that take C1 characters anywhere, of leading zeros, and of the Linux console.
-ACTS += ["\x9a", "\x1b%@", "\x1b F", "\x1b[2h", "\x1b[4;02h", "\x1b[?02004h", "\x1b[?1;01003h", "\x1b[?2;1S", "\x1b[12;3]"]
+ACTS += [
+    "\x9a",
+    "\x1b%@",
+    "\x1b F",
+    "\x1b[2h",
+    "\x1b[4;02h",
+    "\x1b[?02004h",
+    "\x1b[?1;01003h",
+    "\x1b[?2;1S",
+    "\x1b[12;3]",
+]
 ACTS += [
     "\x1b]52;c;aGk=\x07",
     "\x1b]4;1;?\x07",

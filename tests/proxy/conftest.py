@@ -296,6 +296,7 @@ class FakeAuth:
         application.router.add_get("/v1/hello", self._hello)
         application.router.add_post("/v1/presence", self._presence)
         application.router.add_post("/v1/access", self._access)
+        application.router.add_post("/v1/access/nodes", self._access_nodes)
         application.router.add_post("/v1/events", self._events)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -377,6 +378,9 @@ class FakeAuth:
                 return web.json_response({"node": {"uuid": node.uuid, "name": node.name}, "user": "x"})
         error = {"code": "no_such_node", "message": f"no such node: {body['target']}"}
         return web.json_response({"error": error}, status=404)
+
+    async def _access_nodes(self, request: web.Request) -> web.Response:
+        return web.json_response({"nodes": [{"uuid": node.uuid, "name": node.name} for node in self.nodes]})
 
     async def _events(self, request: web.Request) -> web.Response:
         self.events.extend((await request.json())["events"])

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,7 @@ import pytest
 from tests.proxy.conftest import NAME, Cluster, FakeNode, World, close, run, world
 from tinyport.core.certificate import public_line
 from tinyport.core.cluster_proof import signed_words
+from tinyport.core.errors import Unavailable
 from tinyport.core.issue import issue_host_certificate, issue_user_certificate
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host.tls import client_context
@@ -26,6 +28,7 @@ from tinyport.link import websocket as ws
 from tinyport.link.dial_notice import Bucket
 from tinyport.link.httphead import parse_head
 from tinyport.proxy import cluster_tunnels, partners
+from tinyport.proxy.stream import Stream
 
 LEAF = "leaf.example"
 
@@ -478,3 +481,21 @@ def test_notices_are_bounded() -> None:
     assert partners.MAX_IN_FLIGHT <= 64
     bucket = Bucket(partners.BURST, partners.PER_SECOND, 0.0)
     assert sum(bucket.take(0.0) for _ in range(1000)) == partners.BURST
+
+
+def test_a_partner_that_asks_and_does_not_listen_loses_the_tunnel() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        stream = Stream(asyncio.get_running_loop(), ours, ("192.0.2.1", 443))
+        try:
+            pong = ws.encode(ws.OP_PONG, b"x" * 100, b"1234")
+            while stream.queued + len(pong) <= partners.MAX_QUEUED:
+                partners._answer(stream, pong)
+            with pytest.raises(Unavailable, match="does not listen"):
+                partners._answer(stream, pong)
+            assert stream.queued <= partners.MAX_QUEUED
+        finally:
+            stream.abort()
+            theirs.close()
+
+    run(main())

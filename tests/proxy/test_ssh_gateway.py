@@ -15,6 +15,7 @@ import pytest
 from tests.proxy.conftest import Cluster, FakeNode, UserFixture, World, run, world
 from tinyport.core.certificate import public_line
 from tinyport.core.signatures import Ed25519Key
+from tinyport.link.node_list import NODES_SUBSYSTEM, ask_nodes
 from tinyport.proxy import ssh_gateway
 
 needs_openssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
@@ -235,6 +236,28 @@ def test_nothing_but_nodes_can_be_reached(cluster: Cluster, tmp_path: Path, monk
                     assert await reader.readline() == b"hello\n"
                 streams[0][1].close()
                 await streams[0][1].wait_closed()
+
+    run(main())
+
+
+def test_lists_of_nodes_and_how_many_are_asked_for(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_gateway, "MAX_SESSIONS", 2)
+
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            async with asyncssh.connect(*here.address, **asyncssh_options(cluster.user())) as client:
+                # Each stays for as long as nothing is asked, or the answer is not taken.
+                held = [await client.create_process(subsystem=NODES_SUBSYSTEM, encoding=None) for _ in range(2)]
+                with pytest.raises(asyncssh.ChannelOpenError, match="at most 2"):
+                    await client.create_process(subsystem=NODES_SUBSYSTEM, encoding=None)
+                for process in held:
+                    process.close()
+                    await process.wait_closed()
+                for _ in range(4):
+                    assert [node["name"] for node in await ask_nodes(client, [], "")] == ["greenhouse"]
 
     run(main())
 

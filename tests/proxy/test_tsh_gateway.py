@@ -256,6 +256,28 @@ def test_sessions_are_cut_when_the_policy_turns(cluster: Cluster, tmp_path: Path
     run(main())
 
 
+def test_a_lock_that_comes_while_the_node_dials_back(cluster: Cluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            node = await here.node(pi)
+            node.dials_back = False
+            asking = asyncio.ensure_future(here.tsh(cluster.user("ada"), "greenhouse"))
+            ticket = (await node.heard("dial"))["ticket"]
+            lock = {"id": "l1", "target": {"user": "ada"}, "expires": None, "message": ""}
+            here.auth.say({"policy": cluster.policy(locks=[lock])})
+            # The first is what it had when it came.
+            await node.heard("document", 3)
+            back = asyncio.ensure_future(node.dial_back(ticket))
+            answer, reader, writer = await asking
+            assert answer["ok"]
+            await reader.read()
+            await close(writer)
+            await back
+
+    run(main())
+
+
 def test_a_session_outlives_its_certificate_but_not_a_lock(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         pi = cluster.node("greenhouse")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.proxy.conftest import Cluster, close, run, world
-from tinyport.proxy import web
+from tinyport.proxy import web, web_api
 
 
 def browser(folder: Path) -> ssl.SSLContext:
@@ -72,3 +72,11 @@ def test_too_many_browsers(cluster: Cluster, tmp_path: Path, monkeypatch: pytest
             await close(writer)
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "path", ["users/..", "users/%2e%2e", "users/%2E.", "nodes/%2e%2e/accept", "users/a%2Fb", "a//b"]
+)
+def test_what_is_passed_on_stays_where_it_was_asked_for(path: str) -> None:
+    assert web_api._passed("DELETE", "users/alice@farm.example")
+    assert not any(web_api._passed(method, path) for method in ("GET", "POST", "PATCH", "DELETE"))

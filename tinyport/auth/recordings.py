@@ -67,8 +67,8 @@ class Taking:
 
 
 class Recordings:
-    """Owns the files. One call at a time for each recording (``_lock``); different ones go on beside each other, but for
-    the few that share a lock."""
+    """Owns the files. One call at a time for each recording (``_lock``); different ones go on beside each other, unless
+    they share a lock."""
 
     def __init__(self, files: RecordingFiles) -> None:
         self.files = files
@@ -258,7 +258,13 @@ class Recordings:
                 if await tables.recordings.delete(row.id):
                     about = {"user": row.user, "login": row.login, "node": row.node, "node_uuid": row.node_uuid}
                     await service.audit.record(
-                        tables, "recording.delete", **about, sid=row.id, started=int(row.started), bytes=row.shown, by=by
+                        tables,
+                        "recording.delete",
+                        **about,
+                        sid=row.id,
+                        started=int(row.started),
+                        bytes=row.shown,
+                        by=by,
                     )
             self._leave(row.id)
             await asyncio.to_thread(self.files.remove, row.id)

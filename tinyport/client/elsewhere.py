@@ -8,7 +8,6 @@ judged here, by the host CAs that our auth told us.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Tinypor
 from tinyport.core.host_judgement import judge_host, wanted_principal
 from tinyport.core.names import parse_address, printable
 from tinyport.host.user_identity import UserIdentity
-from tinyport.link.node_list import NODES_SUBSYSTEM, nodes_answer
+from tinyport.link.node_list import ask_nodes
 from tinyport.link.refusal import cannot_reach
 
 if TYPE_CHECKING:
@@ -104,17 +103,13 @@ async def nodes_elsewhere(
     import asyncssh
 
     cluster = named(identity, cluster_name)
-    wish = json.dumps({"selectors": list(selectors), "search": search}).encode() + b"\n"
     async with _proxy(identity, cluster, _Refused()) as proxy:
         try:
-            done = await asyncio.wait_for(
-                proxy.run(subsystem=NODES_SUBSYSTEM, input=wish, encoding=None), LOGIN_TIMEOUT
-            )
+            return await asyncio.wait_for(ask_nodes(proxy, selectors, search), LOGIN_TIMEOUT)
         except asyncio.TimeoutError:
             raise Unavailable(f"the proxy of {cluster.name} does not answer", hint="try again in a moment") from None
         except asyncssh.ChannelOpenError as error:
             raise AccessDenied(f"{cluster.name} lists no nodes: {printable(error.reason, 300)}") from None
-    return nodes_answer(done.stdout if isinstance(done.stdout, bytes) else b"")
 
 
 @asynccontextmanager

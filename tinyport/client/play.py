@@ -26,7 +26,8 @@ SILENCE = 35.0
 # A screen that a status line stood in is drawn anew when that is quickly done.
 REDRAWN = 4 * 1024 * 1024
 # What programs leave behind: their screen, margins, colours, character sets, mouse, keys, inserting, a hidden cursor.
-RESET = "\x1b[?1049l\x1b[4;20l\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?25h\x1b[?7h\x1b[?1l\x1b>\x1b(B\x0f\x1b7\x1b[r\x1b8\x1b[0m"
+RESET = "\x1b[?1049l\x1b[4;20l\x1b[?1000;1002;1003;1004;1006;2004l"
+RESET += "\x1b[?25h\x1b[?7h\x1b[?1l\x1b>\x1b(B\x0f\x1b7\x1b[r\x1b8\x1b[0m"
 CLEAR = f"{RESET}\x1b[2J\x1b[3J\x1b[H"
 HELP = "space pause   \u2190 \u2192 5 s   [ ] 1 min   + - speed   0 start   G live   q quit"
 

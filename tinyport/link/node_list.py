@@ -7,6 +7,8 @@ For people of other clusters, who have no way to auth. A subsystem of the proxy'
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.link.refusal import error_of
@@ -14,8 +16,23 @@ from tinyport.link.refusal import error_of
 NODES_SUBSYSTEM = "nodes@tinyport"
 MAX_QUESTION = 16 * 1024
 MAX_ANSWER = 16 * 1024 * 1024
+_PIECE = 64 * 1024
 
 _STATUSES: tuple[tuple[type[TinyportError], int], ...] = ((Unavailable, 503), (AccessDenied, 403), (PeerError, 400))
+
+
+async def ask_nodes(connection: Any, selectors: Sequence[str], search: str) -> list[dict[str, object]]:
+    """The nodes that the proxy at the other end of asyncssh's ``connection`` lets one see. Never reads more than an
+    answer may have. Raises asyncssh's errors, and as ``nodes_answer``."""
+    process = await connection.create_process(subsystem=NODES_SUBSYSTEM, encoding=None)
+    try:
+        process.stdin.write(json.dumps({"selectors": list(selectors), "search": search}).encode() + b"\n")
+        data = bytearray()
+        while len(data) <= MAX_ANSWER and (piece := await process.stdout.read(_PIECE)):
+            data += piece
+        return nodes_answer(bytes(data))
+    finally:
+        process.close()
 
 
 def parse_question(line: bytes) -> tuple[list[str], str]:

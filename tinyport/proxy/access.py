@@ -230,6 +230,8 @@ class Gatekeeper:
         """
         entry = _Open(subject, node, login, source, cut, cluster)
         self._open.add(entry)
+        # The policy may have changed since it was allowed, while a node dialled back.
+        self._look(entry, node_changed=False)
         try:
             yield
         finally:
@@ -241,9 +243,12 @@ class Gatekeeper:
         for entry in list(self._open):
             if uuid is not None and entry.node != uuid:
                 continue
-            if entry.ending is None and self._refusal(entry, node_changed=uuid is not None) is not None:
-                loop = asyncio.get_running_loop()
-                entry.ending = loop.call_later(CUT_AFTER, self._end, entry, uuid is not None)
+            self._look(entry, node_changed=uuid is not None)
+
+    def _look(self, entry: _Open, *, node_changed: bool) -> None:
+        if entry.ending is None and self._refusal(entry, node_changed=node_changed) is not None:
+            loop = asyncio.get_running_loop()
+            entry.ending = loop.call_later(CUT_AFTER, self._end, entry, node_changed)
 
     def _refusal(self, entry: _Open, *, node_changed: bool) -> AccessDenied | None:
         try:

@@ -47,6 +47,8 @@ GREETING_LIMIT = 15.0
 CONNECT_LIMIT = 10.0
 # What the other proxy says are notices; documents never.
 MAX_MESSAGE = 64 * 1024
+# Of our answers. Whoever asks and takes none loses the tunnel.
+MAX_QUEUED = 256 * 1024
 BEAT_BOUNDS = (5.0, 3600.0)
 PONG_LIMIT = 15.0
 FIRST_WAIT = (0.2, 1.0)
@@ -265,7 +267,7 @@ class Partner:
                 heard[0] = time.monotonic()
                 for opcode, payload in decoder.feed(data):
                     if opcode == ws.OP_PING:
-                        stream.offer(ws.encode(ws.OP_PONG, payload, os.urandom(4)))
+                        _answer(stream, ws.encode(ws.OP_PONG, payload, os.urandom(4)))
                     elif opcode == ws.OP_CLOSE:
                         code, reason = ws.close_reason(payload)
                         raise Unavailable(
@@ -286,7 +288,7 @@ class Partner:
         notice = Notice(dict(message))
         if len(self._dials) >= MAX_IN_FLIGHT or not self._bucket.take(time.monotonic()):
             self._log.warning("too many dial notices; one is refused", cluster=self.cluster)
-            stream.offer(_failed(notice, "the proxy is busy"))
+            _answer(stream, _failed(notice, "the proxy is busy"))
             return
         task = asyncio.ensure_future(self._dial_back(stream, notice, server))
         self._dials.add(task)
@@ -360,6 +362,12 @@ def _server(stream: Stream) -> tuple[Identity, bytes]:
     if not is_uuid(identity.id):
         raise PeerError("the server's certificate has no UUID", detail=identity.uri)
     return identity, hashlib.sha256(tls.getpeercert(binary_form=True) or b"").digest()
+
+
+def _answer(stream: Stream, data: bytes) -> None:
+    if stream.queued + len(data) > MAX_QUEUED:
+        raise Unavailable("the other proxy asks and does not listen")
+    stream.offer(data)
 
 
 def _failed(notice: Notice, error: str) -> bytes:

@@ -26,6 +26,8 @@ from tinyport.proxy.stream import Stream
 
 CONNECT_LIMIT = 30.0
 KEEPALIVE = (30, 4)
+#: banners that are kept of a server: it may send them for as long as it lets nobody in
+MOST_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ async def _connect(
 
     class Client(asyncssh.SSHClient):
         def auth_banner_received(self, msg: str, lang: str) -> None:
-            words.append(msg[:4096])
+            if len(words) < MOST_WORDS:
+                words.append(msg[:4096])
 
     key = asyncssh.import_private_key(person.ssh_key)
     certificate = asyncssh.import_certificate(person.ssh_certificate)

@@ -6,7 +6,6 @@ As ``tsh`` goes there: SSH to a proxy of that cluster, which judges, and in it t
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 
 import asyncssh
@@ -17,7 +16,7 @@ from tinyport.core.errors import AccessDenied, Unavailable
 from tinyport.core.host_judgement import wanted_principal
 from tinyport.core.names import parse_address, printable
 from tinyport.core.trust import TrustedCluster
-from tinyport.link.node_list import NODES_SUBSYSTEM, nodes_answer
+from tinyport.link.node_list import ask_nodes
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.cluster_tunnels import ClusterTunnels
 from tinyport.proxy.knowledge import Knowledge
@@ -43,16 +42,12 @@ class Elsewhere:
     ) -> list[dict[str, object]]:
         """The nodes there that the person may see. Raises as ``to_node``."""
         link, _ = await self._proxy(self._known(name), person, peer)
-        wish = json.dumps({"selectors": list(selectors), "search": search}).encode() + b"\n"
         try:
-            done = await asyncio.wait_for(
-                link.connection.run(subsystem=NODES_SUBSYSTEM, input=wish, encoding=None), CONNECT_LIMIT
-            )
+            return await asyncio.wait_for(ask_nodes(link.connection, selectors, search), CONNECT_LIMIT)
         except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
             raise as_ours(error, link.words) from None
         finally:
             link.leave()
-        return nodes_answer(done.stdout if isinstance(done.stdout, bytes) else b"")
 
     async def to_node(self, name: str, node: str, person: Person, peer: tuple[str, int]) -> tuple[SshLink, Subject]:
         """To a node there, by its name or UUID: the connection, and whom we let go there.

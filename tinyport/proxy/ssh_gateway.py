@@ -41,6 +41,8 @@ Dial = Callable[[str, Peer, str], Awaitable[Stream]]
 # An agent full of other keys offers them all first; each costs a signature check at most.
 MAX_AUTH_TRIES = 20
 MAX_CHANNELS = 100
+#: that are no ways to nodes: lists of nodes, and shells that explain
+MAX_SESSIONS = 8
 #: what stands before a cluster's name where its proxy is meant
 PROXY_OF = "proxy."
 
@@ -197,6 +199,8 @@ class _Server(asyncssh.SSHServer):
         self._watch = ExitStack()
         self._lost = False
         self._opening = 0
+        #: those that are not for nodes
+        self._sessions = 0
 
     def begin_auth(self, username: str) -> bool:
         self._conn.stranger.keyed()
@@ -223,7 +227,16 @@ class _Server(asyncssh.SSHServer):
         self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, reason)
 
     def session_requested(self) -> asyncssh.SSHServerSession[bytes]:
-        return NodesOrNoShell(self._conn.gateway.session_text, self._nodes)
+        # A list of a large fleet is megabytes, and waits here for as long as the client takes none of it.
+        if self._sessions >= MAX_SESSIONS:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_RESOURCE_SHORTAGE, f"at most {MAX_SESSIONS} questions at once on one connection"
+            )
+        self._sessions += 1
+        return NodesOrNoShell(self._conn.gateway.session_text, self._nodes, self._session_left)
+
+    def _session_left(self) -> None:
+        self._sessions -= 1
 
     async def _nodes(self, selectors: Sequence[str], search: str) -> Sequence[Mapping[str, object]]:
         conn = self._conn

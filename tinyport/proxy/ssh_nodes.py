@@ -22,9 +22,11 @@ ANSWER_LIMIT = 10.0
 class NodesOrNoShell(NoShell):
     """A session of the gateway: the subsystem that lists nodes, and for everything else how to use the proxy."""
 
-    def __init__(self, text: str, nodes: ListNodes) -> None:
+    def __init__(self, text: str, nodes: ListNodes, left: Callable[[], None]) -> None:
+        """``left``: called once, when it is over and holds nothing any more."""
         super().__init__(text)
         self._nodes = nodes
+        self._left = left
         self._asked = False
         self._question = bytearray()
         self._answering: asyncio.Task[None] | None = None
@@ -66,5 +68,6 @@ class NodesOrNoShell(NoShell):
             return
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._left()
         if self._answering is not None:
             self._answering.cancel()

@@ -42,7 +42,8 @@ _PASSED: tuple[tuple[str, str], ...] = (
 _RULES = tuple((frozenset(methods.split("|")), re.compile(paths)) for methods, paths in _PASSED)
 #: answers that are long, or never end: they are passed on as they come
 _STREAMED = re.compile(r"recordings/[0-9a-f]{4,64}")
-_SEGMENTS = re.compile(r"[A-Za-z0-9._~@:+=%-]+(/[A-Za-z0-9._~@:+=%-]+)*")
+# Decoded once already: a per cent sign would be decoded again on the way, into a dot or a slash.
+_SEGMENTS = re.compile(r"[A-Za-z0-9._~@:+=-]+(/[A-Za-z0-9._~@:+=-]+)*")
 
 _STATUS = {
     "bad_request": 400,
