@@ -317,11 +317,19 @@ def test_a_new_grant_closes_what_it_does_not_allow(bench: Bench) -> None:
 
 def test_a_policy_says_what_may_stay(bench: Bench) -> None:
     targets = [{"host": "a", "port": 1}, {"host": "b", "port": 2}, {"path": "/s"}, {"path": "/t"}]
+    bench.get("listen", host="localhost", port=0)
+    with pytest.raises(PeerError):
+        bench.ask("still", targets=targets)
     bench.grant = some_grant(login=LOGIN, forwarding=ForwardRule(("b:2", "/t")))
+    bench.forwards.judge_again(bench.grant)
     number = bench.ask("still", targets=targets)
     assert bench.answers[number][0] == {"closed": [0, 2]}
+    # Once for each change.
+    with pytest.raises(PeerError):
+        bench.ask("still", targets=targets)
     wrong: list[object] = [None, "x", [None], [{}], [{"host": "a"}], [{"path": 1}], [{"host": "a", "port": -1}]]
-    for nonsense in (*wrong, [targets[0]] * 257):
+    for place, nonsense in enumerate((*wrong, [targets[0]] * 257)):
+        bench.forwards.judge_again(some_grant(login=LOGIN, forwarding=ForwardRule((f"b:{place + 1}",))))
         with pytest.raises(PeerError):
             bench.ask("still", targets=nonsense)
 

@@ -109,6 +109,8 @@ class Forwards:
         self._last_listener = 0
         self._listening: dict[int, Listening] = {}
         self._agent: int | None = None
+        #: how often the worker was told that the rules have changed, and has not asked
+        self._changes = 0
         self._untaken = 0
         self._told: set[tuple[str, str]] = set()
         self._untold = 0
@@ -157,6 +159,7 @@ class Forwards:
                 told = {"op": "unlistened", "conn": self._number, "listener": number, "forbidden": True}
                 self._desk.keeping.tell(self._number, told)
         if self._starts and before is not None and before.forwarding != grant.forwarding:
+            self._changes += 1
             self._desk.keeping.tell(self._number, {"op": "judged", "conn": self._number})
 
     def close(self) -> None:
@@ -212,6 +215,10 @@ class Forwards:
         sockets, and would not.
         """
         targets = message.get("targets")
+        # Each question is some thousand comparisons.
+        if not self._changes:
+            raise PeerError("no rule has changed")
+        self._changes -= 1
         if not isinstance(targets, list) or len(targets) > MAX_OPEN:
             raise PeerError("a worker's message has wrong targets")
         closed = [place for place, target in enumerate(targets) if not self._may_connect(target, grant)]
