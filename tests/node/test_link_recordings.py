@@ -66,8 +66,9 @@ class Bench:
         self.loop = Loop()
         self.auth = Auth(self.loop)
         self.said: list[dict[str, object]] = []
+        self.lost: list[tuple[str, int]] = []
         log = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
-        self.recordings = Recordings(self.loop, self.auth, log)  # type: ignore[arg-type]
+        self.recordings = Recordings(self.loop, self.auth, lambda *what: self.lost.append(what), log)  # type: ignore[arg-type]
         self.position = 0
 
     def begin(self, sid: str = SID, reading: int | None = None, *, must: bool = False) -> tuple[int, int]:
@@ -136,7 +137,7 @@ def test_the_next_link_goes_on(bench: Bench) -> None:
     bench.recordings.close()
     bench.show(writing, "two")
     log = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
-    bench.recordings = Recordings(bench.loop, bench.auth, log)  # type: ignore[arg-type]
+    bench.recordings = Recordings(bench.loop, bench.auth, lambda *what: None, log)  # type: ignore[arg-type]
     bench.begin(reading=kept)
     bench.end(writing)
     bench.until(lambda: not bench.recordings._all)
@@ -237,6 +238,25 @@ def test_so_many_and_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
     assert bench.said == [{"op": "unrecorded", "sid": "f" * 32, "message": "too many recordings are on their way"}]
     # What comes with descriptors and is nothing of this kind.
     bench.recordings.take({"op": "other"}, list(os.pipe()), bench.said.append)
+
+
+def test_what_is_left_while_auth_is_away_has_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_recordings, "MOST_LEFT", 30_000)
+    bench.auth.trouble = [Unavailable("away")] * 10_000
+    writings = {}
+    for number in range(7):
+        sid = f"{number:032x}"
+        _, writings[sid] = bench.begin(sid)
+        bench.position = 0
+        for _ in range(3):
+            bench.show(writings[sid], "x" * 3000)
+        if number != 1:
+            # One of them goes on, and is left alone.
+            bench.end(writings[sid])
+        bench.until(lambda: bench.recordings._busy is None)
+    assert [sid for sid, _ in bench.lost] == [f"{0:032x}", f"{2:032x}"]
+    assert all(size > 9000 for _, size in bench.lost)
+    assert f"{1:032x}" in bench.recordings._all
 
 
 def test_that_it_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

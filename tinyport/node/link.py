@@ -15,6 +15,7 @@ import time
 
 from tinyport.core.clock import SKEW_WORTH_SAYING
 from tinyport.core.errors import PeerError, TinyportError
+from tinyport.core.events import event as make_event
 from tinyport.core.names import check_label, format_address, parse_address, printable
 from tinyport.host.logging_line import Log
 from tinyport.link.tlsstream import STALE
@@ -78,7 +79,7 @@ class Link:
         self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._penalties, log)
         self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log, self._tunnels.inside)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
-        self._recordings = Recordings(loop, self._auth, log)
+        self._recordings = Recordings(loop, self._auth, self._recording_lost, log)
         self._since = time.time()
         self._was_up = False
         self._renewal = given.renewal
@@ -284,6 +285,10 @@ class Link:
 
     def _record(self, message: dict[str, object], descriptors: list[int], say: Say) -> None:
         self._recordings.take(message, descriptors, say)
+
+    def _recording_lost(self, sid: str, size: int) -> None:
+        reason = "auth was away for too long"
+        self._keep_event(make_event("session.data_lost", time=self._now(), sid=sid, bytes=size, reason=reason))
 
     def _keep_event(self, event: dict[str, object]) -> None:
         self._events.add(event)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import select
 import time
 import zlib
 from termios import FIONREAD
@@ -42,14 +43,31 @@ WORTH_PACKING = 200
 STILL_THERE = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 MOST = 512
+# Of the kernel's memory: what sessions that are over have left while auth is away. The oldest go first, and are told.
+MOST_LEFT = 8 * 1024 * 1024
 #: what auth means by them ends with the recording
 FINAL = ("ended", "too_large", "denied", "removed", "not_found", "bad_request")
 
 
 class _One:
-    __slots__ = ("base", "descriptor", "ended", "eof", "head", "known", "must", "say", "sent", "sid", "since", "waits")
+    __slots__ = (
+        "base",
+        "descriptor",
+        "ended",
+        "eof",
+        "head",
+        "known",
+        "must",
+        "number",
+        "say",
+        "sent",
+        "sid",
+        "since",
+        "waits",
+    )
 
-    def __init__(self, sid: str, head: bytes, descriptor: int, must: bool, say: Say) -> None:
+    def __init__(self, number: int, sid: str, head: bytes, descriptor: int, must: bool, say: Say) -> None:
+        self.number = number
         self.sid = sid
         self.descriptor = descriptor
         self.must = must
@@ -69,6 +87,12 @@ class _One:
             return True
         return self.waits and (time.monotonic() - self.since >= SOON or self.eof or self.waiting() >= ENOUGH)
 
+    def is_over(self) -> bool:
+        """Has its session ended? Nobody can write into the pipe any more, then."""
+        poll = select.poll()
+        poll.register(self.descriptor, 0)
+        return bool(poll.poll(0))
+
     def waiting(self) -> int:
         """How many bytes are in the pipe (ioctl_fionread(2))."""
         count = array.array("i", [0])
@@ -79,12 +103,15 @@ class _One:
 class Recordings:
     """``take`` gets one of the keeper's ``record`` messages; ``hurry`` when auth can be reached again."""
 
-    def __init__(self, loop: Loop, line: AuthLine, log: Log) -> None:
+    def __init__(self, loop: Loop, line: AuthLine, lost: Callable[[str, int], None], log: Log) -> None:
+        """``lost(session, bytes)`` is told of what is given up here, and nowhere else known."""
         self._loop = loop
         self._line = line
+        self._lost = lost
         self._log = log
         #: in the order of their turns
         self._all: dict[str, _One] = {}
+        self._count = 0
         self._busy: _One | None = None
         self._timer: Timer | None = None
         self._pause = 0.0
@@ -106,7 +133,9 @@ class Recordings:
             os.close(descriptors[0])
             say({"op": "unrecorded", "sid": sid, "message": "too many recordings are on their way"})
             return
-        one = self._all[sid] = _One(sid, f.head(head), descriptors[0], message.get("must") is True, say)
+        self._make_room()
+        self._count += 1
+        one = self._all[sid] = _One(self._count, sid, f.head(head), descriptors[0], message.get("must") is True, say)
         self._loop.add(one.descriptor, READ, lambda events: self._readable(one))
         if one.must:
             # A person waits for it.
@@ -245,6 +274,20 @@ class Recordings:
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
         self._piece = max(self._piece // 4, SMALLEST_PIECE)
         self._log.debug("recordings wait", reason=error, next_try=f"{self._pause:.0f}s")
+
+    def _make_room(self) -> None:
+        # Since when they are here, whoever's turn it is.
+        oldest = sorted(self._all.values(), key=lambda one: one.number)
+        left = [(one, one.waiting() + len(one.sent)) for one in oldest if one.is_over()]
+        total = sum(size for _, size in left)
+        for one, size in left:
+            if total <= MOST_LEFT:
+                return
+            if one is not self._busy:
+                total -= size
+                self._log.warning("a recording is given up", session=one.sid, reason="auth was away for too long")
+                self._lost(one.sid, size)
+                self._forget(one)
 
     def _forget(self, one: _One) -> None:
         self._all.pop(one.sid, None)
