@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tinyport.auth.store import Database
 from tinyport.core.certificate import EXT_ROLES, EXT_TRAITS, EXT_USER, Certificate, parse_public_line, public_line
+from tinyport.core.errors import PeerError
+from tinyport.core.names import check_login
 from tinyport.core.signatures import Ed25519Key
 
 from .conftest import START, Answer, AuthServer, csr
@@ -72,6 +74,19 @@ def test_a_user_without_logins_gets_no_certificate(auth: AuthServer) -> None:
     answer = attempt(auth, "alice")
     assert (answer.status, answer.code) == (403, "denied")
     assert "no login" in answer.message
+
+
+def test_an_auditor_needs_no_login_and_can_be_nobody(auth: AuthServer) -> None:
+    auth.add_user("ada", ["auditor"], [])
+    caller, answer = auth.login("ada")
+    assert answer["logins"] == []
+    (principal,) = certificate(answer).principals
+    with pytest.raises(PeerError):
+        check_login(principal)
+    assert caller.get("/v1/audit").status == 200
+    # Who was meant to be somebody and is not yet is told so.
+    auth.add_user("bob", ["access", "auditor"], [])
+    assert (attempt(auth, "bob").status, attempt(auth, "bob").code) == (403, "denied")
 
 
 def test_unknown_users_and_wrong_passwords_look_the_same(auth: AuthServer) -> None:

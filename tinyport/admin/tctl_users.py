@@ -24,7 +24,7 @@ def add_commands(parser: CommandLine) -> None:
         parents=[output_options()],
     )
     add.add_argument("name", metavar="NAME")
-    add.add_argument("--logins", required=True, metavar="a,b", help="who the user may be on nodes")
+    add.add_argument("--logins", default="", metavar="a,b", help="who the user may be on nodes; an auditor needs none")
     add.add_argument("--roles", required=True, metavar="r,s", help="for example access")
     add.add_argument("--ttl", metavar="1h", help="how long the invitation is good")
     users.command("ls", _list, help="list users", parents=[output_options()], examples=["tctl users ls"])

@@ -15,7 +15,7 @@ from tinyport.auth.store_users import UserRow
 from tinyport.auth.tls_certificates import Request
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import AccessDenied
-from tinyport.core.names import printable
+from tinyport.core.names import NO_LOGIN, printable
 from tinyport.core.rights import allowed_logins, login_extension, max_session_ttl, permits
 from tinyport.core.roles import Role
 
@@ -149,13 +149,14 @@ async def issue_for(
     proven: float | None = None,
     second_factor_for: Sequence[str] = (),
 ) -> tuple[IssuedPair, list[str]]:
-    """Certificates with what the roles allow at this moment. AccessDenied when that is no login at all.
+    """Certificates with what the roles allow at this moment. AccessDenied when that is no login, unless the roles are
+    about the API alone (auditors).
 
     ``proven``: when the person last showed their password; ``second_factor_for``: nodes for which they showed a code.
     """
     logins = allowed_logins(roles, user.name, user.traits)
-    if not logins:
-        # A certificate without principals would be good for nothing here, and for everything elsewhere.
+    by_rules_alone = any(role.allow.rules for role in roles) and not any(role.allow.logins for role in roles)
+    if not logins and not by_rules_alone:
         raise AccessDenied(
             f"user {user.name} has no login on any machine",
             hint=f"an administrator gives some: tctl users update {user.name} --logins pi",
@@ -165,7 +166,7 @@ async def issue_for(
         user=user.name,
         ssh_key=ssh_key,
         request=request,
-        logins=logins,
+        logins=logins or [NO_LOGIN],
         roles=user.roles,
         traits=user.traits,
         permits=sorted(permits(roles)),

@@ -18,7 +18,7 @@ from tinyport.client.whoami import auth_client
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
-from tinyport.core.names import check_user, format_address, printable
+from tinyport.core.names import NO_LOGIN, check_user, format_address, printable
 from tinyport.host import user_identity
 from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint, table
 from tinyport.host.profile import Profile, Profiles, home, proxy_address
@@ -238,7 +238,7 @@ def _document(profile: Profile, now: float, *, current: bool) -> dict[str, objec
         "cluster": identity.cluster,
         "user": identity.user,
         "roles": list(identity.roles),
-        "logins": list(identity.logins or certificate.principals),
+        "logins": [name for name in identity.logins or certificate.principals if name != NO_LOGIN],
         "valid_after": identity.valid_after,
         "valid_before": identity.valid_before,
         "expired": identity.expired(now),
@@ -262,7 +262,7 @@ def _describe(profile: Profile, now: float, *, current: bool) -> list[str]:
         ("cluster", identity.cluster),
         ("user", identity.user),
         ("roles", ", ".join(identity.roles)),
-        ("logins", ", ".join(str(name) for name in _texts(found["logins"]))),
+        ("logins", ", ".join(str(name) for name in _texts(found["logins"])) or "none"),
     )
     mark = ">" if current else " "
     lines = [

@@ -56,6 +56,11 @@ def check_login(value: object) -> str:
     )
 
 
+#: The one principal of somebody who works through the API alone (an auditor). No account can have this name, and no
+#: certificate may go without principals, which some readers take for "everybody".
+NO_LOGIN = "-no-login"
+
+
 def check_user(value: object) -> str:
     """A user of the cluster. ``@`` separates the cluster of a user from elsewhere, so the name has none."""
     return _check(
