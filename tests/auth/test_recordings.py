@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tinyport.auth.recording_care import look_after_recordings
-from tinyport.auth.recordings import SILENT_TOO_LONG
+from tinyport.auth.recordings import SEARCHES, SILENT_TOO_LONG
 from tinyport.core import recording_frames as f
 
 from .conftest import START, Answer, AuthServer, Client, Clock, Machine
@@ -216,6 +218,15 @@ def test_another_node_cannot_add_to_it(auth: AuthServer) -> None:
     assert send(proxy.client, head(), sid=sid_of(1)).status == 403
     alice = person(auth, "alice", "admin")
     assert send(alice, head(), sid=sid_of(1)).status == 403
+
+
+def test_nobody_has_a_session_on_a_node_that_waits(auth: AuthServer) -> None:
+    waiting = auth.join("new", token=auth.token(pending=True))
+    refused = send(waiting.client, head())
+    assert (refused.status, refused.code) == (403, "denied")
+    assert listed(auth.local()) == []
+    auth.local().call("POST", f"/v1/nodes/{waiting.uuid}/accept", {})
+    assert send(waiting.client, head()).status == 200
 
 
 def test_a_node_cannot_speak_for_another_nor_smuggle_control_characters(auth: AuthServer) -> None:
@@ -419,6 +430,29 @@ def test_a_search_that_reads_too_much_goes_on_later(auth: AuthServer, monkeypatc
         after = {"after": answer["next"]}
     assert [int(id, 16) for id in found] == [5, 4, 3, 2, 1]
     assert rounds > 2
+
+
+def test_searches_wait_for_each_other(auth: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(auth.join("greenhouse"))
+    lock, now, most = threading.Lock(), 0, 0
+    both = threading.Barrier(SEARCHES)
+
+    def looks(pieces: object, text: str, read: object) -> bool:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        both.wait(30)
+        with lock:
+            now -= 1
+        return True
+
+    monkeypatch.setattr("tinyport.auth.api_recordings.shows", looks)
+    clients = [auth.local() for _ in range(2 * SEARCHES)]
+    with ThreadPoolExecutor() as threads:
+        found = list(threads.map(lambda client: listed(client, text="hello"), clients))
+    assert [len(one) for one in found] == [1] * len(clients)
+    assert most == SEARCHES
 
 
 def test_by_the_beginning_of_its_id(auth: AuthServer) -> None:

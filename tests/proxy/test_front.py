@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.proxy.conftest import Cluster, World, close, run, world
 from tinyport.link import websocket as ws
+from tinyport.proxy import front
+from tinyport.proxy.stream import Stream
 
 
 async def upgraded(here: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -51,5 +55,27 @@ def test_it_is_asked_whether_it_is_there(cluster: Cluster, tmp_path: Path) -> No
             writer.write(ws.encode(ws.OP_PING, b"there?", b"mask"))
             assert await reader.readexactly(8) == ws.encode(ws.OP_PONG, b"there?")
             await close(writer)
+
+    run(main())
+
+
+def test_who_takes_nothing_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is asked for, and not read: what serves it gives up, and so do we, whatever the browser's end says."""
+    monkeypatch.setattr(front, "TAKE_LIMIT", 0.05)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        outer, browser = socket.socketpair()
+        ours, server = socket.socketpair()
+        serving = asyncio.ensure_future(front.Front(Stream(loop, outer, ("192.0.2.1", 1)), ours).run())
+        server.setblocking(False)
+        with contextlib.suppress(asyncio.TimeoutError):
+            # More than all the buffers in between take.
+            await asyncio.wait_for(loop.sock_sendall(server, bytes(8 * 1024 * 1024)), 1)
+        assert not serving.done()
+        server.close()
+        browser.send(ws.encode(ws.OP_PONG, b"", b"mask"))
+        await serving
+        browser.close()
 
     run(main())

@@ -126,7 +126,8 @@ async def list_recordings(call: Call) -> Answer:
         # What was shown is more than the list.
         if whose is None:
             call.caller.require(RESOURCE, "read")
-        return await _search(call, query, text)
+        async with call.service.recordings.searching:
+            return await _search(call, query, text)
     found = await call.service.store.read.recordings.find(query)
     more = found[-1].id if len(found) == limit else None
     return {"recordings": [document(call.service, row) for row in found], "next": more}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ID_LENGTH = 32
 _HEX = frozenset("0123456789abcdef")
 LOCKS = 256
+# Searches at a time, of all people: each keeps a thread and the processor busy; the others wait.
+SEARCHES = 2
 #: of one node, at a time
 MOST_LIVE = 1024
 # A node that fills the disk must not push out what others have recorded. Beyond this part of the whole its own go; and
@@ -76,6 +78,7 @@ class Recordings:
         #: UUID of a node → bytes of its recordings that are being taken
         self._held: Counter[str] = Counter()
         self._locks = tuple(asyncio.Lock() for _ in range(LOCKS))
+        self.searching = asyncio.Semaphore(SEARCHES)
         self._complained = -3600.0
 
     def live(self, id: str) -> Taking | None:
@@ -130,6 +133,10 @@ class Recordings:
     async def _begin(self, service: Service, node: tuple[str, str], id: str, data: bytes) -> RecordingRow:
         progress = _followed(f.Progress(), data)
         uuid, name = node
+        registered = await service.store.read.nodes.get(uuid)
+        if registered is None or registered.state == "pending":
+            # Nobody has a session there; and with a token from somebody's card there may be many of these.
+            raise AccessDenied("nobody has accepted this node", detail=f"{name} sent to {id}")
         if len(await service.store.read.recordings.live(uuid)) >= MOST_LIVE:
             raise PeerError(f"{MOST_LIVE} recordings of this node have not ended", code="slow_down")
         row = row_of(uuid, name, id, f.parse_head(next(f.frames(data))[3]), service.now())

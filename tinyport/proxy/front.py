@@ -13,10 +13,13 @@ from tinyport.core.errors import PeerError
 from tinyport.link import websocket as ws
 from tinyport.link.httphead import parse_head
 from tinyport.link.inside_http import MAX_FRAME, PATH, PIECE
+from tinyport.proxy.sockets import has_left
 from tinyport.proxy.stream import Stream
 
 # nginx closes what is silent for 60 s. Tunnels beat every 50 s, so this is for sessions in which nobody types.
 PING_AFTER = 55.0
+# When the connection inside is over, what it said last is to be taken within this: whoever takes nothing would stay.
+TAKE_LIMIT = 60.0
 
 
 def wanted(head: bytes) -> str | None:
@@ -34,13 +37,19 @@ class Front:
         """``inner``: our end of a socket pair; the other one is served like any connection."""
         self._loop = asyncio.get_running_loop()
         self._stream = stream
+        self._end = inner
         self._inner = Stream(self._loop, inner, stream.peer)
         self._last = self._loop.time()
 
     async def run(self) -> None:
         works = [asyncio.ensure_future(work()) for work in (self._inwards, self._outwards, self._pinging)]
         try:
-            await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+            over = False
+            while True:
+                done, _ = await asyncio.wait(works, timeout=TAKE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+                if done or over:
+                    return
+                over = has_left(self._end)
         finally:
             for work in works:
                 work.cancel()

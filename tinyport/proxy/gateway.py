@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import select
 import socket
 import ssl
 import time
@@ -31,7 +30,7 @@ from tinyport.proxy.dial import TICKET_LINE, Dials
 from tinyport.proxy.pacing import Gate
 from tinyport.proxy.peek import PEEK_LIMIT, first_words
 from tinyport.proxy.settings import ProxySettings
-from tinyport.proxy.sockets import connect, tune
+from tinyport.proxy.sockets import connect, has_left, tune
 from tinyport.proxy.splice import Splice
 from tinyport.proxy.strangers import Stranger, Strangers
 from tinyport.proxy.stream import Stream
@@ -75,13 +74,6 @@ def _began(tls: ssl.SSLSocket) -> float:
     """When the client's certificate began, Unix seconds."""
     peercert = tls.getpeercert()
     return ssl.cert_time_to_seconds(str(peercert["notBefore"])) if peercert else 0.0
-
-
-def _left(sock: socket.socket) -> bool:
-    """Is the client's end closed? It may have said something before."""
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 def _in_life(peercert: object, now: float) -> bool:
@@ -258,7 +250,7 @@ class Gateway:
 
     async def _route_ssh(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         await stranger.place()
-        if _left(sock):
+        if has_left(sock):
             raise PeerError("left before its turn came")
         await self._ssh(sock, peer, stranger)
 

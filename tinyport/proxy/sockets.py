@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 
 _BACKLOG = 1024
@@ -43,6 +44,13 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 30)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+def has_left(sock: socket.socket) -> bool:
+    """Is the other end closed? It may have said something before."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
