@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tinyport.auth import second_factor
 from tinyport.auth.failures import MAX_FAILURES
-from tinyport.core.certificate import EXT_SECOND_FACTOR, Certificate, parse_public_line, public_line
+from tinyport.core.certificate import EXT_DEVICE, EXT_SECOND_FACTOR, Certificate, parse_public_line, public_line
 from tinyport.core.signatures import Ed25519Key
 
 from .conftest import Answer, AuthServer, Client
@@ -252,6 +252,35 @@ def test_a_login_is_extended_where_every_role_lets_it(auth: AuthServer) -> None:
     client = auth.bearer(answer.body["tls_certificate"], TLS_KEY)
     auth.clock.now = began + 86400
     assert extend(client, auth).status == 401
+
+
+@pytest.mark.parametrize("named", ["first", "second"])
+def test_a_lock_on_the_device_finds_keys_that_came_later(auth: AuthServer, named: str) -> None:
+    auth.role("field", allow={"logins": ["pi"], "node_labels": {"*": ["*"]}}, options={"extend_login": "2d"})
+    rule(auth, "optional")
+    barn = auth.join("barn")
+    secret = sign_up(auth, roles=("field",))
+    first = logged_in(auth, secret)
+    keys = [auth.events("user.login")[-1]["fingerprint"]]
+    later_key = public_line(Ed25519Key.generate().public_blob)
+    answer = extend(first, auth, ssh_public_key=later_key)
+    assert answer.status == 200, answer
+    second = auth.bearer(answer.body["tls_certificate"], TLS_KEY)
+    event = auth.events("user.login")[-1]
+    assert event["device"] == keys[0] != event["fingerprint"]
+    keys.append(event["fingerprint"])
+    later(auth)
+    made = session(auth, second, ["barn"], code(auth, secret))
+    for line in (answer.body["ssh_certificate"], made.body["ssh_certificate"]):
+        assert Certificate.decode(parse_public_line(line)).text_extension(EXT_DEVICE) == keys[0]
+    lock = auth.local().post("/v1/locks", {"target": {"device": keys[named == "second"]}})
+    assert lock.body["target"] == {"device": keys[0]}
+    for client in (first, second):
+        assert client.get("/v1/nodes").code == "locked"
+    gate = auth.join("gate", "proxy", addresses=["127.0.0.1:1"]).client
+    for line in (answer.body["ssh_certificate"], made.body["ssh_certificate"]):
+        asked = {"certificate": line.split()[1], "target": barn.uuid, "login": "pi", "source": "127.0.0.1"}
+        assert gate.post("/v1/access", asked).code == "locked"
 
 
 @pytest.mark.parametrize("options", [{}, {"extend_login": "2d"}])

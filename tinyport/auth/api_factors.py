@@ -102,6 +102,8 @@ async def session_certificate(call: Call) -> Answer:
         roles = roles_of(call, user)
         viewer = Viewer(user.name, tuple(roles), user.traits)
         nodes = [await resolve(service, viewer, name) for name in wanted]
+        leaf = call.caller.leaf
+        device = None if leaf is None else await tables.cluster.device_of(leaf.serial, user.name)
         pair, _ = await issue_for(
             call,
             tables,
@@ -111,6 +113,7 @@ async def session_certificate(call: Call) -> Answer:
             request=None,
             ttl=_SESSION_LIFE,
             second_factor_for=[node.uuid for node in nodes],
+            device=device or "",
         )
         await service.audit.record(
             tables,

@@ -72,6 +72,9 @@ async def put_lock(call: Call, tables: WriteTables, id: str) -> LockRow:
     """Add the lock of the request under this id. What it names need not exist (yet)."""
     service, fields = call.service, call.fields
     kind, value = _target(call)
+    if kind == "device":
+        # Logins that were extended have other keys; all of them lead back to one.
+        value = await tables.cluster.first_device(value)
     now = service.now()
     expires: float | None = None
     if fields.has("ttl"):

@@ -102,7 +102,8 @@ async def extend(call: Call) -> Answer:
         if proven is None or service.now() >= proven + limit:
             raise login_required("it was too long ago that you gave your password")
         left = int(proven + limit - service.now())
-        return await _log_in(call, tables, user, keys, min(asked, left), proven=proven)
+        device = await tables.cluster.device_of(leaf.serial, user.name) or ""
+        return await _log_in(call, tables, user, keys, min(asked, left), proven=proven, device=device)
 
 
 def asked_keys(call: Call) -> tuple[tuple[bytes, Request], int]:
@@ -114,14 +115,24 @@ def asked_keys(call: Call) -> tuple[tuple[bytes, Request], int]:
 
 
 async def _log_in(
-    call: Call, tables: WriteTables, user: UserRow, keys: tuple[bytes, Request], asked: int, *, proven: float
+    call: Call,
+    tables: WriteTables,
+    user: UserRow,
+    keys: tuple[bytes, Request],
+    asked: int,
+    *,
+    proven: float,
+    device: str = "",
 ) -> Mapping[str, object]:
-    """``proven``: when the person last showed password and code (Unix seconds)."""
+    """``proven``: when the person last showed password and code (Unix seconds); ``device``: for which key, when it was
+    another one."""
     service = call.service
     ssh_key, request = keys
     roles = roles_of(call, user)
     ttl = max(1, min(asked, LOGIN_LIFE, max_session_ttl(roles) or LOGIN_LIFE))
-    pair, logins = await issue_for(call, tables, user, roles, ssh_key, request=request, ttl=ttl, proven=proven)
+    pair, logins = await issue_for(
+        call, tables, user, roles, ssh_key, request=request, ttl=ttl, proven=proven, device=device
+    )
     await service.audit.record(
         tables,
         "user.login",
@@ -131,6 +142,7 @@ async def _log_in(
         logins=logins,
         serial=pair.serial,
         fingerprint=pair.fingerprint,
+        device=device or None,
         expires=pair.valid_before,
         extended=call.caller.kind == USER or None,
     )
@@ -148,11 +160,13 @@ async def issue_for(
     ttl: int,
     proven: float | None = None,
     second_factor_for: Sequence[str] = (),
+    device: str = "",
 ) -> tuple[IssuedPair, list[str]]:
     """Certificates with what the roles allow at this moment. AccessDenied when that is no login, unless the roles are
     about the API alone (auditors).
 
-    ``proven``: when the person last showed their password; ``second_factor_for``: nodes for which they showed a code.
+    ``proven``: when the person last showed their password; ``second_factor_for``: nodes for which they showed a code;
+    ``device``: the key for which they logged in, when it was another one.
     """
     logins = allowed_logins(roles, user.name, user.traits)
     by_rules_alone = any(role.allow.rules for role in roles) and not any(role.allow.logins for role in roles)
@@ -174,6 +188,7 @@ async def issue_for(
         not_before=await tables.users.refused_before(user.name),
         proven=proven,
         second_factor={"nodes": list(second_factor_for)} if second_factor_for else None,
+        device=device,
     )
     return pair, logins
 

@@ -238,9 +238,11 @@ class Authority:
         not_before: int = 0,
         proven: float | None = None,
         second_factor: Mapping[str, object] | None = None,
+        device: str = "",
     ) -> IssuedPair:
         """Certificates for a user. ``not_before``: those issued before this time are refused, so it is not before it.
-        ``proven``: when the person last showed their password (Unix seconds; None: they did not).
+        ``proven``: when the person last showed their password (Unix seconds; None: they did not). ``device``: the
+        fingerprint of the key that they did it for, when it was another one.
         OperatorError when there is no login.
         """
         now = max(int(self._clock()), not_before)
@@ -259,10 +261,11 @@ class Authority:
             now=now,
             ttl=ttl,
             second_factor=second_factor,
+            device=device,
         )
         identity = Identity("user", self.cluster, user)
         pair = IssuedPair(certificate_line(blob, user), "", serial, fingerprint(ssh_key), 0, now, now + ttl)
-        return await self._record(tables, pair, identity, request, proven)
+        return await self._record(tables, pair, identity, request, proven, device)
 
     async def issue_foreign_host(
         self, tables: WriteTables, *, name: str, uuid: str, ssh_key: bytes, ttl: int
@@ -315,6 +318,7 @@ class Authority:
         identity: Identity,
         request: Request | None,
         proven: float | None = None,
+        device: str = "",
     ) -> IssuedPair:
         tls_serial = x509.random_serial_number()
         await tables.cluster.add_certificate(
@@ -327,6 +331,7 @@ class Authority:
             issued=pair.valid_after,
             valid_before=pair.valid_before,
             proven=proven,
+            device=device,
         )
         if request is None:
             return pair

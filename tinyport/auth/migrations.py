@@ -130,6 +130,11 @@ ALTER TABLE tokens ADD COLUMN replaces TEXT NOT NULL DEFAULT '';
 ALTER TABLE nodes ADD COLUMN since REAL NOT NULL DEFAULT 0;
 """
 
+# The key for which somebody logged in, of certificates that were issued for another one since; '' for the same.
+_DEVICES = """
+ALTER TABLE certificates ADD COLUMN device TEXT NOT NULL DEFAULT '';
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -140,6 +145,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0007-recordings", _RECORDINGS),
     ("0008-online", _ONLINE),
     ("0009-replacing", _REPLACING),
+    ("0010-devices", _DEVICES),
 )
 
 

@@ -126,9 +126,10 @@ class ClusterRows:
         issued: float,
         valid_before: float,
         proven: float | None = None,
+        device: str = "",
     ) -> None:
         await self._rows.run(
-            "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             serial,
             kind,
             subject,
@@ -138,6 +139,7 @@ class ClusterRows:
             issued,
             valid_before,
             proven,
+            device,
         )
 
     async def proven_of(self, tls_serial: str, subject: str) -> float | None:
@@ -148,12 +150,19 @@ class ClusterRows:
         return None if row is None or row["proven"] is None else float(row["proven"])
 
     async def device_of(self, tls_serial: str, subject: str) -> str | None:
-        """The fingerprint of the SSH key that was certified together with a TLS certificate; None when we did not issue
-        it."""
+        """The fingerprint of the SSH key for which somebody logged in, of a login's TLS certificate; None when we did
+        not issue it."""
         row = await self._rows.one(
-            "SELECT fingerprint FROM certificates WHERE tls_serial = ? AND subject = ?", tls_serial, subject
+            "SELECT fingerprint, device FROM certificates WHERE tls_serial = ? AND subject = ?", tls_serial, subject
         )
-        return None if row is None else str(row["fingerprint"])
+        return None if row is None else str(row["device"] or row["fingerprint"])
+
+    async def first_device(self, fingerprint: str) -> str:
+        """The key for which somebody logged in who has this one by now: itself, unless the login was extended."""
+        row = await self._rows.one(
+            "SELECT device FROM certificates WHERE fingerprint = ? AND device <> '' LIMIT 1", fingerprint
+        )
+        return fingerprint if row is None else str(row["device"])
 
     async def generation_of(self, tls_serial: str, subject: str) -> int | None:
         """The generation that a TLS certificate belongs to; None when we did not issue it."""

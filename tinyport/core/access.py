@@ -116,8 +116,8 @@ def judge_certificate(
         terms.check_source(_address(source))
     if policy.locks:
         roles = (("role", name) for name in subject.role_names)
-        device = (("device", claims.fingerprint),) if policy.locks_devices else ()
-        check_locks(policy, now, (("user", user), *device, *roles))
+        devices = [("device", one) for one in claims.devices] if policy.locks_devices else ()
+        check_locks(policy, now, (("user", user), *devices, *roles))
     if kept is None and verified is not None:
         verified.keep_subject(cert, policy, subject)
     return subject

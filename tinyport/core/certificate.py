@@ -39,13 +39,14 @@ EXT_TRAITS = f"traits@{DOMAIN}"
 EXT_ROUTE = f"route-to-cluster@{DOMAIN}"
 EXT_ISSUED_AT = f"issued-at@{DOMAIN}"
 EXT_SECOND_FACTOR = f"second-factor@{DOMAIN}"
+EXT_DEVICE = f"device@{DOMAIN}"
 
 #: names that nearly every certificate has, so that they need not be decoded again and again
 _NAMES = {
     name.encode(): name
     for name in (
         *(EXT_CLUSTER, EXT_ROLE, EXT_HOST_UUID, EXT_NODENAME, EXT_GENERATION, EXT_USER, EXT_ROLES, EXT_TRAITS),
-        *(EXT_ROUTE, EXT_ISSUED_AT, EXT_SECOND_FACTOR),
+        *(EXT_ROUTE, EXT_ISSUED_AT, EXT_SECOND_FACTOR, EXT_DEVICE),
         *(f"permit-{what}" for what in ("X11-forwarding", "agent-forwarding", "port-forwarding", "pty", "user-rc")),
     )
 }

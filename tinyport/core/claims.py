@@ -53,6 +53,12 @@ class Claims:
         """Of the key that was certified."""
         return c.fingerprint(self.certificate.public_key)
 
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """The fingerprints by which it may be locked: of this key, and of the one that the login was made for."""
+        first = self.certificate.text_extension(c.EXT_DEVICE)
+        return (self.fingerprint,) if first is None else (self.fingerprint, first)
+
 
 def read_claims(cert: c.Certificate) -> Claims:
     """PeerError when an extension or option of ours is malformed."""

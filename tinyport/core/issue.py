@@ -47,11 +47,13 @@ def issue_user_certificate(
     ttl: int,
     critical_options: Mapping[str, str] | None = None,
     second_factor: Mapping[str, object] | None = None,
+    device: str = "",
 ) -> bytes:
     """A user certificate blob.
 
     ``public_key``: plain SSH key blob of the user; ``nonce``: 32 random bytes; ``now`` and ``ttl``: seconds.
     ``second_factor``: {"nodes": [UUIDs]}, where a code was shown for sessions on these nodes.
+    ``device``: fingerprint of the key that the login was made for, when it is another one.
     OperatorError when there is no login: OpenSSH and tinyport refuse such a certificate, asyncssh would let it in
     anywhere.
     """
@@ -73,6 +75,8 @@ def issue_user_certificate(
     }
     if second_factor is not None:
         extensions[c.EXT_SECOND_FACTOR] = _json(dict(second_factor))
+    if device:
+        extensions[c.EXT_DEVICE] = device
     for permit in permits:
         if permit in PERMIT_EXTENSIONS:
             extensions[PERMIT_EXTENSIONS[permit]] = None
