@@ -259,6 +259,19 @@ def test_what_is_left_while_auth_is_away_has_a_bound(bench: Bench, monkeypatch: 
     assert f"{1:032x}" in bench.recordings._all
 
 
+def test_one_piece_is_held_while_auth_is_away_however_many_there_are(bench: Bench) -> None:
+    writings = [bench.begin(f"{number:032x}")[1] for number in range(5)]
+    bench.until(lambda: len(bench.said) == 5)
+    bench.auth.trouble = [Unavailable("away")] * 10_000
+    for writing in writings:
+        bench.position = 0
+        for _ in range(10):
+            bench.show(writing, "x" * 3000)
+    tried = len(bench.auth.sent)
+    bench.until(lambda: len(bench.auth.sent) > tried + 20)
+    assert sum(bool(one.sent) for one in bench.recordings._all.values()) == 1
+
+
 def test_that_it_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_recordings, "STILL_THERE", 0.01)
     bench.begin()

@@ -184,10 +184,10 @@ class Recordings:
 
     def _next(self) -> None:
         self._timer = None
-        # Those that a person waits for, then whose turn it is.
+        # Those that a person waits for; then what was read already, so that it is one piece at a time; then in turn.
         ready = [one for one in self._all.values() if one.is_ripe()]
         if ready:
-            self._send(next((one for one in ready if one.must and not one.known), ready[0]))
+            self._send(min(ready, key=lambda one: (not (one.must and not one.known), not one.sent)))
         elif any(one.waits for one in self._all.values()):
             self._soon(GLANCE)
 
