@@ -192,3 +192,26 @@ def test_the_log_cannot_be_changed_by_accident_nor_unseen(auth: AuthServer, tmp_
         database.execute("UPDATE audit SET body = replace(body, 'greenhouse', 'outhouse') WHERE id = 2")
     database.close()
     assert auth.local().get("/v1/audit/head").body["broken_at"] == 2
+
+
+def test_a_node_cannot_fill_the_disk_with_events(auth: AuthServer) -> None:
+    node, other = auth.join("greenhouse"), auth.join("barn")
+    waiting = auth.join("new", token=auth.token(pending=True))
+    many = [{"event": "auth.failed", "reason": "x" * 15_000}] * 60
+
+    def until_refused(client: Any) -> int:
+        for number in range(10):
+            answer = _send(client, *many, batch=f"b{number}")
+            if answer.status != 200:
+                assert (answer.status, answer.code) == (429, "slow_down")
+                return number
+        return 10
+
+    assert until_refused(node.client) == 4
+    assert until_refused(waiting.client) == 0
+    few = {"event": "auth.failed", "reason": "x"}
+    assert _send(other.client, few).status == 200
+    assert _send(waiting.client, few).status == 200
+    # What was refused may be sent again, a little later.
+    auth.clock.now += 60
+    assert _send(node.client, *many, batch="b4").status == 200

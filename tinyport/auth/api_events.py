@@ -13,6 +13,8 @@ from tinyport.core.events import CODES
 
 MAX_BATCH = 500
 MAX_EVENT = 16 * 1024
+# So many times as much does a byte of a pending node count: it has no sessions to tell of.
+PENDING_COSTS = 8
 # A node whose clock is off by more than this is shown with the time of arrival, too.
 LATEST = 2.0**40
 
@@ -88,6 +90,11 @@ async def take_events(call: Call) -> Answer:
     batch = call.fields.text("batch", 128)
     items = call.fields.items("events", MAX_BATCH)
     now = service.now()
+    if caller.kind == NODE:
+        node = await service.store.read.nodes.get(caller.uuid)
+        # Nobody has looked at one that is pending, and there may be many.
+        waits = node is None or node.state == "pending"
+        service.pace.take(caller.uuid, len(call.data) * (PENDING_COSTS if waits else 1), service.settings.monotonic())
     stamped = [event for event in (_stamp(call, item, now) for item in items) if event is not None]
     async with service.store.write() as tables:
         before = await tables.audit.batch(caller.uuid, batch)

@@ -1,4 +1,4 @@
-"""How often one source may fail. Pure; time is an argument."""
+"""How often one source may fail, and how much one sender may have kept. Pure; time is an argument."""
 
 from __future__ import annotations
 
@@ -47,3 +47,28 @@ class FailureLimiter:
         self._buckets.move_to_end(source)
         while len(self._buckets) > self._sources:
             self._buckets.popitem(last=False)
+
+
+class Pace:
+    """How many bytes each sender may have written down: ``burst``, then ``rate`` a second."""
+
+    def __init__(self, burst: float, rate: float, senders: int = 16 * SOURCES) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._senders = senders
+        #: sender → (bytes, when that was counted)
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, sender: str, size: float, now: float) -> None:
+        """TinyportError ``slow_down`` when it is too much."""
+        level, at = self._levels.get(sender, (0.0, now))
+        level = max(0.0, level - (now - at) * self._rate) + size
+        if level > self._burst:
+            wait = max(1, round((level - self._burst) / self._rate))
+            error = TinyportError("too much at once", hint=f"try again in {wait} s", code="slow_down")
+            error.extra["retry_after"] = wait
+            raise error
+        self._levels[sender] = (level, now)
+        self._levels.move_to_end(sender)
+        while len(self._levels) > self._senders:
+            self._levels.popitem(last=False)

@@ -12,7 +12,7 @@ from tinyport.auth.audit import Audit
 from tinyport.auth.authority import Authority, new_authorities, open_authority
 from tinyport.auth.challenge import Challenges
 from tinyport.auth.figures import Counts
-from tinyport.auth.limiter import FailureLimiter
+from tinyport.auth.limiter import FailureLimiter, Pace
 from tinyport.auth.passwords import Passwords
 from tinyport.auth.policy_issuer import PolicyIssuer
 from tinyport.auth.presence import Presence
@@ -53,6 +53,9 @@ class Service:
     began: float
     version: str = VERSION
     failures: FailureLimiter = field(default_factory=FailureLimiter)
+    #: bytes of events, of each node: four times what it keeps while auth is away, then some forty events a second. A
+    #: disk that a node could fill would be the end of the audit log.
+    pace: Pace = field(default_factory=lambda: Pace(4 * 1024 * 1024, 16 * 1024))
     counts: Counts = field(default_factory=Counts)
     #: what a full disk did not take
     unwritten: Unwritten = field(default_factory=Unwritten)
