@@ -233,8 +233,8 @@ def test_a_session_that_must_be_recorded_waits_and_then_ends(fragile: Cluster) -
     with session(fragile, user, command, "-t") as process, auth_hangs(fragile):
         said, complained = process.communicate(b"go\n", timeout=2 * LIMIT)
         assert b"could not be stored for 60 seconds" in said + complained
-        # Stopped by the recording long before all of it was shown.
-        assert len(said) < 1_000_000
+        # Stopped by the recording long before all of it was shown: a pipe of 1 MiB and what link holds.
+        assert len(said) < 2_000_000
     one = ended(fragile, user)
     assert one["lost"] == 0 or one["state"] == "incomplete"
 
