@@ -25,11 +25,12 @@ class Device:
         self._cluster = cluster
         self._folder = folder
         self._env = dict(env or {})
-        token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
+        #: what it joins with, when it has no identity
+        self.token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
         config = folder / f"{name}.toml"
         config.write_text(f'[tinyport]\nnodename = "{name}"\ndata_dir = "{folder}/data"\n[node]\nlisten = []\n')
         self._words = [*around, str(BIN / "tinyport"), "start", "-c", str(config), "--roles=node", "--server", server]
-        self._words += ["--token", token, "--ca-pin", cluster.ready["ca_pin"]]
+        self._words += ["--ca-pin", cluster.ready["ca_pin"]]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,7 +40,7 @@ class Device:
     def start(self) -> None:
         env = {**self._cluster.env(), **self._env}
         with (self._folder / "device.log").open("ab") as log:
-            self._process = subprocess.Popen(self._words, stdout=log, stderr=log, env=env)
+            self._process = subprocess.Popen([*self._words, "--token", self.token], stdout=log, stderr=log, env=env)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -1,0 +1,119 @@
+"""How devices get in, are put out, and take each other's places: with the commands that people type."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.scenarios.cluster import BIN, LIMIT, Cluster, text, wait_for
+from tests.scenarios.device import Device
+from tinyport.host.console import DENIED
+
+
+def node_of(cluster: Cluster, name: str) -> dict[str, object]:
+    found = [node for node in cluster.tctl_json("nodes", "ls")["nodes"] if node["name"] == name]
+    return found[0] if found else {}
+
+
+def test_the_line_to_paste_makes_a_node(cluster: Cluster, tmp_path: Path) -> None:
+    done = cluster.tctl("nodes", "add", "--labels", "site=berlin")
+    assert done.returncode == 0, text(done)
+    (line,) = done.stdout.decode().splitlines()
+    # All of it but what changes this machine.
+    inside = line.removeprefix("sudo sh -c '").removesuffix(" && tinyport install'")
+    assert inside != line
+    file = tmp_path / "etc" / "tinyport.toml"
+    pasted = cluster.run("sh", "-c", inside.replace("/etc/tinyport", str(file.parent)))
+    assert pasted.returncode == 0, text(pasted)
+    words = [str(BIN / "tinyport"), "start", "-c", str(file), "--data-dir", str(tmp_path / "data")]
+    words += ["--nodename", "pasted"]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(words, stderr=log, env=cluster.env()) as node:
+        try:
+            wait_for("the node", lambda: cluster.node_status("pasted") == "online")
+            assert node_of(cluster, "pasted")["labels"] == {"site": "berlin"}
+        finally:
+            node.terminate()
+            node.wait(LIMIT)
+    assert cluster.tctl("nodes", "rm", "pasted").returncode == 0
+
+
+def test_who_was_put_out_stays_out(cluster: Cluster, tmp_path: Path) -> None:
+    device = Device(cluster, tmp_path, cluster.ready["proxy"], name="leaver")
+    device.start()
+    try:
+        wait_for("the device", lambda: cluster.node_status("leaver") == "online")
+        uuid = node_of(cluster, "leaver")["uuid"]
+        assert cluster.tctl("nodes", "rm", "leaver").returncode == 0
+        wait_for("the tunnel to be refused", lambda: device.log().count("removed from the cluster") >= 2)
+        assert cluster.node_status("leaver") == "absent"
+        # Nor by a restart: it has its keys and certificates still.
+        device.stop()
+        device.start()
+        seen = device.log().count("removed from the cluster")
+        wait_for("another refusal", lambda: device.log().count("removed from the cluster") > seen)
+        assert uuid not in {node["uuid"] for node in cluster.tctl_json("nodes", "ls")["nodes"]}
+    finally:
+        device.stop()
+    # A token that was taken back is none.
+    made = cluster.tctl_json("tokens", "add")
+    assert cluster.tctl("tokens", "rm", made["id"]).returncode == 0
+    words = ("start", "--roles=node", "--server", cluster.ready["proxy"], "--token", made["token"])
+    late = cluster.run(BIN / "tinyport", *words, "--ca-pin", cluster.ready["ca_pin"], "--data-dir", tmp_path / "late")
+    assert late.returncode == DENIED, text(late)
+
+
+def test_a_board_that_is_written_anew_takes_its_old_place(cluster: Cluster, tmp_path: Path) -> None:
+    device = Device(cluster, tmp_path, cluster.ready["proxy"], name="board")
+    device.start()
+    try:
+        wait_for("the board", lambda: cluster.node_status("board") == "online")
+        before = node_of(cluster, "board")
+        device.stop()
+        shutil.rmtree(device.data)
+        wait_for("the board to be offline", lambda: cluster.node_status("board") == "offline")
+        device.token = cluster.tctl_json("tokens", "add", "--replaces", "board")["token"]
+        device.start()
+        wait_for("the board again", lambda: cluster.node_status("board") == "online")
+        assert node_of(cluster, "board")["uuid"] == before["uuid"]
+        user = cluster.add_user("rosa", cluster.login_name)
+        done = cluster.tsh("ssh", f"{cluster.login_name}@board", "echo in", home=user)
+        assert done.stdout == b"in\n", text(done)
+    finally:
+        device.stop()
+        cluster.tctl("nodes", "rm", "board")
+
+
+def test_a_copied_card_becomes_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, other = (Device(cluster, tmp_path / word, cluster.ready["proxy"], name="card") for word in "ab")
+    one.start()
+    try:
+        wait_for("the device", lambda: cluster.node_status("card") == "online")
+        uuid = node_of(cluster, "card")["uuid"]
+        one.stop()
+        shutil.copytree(one.data, other.data)
+        one.start()
+        other.start()
+        wait_for("them to push each other out", lambda: "1001 replaced" in one.log() and "1001 replaced" in other.log())
+        made = json.loads(cluster.tctl("nodes", "split", "card", "--format", "json").stdout)
+        # What the printed lines do on each of them.
+        for device, word in ((one, "original"), (other, "copy")):
+            assert made[word] in made["lines"][word]
+            device.stop()
+            (device.data / "node" / "identity.json").unlink()
+            device.token = made[word]
+            device.start()
+        wait_for("the original", lambda: node_of(cluster, "card").get("status") == "online")
+        assert node_of(cluster, "card")["uuid"] == uuid
+        pending = wait_for(
+            "the copy", lambda: [n for n in cluster.tctl_json("nodes", "ls")["nodes"] if n["status"] == "pending"]
+        )
+        assert [node["name"] for node in pending] == [f"card-{pending[0]['uuid'][:8]}"]
+        assert cluster.tctl("nodes", "reject", pending[0]["uuid"]).returncode == 0
+    finally:
+        one.stop()
+        other.stop()
+        cluster.tctl("nodes", "rm", "card")
