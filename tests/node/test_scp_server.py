@@ -151,7 +151,7 @@ def test_a_folder_that_was_not_asked_for(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 def test_any_stream_ends(tmp_path: Path, data: bytes) -> None:
     folder = tmp_path / "fuzz"
     shutil.rmtree(folder, ignore_errors=True)

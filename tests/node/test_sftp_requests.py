@@ -92,7 +92,7 @@ NAMES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(KINDS, st.one_of(st.binary(max_size=64), NAMES.map(w.string))), max_size=20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 def test_any_request_gets_one_answer(tmp_path: Path, requests: list[tuple[int, bytes]]) -> None:
     before = os.getcwd()
     os.chdir(tmp_path)

@@ -86,7 +86,7 @@ def test_bytes_may_come_one_by_one(served: Served) -> None:
 @given(
     sizes=st.lists(st.sampled_from([0, 1, 100, 32_700, 32_768, 40_000, w.MAX_DATA]), max_size=12), cut=st.integers(1)
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_packets_of_all_sizes_in_pieces_of_all_sizes(tmp_path: Path, sizes: list[int], cut: int) -> None:
     served = Served()
     file = tmp_path / "f"
@@ -154,7 +154,7 @@ def test_what_is_no_sftp_ends_the_server(served: Served, data: bytes, status: in
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_stream_ends_cleanly(data: bytes) -> None:
     near, far = socket.socketpair()
     # Read-only: a random path is an absolute one sooner or later, and this may be root's machine.
