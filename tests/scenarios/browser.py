@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,16 +24,28 @@ class Browser:
         self.base = f"https://{cluster.ready['proxy']}"
         self.csrf = ""
         self.about: dict[str, Any] = {}
+        self._sockets: list[socket.socket] = []
         self._context = ssl.create_default_context(cafile=str(cluster.data / "proxy" / "web.pem"))
 
     async def __aenter__(self) -> Browser:
         jar = aiohttp.CookieJar(unsafe=True)
-        connector = aiohttp.TCPConnector(ssl=self._context)
+        connector = aiohttp.TCPConnector(ssl=self._context, socket_factory=self._socket)
         self.client = aiohttp.ClientSession(connector=connector, cookie_jar=jar)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         await self.client.close()
+        # TLS says goodbye first: a transport that was closed a moment ago is not yet.
+        await asyncio.wait_for(self._gone(), LIMIT)
+
+    def _socket(self, address: Any) -> socket.socket:
+        made = socket.socket(*address[:3])
+        self._sockets.append(made)
+        return made
+
+    async def _gone(self) -> None:
+        while any(one.fileno() >= 0 for one in self._sockets):
+            await asyncio.sleep(0.01)
 
     @property
     def cookie(self) -> str:

@@ -73,7 +73,7 @@ def test_nodes_follow_and_a_wrong_address_strands_nobody(
     device.stop()
     device.start()
     wait_for("the device where it was", lambda: stands_at(device, new))
-    assert cluster.node_status("device") == "online"
+    wait_for("auth to hear of it", lambda: cluster.node_status("device") == "online")
 
 
 def _policy_serial(device: Device) -> int:
