@@ -25,7 +25,11 @@ class Server:
             self.port: int = self._socket.getsockname()[1]
         else:
             self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.bind(str(path))
+            try:
+                self._socket.bind(str(path))
+            except OSError:
+                self._socket.close()
+                raise
             self._socket.listen()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()

@@ -258,9 +258,10 @@ print(os.environ["DISPLAY"], s.recv(100)[:2], flush=True)
 def test_x11(peer: Peer, client: list[str], tmp_path: Path, trusted: str) -> None:
     need_program("xauth")
     display = Display()
-    number = 40 + secrets.randbelow(1000)
-    path = Path(f"/tmp/.X11-unix/X{number}")
-    path.parent.mkdir(exist_ok=True)
+    folder = Path("/tmp/.X11-unix")
+    folder.mkdir(exist_ok=True)
+    number = secrets.choice([free for free in range(40, 1040) if not (folder / f"X{free}").exists()])
+    path = folder / f"X{number}"
     authority = tmp_path / "Xauthority"
     cookie = secrets.token_hex(16)
     env = {"DISPLAY": f":{number}", "XAUTHORITY": str(authority)}

@@ -247,6 +247,7 @@ def test_a_recording_passes_as_it_comes_and_ends_with_the_session(cluster: Clust
                 with suppress(aiohttp.ClientError):
                     while await asyncio.wait_for(one.content.readany(), LIMIT):
                         pass
+                one.close()
             await screen.socket.send_json({"type": "close"})
 
     run(main())
