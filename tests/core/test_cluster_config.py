@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tinyport.core.cluster_config import ClusterConfig, parse_cluster_config
+from tinyport.core.cluster_config import KEYS, ClusterConfig, parse_cluster_config
 from tinyport.core.errors import ConfigError
 
 
@@ -38,3 +40,12 @@ def test_a_budget_leaves_room_for_a_tunnel(budget: object) -> None:
     with pytest.raises(ConfigError, match="node_budget"):
         parse_cluster_config({"node_budget": budget})
     assert parse_cluster_config({"node_budget": "2MB"}).node_budget == "2MB"
+
+
+def test_the_documentation_has_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    table = page.partition("## cluster_config")[2].partition("\n## ")[0]
+    told = {
+        word for line in table.splitlines() if line.startswith("| `") for word in line.split("|")[1].split("`")[1::2]
+    }
+    assert told == set(KEYS)
