@@ -25,6 +25,7 @@ class Browser:
         self.csrf = ""
         self.about: dict[str, Any] = {}
         self._sockets: list[socket.socket] = []
+        self._terminals: list[aiohttp.ClientWebSocketResponse[bool]] = []
         self._context = ssl.create_default_context(cafile=str(cluster.data / "proxy" / "web.pem"))
 
     async def __aenter__(self) -> Browser:
@@ -34,6 +35,8 @@ class Browser:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        for terminal in self._terminals:
+            await terminal.close()
         await self.client.close()
         # TLS says goodbye first: a transport that was closed a moment ago is not yet.
         await asyncio.wait_for(self._gone(), LIMIT)
@@ -71,11 +74,16 @@ class Browser:
         return answer
 
     async def terminal(self, wish: Mapping[str, object], origin: str = "") -> Screen:
-        socket = await self.client.ws_connect(
-            self.base + "/web/ws/terminal", origin=origin or self.base, max_msg_size=0
+        terminal = await self.client.ws_connect(
+            self.base + "/web/ws/terminal",
+            origin=origin or self.base,
+            max_msg_size=0,
+            # A proxy that a scenario has stopped says no goodbye.
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
         )
-        await socket.send_json(dict(wish))
-        return Screen(socket)
+        self._terminals.append(terminal)
+        await terminal.send_json(dict(wish))
+        return Screen(terminal)
 
     async def open(self, node: str, login: str) -> Screen:
         screen = await self.terminal({"type": "open", "node": node, "login": login, "cols": 80, "rows": 24})
