@@ -104,6 +104,12 @@ GOOD: list[tuple[str, str, object, object]] = [
     ("proxy", "listen", "127.0.0.1:0", ("127.0.0.1", 0)),
     ("proxy", "public_addr", "port.example.com", ("port.example.com:3080",)),
     ("proxy", "public_addr", [], ()),
+    (
+        "proxy",
+        "proxy_protocol_from",
+        ["10.0.0.0/8", "2001:db8::1"],
+        ((4, 10 << 24, 8), (16, 0x20010DB8 << 96 | 1, 128)),
+    ),
     ("node", "listen", [], ()),
     ("node", "listen", ["0.0.0.0:22", "[::1]:22"], (("0.0.0.0", 22), ("::1", 22))),
     ("node", "advertise", ["10.0.0.7"], ("10.0.0.7:3022",)),
@@ -150,6 +156,11 @@ BAD: list[tuple[str, str, object, str]] = [
     ("auth", "static_tokens", [{"type": "node", "value": TOKEN, "labels": {"a b": "c"}}], "label keys are"),
     ("auth", "static_tokens", ["word"], "must be a section"),
     ("proxy", "public_addr", [443], "must be a list of texts"),
+    ("proxy", "proxy_protocol_from", ["10.0.0.1/8"], "must be networks"),
+    ("proxy", "proxy_protocol_from", ["balancer.example"], "must be networks"),
+    ("proxy", "forwarded", {"from": ["10.0.0.1/8"]}, "must be networks"),
+    ("proxy", "forwarded", {"from": [], "header": "X-Real-IP"}, "must be one of X-Forwarded-For, Forwarded"),
+    ("proxy", "forwarded", ["10.0.0.0/8"], "must be a section"),
     ("proxy", "public_addr", ["a b:443"], "must be an address"),
     ("proxy", "tls", {"cert": "/c.pem"}, "cert and key go together"),
     ("node", "listen", "nonsense:port", "must be an address"),
@@ -196,7 +207,8 @@ def test_every_problem_comes_at_once() -> None:
 
 def test_an_unknown_key_that_resembles_nothing_lists_what_is_known() -> None:
     (found,) = problems({"proxy": {"xyzzy": 1}})
-    assert found == "t.toml: proxy.xyzzy: unknown key; known are enabled, listen, public_addr, tls"
+    known = "enabled, listen, public_addr, tls, proxy_protocol_from, forwarded"
+    assert found == f"t.toml: proxy.xyzzy: unknown key; known are {known}"
 
 
 def test_auth_needs_the_name_of_its_cluster() -> None:
@@ -284,7 +296,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 KEYS = sorted(
     {"nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr", "enabled", "cluster_name", "listen"}
     | {"static_tokens", "public_addr", "tls", "advertise", "identity", "labels", "commands", "worker_idle", "user"}
-    | {"connections_per_worker", "memory_limit", "banner", "pam"}
+    | {"connections_per_worker", "memory_limit", "banner", "pam", "proxy_protocol_from", "forwarded"}
 )
 SECTIONS = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), VALUES, max_size=6) | VALUES
 NAMES = st.sampled_from(("tinyport", "auth", "proxy", "node", "trusted_clusters")) | st.text(max_size=8)

@@ -576,8 +576,7 @@ async def world(
         listen=("127.0.0.1", 0),
         public_addr=("127.0.0.1:3080",),
         auth_address=auth.address,
-        log_level="error",
-        **changes,
+        **{"log_level": "error", **changes},
     )
     private_folder(settings.folder)
     if not settings.identity_path.exists():

@@ -17,13 +17,12 @@ from tinyport.core.config_reader import Address, ReadSecret, SettingsReader
 from tinyport.core.config_trust import read_trusted_clusters
 from tinyport.core.durations import parse_size
 from tinyport.core.errors import ConfigError, TinyportError
+from tinyport.core.forwarded import FORWARDED, X_FORWARDED_FOR, Network
 from tinyport.core.names import check_cluster, check_label, check_node, format_address, is_pin
 from tinyport.core.trust import TrustedCluster
 
 AUTH_PORT, PROXY_PORT, NODE_PORT, DIAG_PORT = 3025, 3080, 3022, 3000
 MAX_BANNER = 4096
-#: (bytes of an address: 4 or 16, the network as a number, length of its prefix)
-Network = tuple[int, int, int]
 #: 127.0.0.0/8 and ::1: whatever forwards connections on this machine itself is one source for many people
 LOOPBACK: tuple[Network, ...] = ((4, 127 << 24, 8), (16, 1, 128))
 
@@ -76,6 +75,9 @@ class ProxyConfig:
     public_addr: tuple[str, ...] = ()
     tls_cert: str | None = None
     tls_key: str | None = None
+    proxy_protocol_from: tuple[Network, ...] = ()
+    forwarded_from: tuple[Network, ...] = ()
+    forwarded_header: str = X_FORWARDED_FOR
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ _NOT_HERE = "this version does not"
 
 _GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr")
 _AUTH = ("enabled", "cluster_name", "listen", "static_tokens", "audit", "key_passphrase")
-_PROXY = ("enabled", "listen", "public_addr", "tls")
+_PROXY = ("enabled", "listen", "public_addr", "tls", "proxy_protocol_from", "forwarded")
 _NODE = (
     "enabled",
     "listen",
@@ -314,12 +316,18 @@ def _proxy(reader: SettingsReader, section: Mapping[str, object]) -> ProxyConfig
         listen = reader.address(section["listen"], "proxy.listen", PROXY_PORT) or listen
     public = _addresses(reader, section, "proxy", "public_addr", PROXY_PORT)
     tls = reader.section(section.get("tls"), "proxy.tls", ("cert", "key"))
+    forwarded = reader.section(section.get("forwarded"), "proxy.forwarded", ("from", "header"))
     return ProxyConfig(
         enabled=reader.boolean(section, "proxy", "enabled", bool(section)),
         listen=listen,
         public_addr=tuple(format_address(*address) for address in public),
         tls_cert=reader.path(tls, "proxy.tls", "cert"),
         tls_key=reader.path(tls, "proxy.tls", "key"),
+        proxy_protocol_from=_networks(reader, section, "proxy", "proxy_protocol_from"),
+        forwarded_from=_networks(reader, forwarded, "proxy.forwarded", "from"),
+        forwarded_header=reader.choice(
+            forwarded, "proxy.forwarded", "header", X_FORWARDED_FOR, (X_FORWARDED_FOR, FORWARDED)
+        ),
     )
 
 
@@ -363,7 +371,7 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
         max_startups=reader.whole(section, "node", "max_startups", NodeConfig.max_startups, 10_000, least=2),
         max_sessions=reader.whole(section, "node", "max_sessions", NodeConfig.max_sessions, 1_000, least=1),
         penalties=reader.boolean(penalties, "node.penalties", "enabled", True),
-        penalty_exempt=_networks(reader, penalties),
+        penalty_exempt=_networks(reader, penalties, "node.penalties", "exempt", LOOPBACK),
         banner=banner,
         user=reader.text(section, "node", "user") or NodeConfig.user,
         pam_enabled=pam_enabled,
@@ -380,15 +388,17 @@ def _pam(reader: SettingsReader, section: Mapping[str, object]) -> tuple[bool | 
     return enabled, service
 
 
-def _networks(reader: SettingsReader, table: Mapping[str, object]) -> tuple[Network, ...]:
-    if "exempt" not in table:
-        return LOOPBACK
+def _networks(
+    reader: SettingsReader, table: Mapping[str, object], place: str, key: str, default: tuple[Network, ...] = ()
+) -> tuple[Network, ...]:
+    if key not in table:
+        return default
     found = []
-    for text in reader.texts(table, "node.penalties", "exempt"):
+    for text in reader.texts(table, place, key):
         try:
             network = ipaddress.ip_network(text)
         except ValueError:
-            reader.problem("node.penalties.exempt", text, 'must be networks such as "192.0.2.0/24" or "2001:db8::/32"')
+            reader.problem(f"{place}.{key}", text, 'must be networks such as "192.0.2.0/24" or "2001:db8::/32"')
             continue
         found.append((network.max_prefixlen // 8, int(network.network_address), network.prefixlen))
     return tuple(found)

@@ -26,7 +26,13 @@ class SocketTransport(asyncio.Transport):
         self, loop: asyncio.AbstractEventLoop, sock: ssl.SSLSocket, protocol: asyncio.Protocol, early: bytes = b""
     ) -> None:
         super().__init__(
-            {"socket": sock, "sockname": sock.getsockname(), "peername": sock.getpeername(), "ssl_object": sock}
+            {
+                "socket": sock,
+                "sockname": sock.getsockname(),
+                "peername": sock.getpeername(),
+                "ssl_object": sock,
+                "sslcontext": sock.context,
+            }
         )
         self._loop = loop
         self._sock = sock

@@ -11,7 +11,7 @@ import socket
 
 from tinyport.core.errors import PeerError
 from tinyport.link import websocket as ws
-from tinyport.link.httphead import parse_head
+from tinyport.link.httphead import Head, parse_head
 from tinyport.link.inside_http import MAX_FRAME, PATH, PIECE
 from tinyport.proxy.sockets import has_left
 from tinyport.proxy.stream import Stream
@@ -22,12 +22,13 @@ PING_AFTER = 55.0
 TAKE_LIMIT = 60.0
 
 
-def wanted(head: bytes) -> str | None:
-    """The key of a request for this; None for any other request."""
-    found = parse_head(head)
-    if found is None or found.request()[1] != PATH:
+def wanted(data: bytes) -> Head | None:
+    """The head of a request for this; None for any other request, or half of one. PeerError when it is malformed."""
+    head = parse_head(data)
+    if head is None or head.request()[1] != PATH:
         return None
-    return ws.check_request(found, PATH)
+    ws.check_request(head, PATH)
+    return head
 
 
 class Front:

@@ -15,16 +15,21 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
+from tinyport.core.forwarded import is_in
 from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
 from tinyport.link import websocket as ws
 from tinyport.link.clienthello import ClientHello
-from tinyport.link.httphead import MAX_HEAD
+from tinyport.link.httphead import MAX_HEAD, Head
+from tinyport.link.inside_http import PATH
+from tinyport.link.peeking import take_header
 from tinyport.proxy import front
+from tinyport.proxy.behind import forwarded_client
 from tinyport.proxy.credentials import ALPN_AUTH, ALPN_CLUSTER, ALPN_DIAL, ALPN_TUNNEL, Credentials
 from tinyport.proxy.dial import TICKET_LINE, Dials
 from tinyport.proxy.pacing import Gate
@@ -45,6 +50,8 @@ AUTH_IDLE = 2 * 3600.0
 # Accepted in one turn of the event loop, so that a storm does not stop everybody else.
 _ACCEPTS_PER_TURN = 64
 _NO_FILES_PAUSE = 0.5
+#: seconds between two lines of the log about the same trouble
+SAY_AGAIN = 10.0
 
 # RFC 8446 section 6: a fatal internal_error alert, in the clear as before any handshake. The client at least
 # learns that it was understood and that the fault is on this side.
@@ -52,6 +59,8 @@ _TLS_ALERT_INTERNAL = b"\x15\x03\x03\x00\x02\x02\x50"
 
 Peer = tuple[str, int]
 Route = Callable[[socket.socket, Peer, Stranger], Awaitable[None]]
+#: serves a connection whose HTTP head asks for one to us in it, until it ends
+Inside = Callable[[Stream, Head], Awaitable[None]]
 
 
 def peer_identity(tls: ssl.SSLSocket, kind: str, cluster: str, now: float) -> Identity:
@@ -68,6 +77,10 @@ def peer_identity(tls: ssl.SSLSocket, kind: str, cluster: str, now: float) -> Id
     if not isinstance(peercert, dict) or not _in_life(peercert, now):
         raise PeerError("the certificate has expired", detail=identity.uri, code="expired")
     return identity
+
+
+async def _no_deeper(stream: Stream, head: Head) -> None:
+    raise PeerError("inside of one connection there is one, and no other in that")
 
 
 def _began(tls: ssl.SSLSocket) -> float:
@@ -101,7 +114,7 @@ class Gateway:
         cluster: Callable[[Stream, bytes, Callable[[], None]], Awaitable[None]],
         tsh: Callable[[Stream, Identity], Awaitable[None]],
         ssh: Callable[[socket.socket, Peer, Stranger], Awaitable[None]],
-        web: Callable[[socket.socket], Awaitable[None]],
+        web: Callable[[socket.socket, Peer, Inside], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._credentials = credentials
@@ -118,6 +131,7 @@ class Gateway:
         self.met: Counter[str] = Counter()
         self._connections: set[asyncio.Task[None]] = set()
         self._said_full = 0.0
+        self._said_header = 0.0
 
     @property
     def open_count(self) -> int:
@@ -154,7 +168,11 @@ class Gateway:
                 loop.call_later(_NO_FILES_PAUSE, self._accept_again, listener)
                 return
             peer = (str(address[0]), int(address[1]))
-            self._admit(sock, peer, peer[0], self._route)
+            if is_in(peer[0], self._settings.proxy_protocol_from):
+                if not self._is_full(sock, peer):
+                    self._begin(sock, self._announced(sock, peer))
+            else:
+                self._admit(sock, peer, peer[0], self._route)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
@@ -167,29 +185,71 @@ class Gateway:
         self._admit(sock, peer, source, self._route_ssh)
 
     def _admit(self, sock: socket.socket, peer: Peer, source: str, route: Route) -> None:
-        turned_away = self.strangers.turned_away
-        if len(self._connections) >= self._settings.max_connections:
-            sock.close()
-            self._say_full(peer)
+        if self._is_full(sock, peer):
             return
+        turned_away = self.strangers.turned_away
         task: asyncio.Task[None]
         stranger = self.strangers.enter(source, lambda: task.cancel())
-        task = asyncio.get_running_loop().create_task(self._connection(sock, peer, stranger, route))
+        task = self._begin(sock, self._connection(sock, peer, stranger, route))
+        if self.strangers.turned_away != turned_away:
+            self._say_full(peer)
+
+    def _is_full(self, sock: socket.socket, peer: Peer) -> bool:
+        """Are there too many connections for one more? It is closed then."""
+        full = len(self._connections) >= self._settings.max_connections
+        if full:
+            sock.close()
+            self._say_full(peer)
+        return full
+
+    def _begin(self, sock: socket.socket, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
         # One that is cancelled before it began does not do it itself.
         task.add_done_callback(lambda _: sock.close())
-        if self.strangers.turned_away != turned_away:
-            self._say_full(peer)
+        return task
 
     def _say_full(self, peer: Peer) -> None:
         now = time.monotonic()
-        if now - self._said_full > 10:
+        if now - self._said_full > SAY_AGAIN:
             # Once in a while, not once for each: a flood must not fill the log.
             self._said_full = now
             self._log.warning(
                 "too many connections: some are turned away", latest=peer[0], strangers=len(self.strangers)
             )
+
+    # ------------------------------------------------------------------ behind a balancer
+
+    async def _announced(self, sock: socket.socket, peer: Peer) -> None:
+        """Serve a connection that a balancer passes on and says whose it is: as that client's, in everything.
+
+        It counts with the strangers from here on, by its own source: before, it waits for the balancer alone.
+        """
+        sock.setblocking(False)
+        client: Peer | None = None
+        try:
+            client = (await take_header(sock)).source
+        except asyncio.TimeoutError:
+            self._say_header(peer, "no PROXY header came in time")
+            return
+        except PeerError as error:
+            if error.code != "no_header" or not is_in(peer[0], self._settings.forwarded_from):
+                self._say_header(peer, error)
+                return
+            # A balancer that speaks HTTP, at an address of one that does not.
+        except OSError as error:
+            self._log.debug("connection broke", peer=format_address(*peer), reason=error)
+            return
+        source = client or peer
+        self._admit(socket.socket(fileno=sock.detach()), source, source[0], self._route)
+
+    def _say_header(self, peer: Peer, reason: object) -> None:
+        """A balancer is not set up as the configuration says: for its operator to read, once in a while."""
+        now = time.monotonic()
+        if now - self._said_header > SAY_AGAIN:
+            self._said_header = now
+            self._log.warning("connection of a balancer refused", peer=format_address(*peer), reason=reason)
 
     # ------------------------------------------------------------------ one connection
 
@@ -212,33 +272,44 @@ class Gateway:
             sock.close()
 
     async def _route(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
-        hello = await first_words(sock, self._dials.settled)
+        try:
+            hello = await first_words(sock, self._dials.settled)
+        except PeerError as error:
+            if error.code == "proxy_header":
+                self._say_header(peer, error)
+            raise
         if hello is None:
             self.met["ssh"] += 1
             await self._route_ssh(sock, peer, stranger)
         elif isinstance(hello, bytes):
             await self._route_http(Stream(asyncio.get_running_loop(), sock, peer), stranger, hello)
         else:
-            await self._route_tls(sock, peer, stranger, hello)
+            await self._route_tls(sock, peer, stranger, hello, self._inside)
 
     async def _route_http(self, stream: Stream, stranger: Stranger, answer: bytes) -> None:
         """HTTP in clear: a load balancer's, with a connection of somebody's in it, or somebody who is wrong here."""
         try:
-            head = await asyncio.wait_for(stream.receive_until(b"\r\n\r\n", MAX_HEAD), PEEK_LIMIT)
-            key = None if head is None else front.wanted(head)
+            data = await asyncio.wait_for(stream.receive_until(b"\r\n\r\n", MAX_HEAD), PEEK_LIMIT)
+            head = None if data is None else front.wanted(data)
         except PeerError:
-            key = None
-        if key is None:
+            head = None
+        if head is None:
             self.met["other"] += 1
             stream.offer(answer)
             await stream.close()
             return
-        self.met["front"] += 1
-        stream.offer(ws.server_handshake(key))
         # What comes inside is a stranger of its own.
         stranger.settle()
+        await self._inside(stream, head)
+
+    async def _inside(self, stream: Stream, head: Head) -> None:
+        """A connection to us inside of one whose HTTP head asks for that. It counts as the client's who sent it, where
+        a balancer of ours says who that is."""
+        self.met["front"] += 1
+        stream.offer(ws.server_handshake(ws.check_request(head, PATH)))
+        client = forwarded_client(self._settings, stream.peer, head.fields.get)
         ours, theirs = socket.socketpair()
-        self._admit(theirs, stream.peer, stream.peer[0], self._route_inside)
+        self._admit(theirs, client, client[0], self._route_inside)
         await front.Front(stream, ours).run()
 
     async def _route_inside(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
@@ -246,7 +317,7 @@ class Gateway:
         hello = await first_words(sock, self._dials.settled)
         if not isinstance(hello, ClientHello):
             raise PeerError("not TLS, inside HTTP")
-        await self._route_tls(sock, peer, stranger, hello)
+        await self._route_tls(sock, peer, stranger, hello, _no_deeper)
 
     async def _route_ssh(self, sock: socket.socket, peer: Peer, stranger: Stranger) -> None:
         await stranger.place()
@@ -254,7 +325,9 @@ class Gateway:
             raise PeerError("left before its turn came")
         await self._ssh(sock, peer, stranger)
 
-    async def _route_tls(self, sock: socket.socket, peer: Peer, stranger: Stranger, hello: ClientHello) -> None:
+    async def _route_tls(
+        self, sock: socket.socket, peer: Peer, stranger: Stranger, hello: ClientHello, inside: Inside
+    ) -> None:
         contexts = self._credentials.contexts
         # The client's order decides when it offers several of ours; the context negotiates exactly this one
         # again.
@@ -262,7 +335,7 @@ class Gateway:
         self.met["web" if alpn is None else _KINDS.get(alpn, "tsh")] += 1
         if alpn is None:
             stranger.settle()
-            await self._web(sock)
+            await self._web(sock, peer, inside)
             return
         stream = Stream(asyncio.get_running_loop(), sock, peer)
         given = False

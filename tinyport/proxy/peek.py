@@ -11,7 +11,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tinyport.core.errors import PeerError
+from tinyport.core.proxy_protocol import SIGNATURE
 from tinyport.link.clienthello import MAX_PEEK, ClientHello, parse
+from tinyport.link.peeking import peek, readable
 
 # docs/protocol/tunnel.md. OpenSSH's client speaks first; some others wait for the server.
 SILENCE_MEANS_SSH = 1.0
@@ -19,6 +21,7 @@ PEEK_LIMIT = 5.0
 
 _TLS_HANDSHAKE = 22
 _METHODS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI")
+_PROXY_HEADERS = (b"PROX", SIGNATURE[:4])
 _PLAIN_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 41\r\n\r\n"
     b"This port speaks HTTPS and SSH, not HTTP\n"
@@ -38,7 +41,7 @@ async def first_words(
     PeerError for what is neither; asyncio.TimeoutError when a ClientHello does not become whole within
     ``PEEK_LIMIT`` seconds.
     """
-    if not await _readable(sock, SILENCE_MEANS_SSH) and (
+    if not await readable(sock, SILENCE_MEANS_SSH) and (
         expected is None or not await _readable_before(sock, expected())
     ):
         return None
@@ -51,29 +54,23 @@ async def first_words(
         return None
     if first in _METHODS:
         return _PLAIN_HTTP
+    if first in _PROXY_HEADERS:
+        # Believed, anybody could be anybody.
+        raise PeerError("a PROXY header from an address that proxy_protocol_from does not list", code="proxy_header")
     raise PeerError("neither SSH nor TLS", detail=repr(first))
 
 
 async def _client_hello(sock: socket.socket) -> ClientHello:
-    seen = 0
-    while True:
-        data = sock.recv(MAX_PEEK, socket.MSG_PEEK)
+    def whole(data: bytes) -> ClientHello | None:
         found = parse(data)
-        if isinstance(found, ClientHello):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            return found
-        if seen and len(data) == seen:
-            raise PeerError("closed in the middle of its ClientHello")
-        seen = len(data)
-        # What was peeked at stays readable. Only more than that shall wake us, or a client that sends a byte
-        # a second would keep us spinning.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
-        await _readable(sock, None)
+        return found if isinstance(found, ClientHello) else None
+
+    return await peek(sock, MAX_PEEK, whole, "ClientHello")
 
 
 async def _readable_before(sock: socket.socket, end: Coroutine[Any, Any, None]) -> bool:
     """Wait until there is something to read; False when ``end`` came first."""
-    reading, ending = asyncio.ensure_future(_readable(sock, None)), asyncio.ensure_future(end)
+    reading, ending = asyncio.ensure_future(readable(sock, None)), asyncio.ensure_future(end)
     try:
         await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
         return reading.done()
@@ -81,22 +78,3 @@ async def _readable_before(sock: socket.socket, end: Coroutine[Any, Any, None]) 
         for task in (reading, ending):
             task.cancel()
         await asyncio.gather(reading, ending, return_exceptions=True)
-
-
-async def _readable(sock: socket.socket, seconds: float | None) -> bool:
-    """Wait until there is something to read; False when ``seconds`` passed without."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[bool] = loop.create_future()
-
-    def settle(result: bool) -> None:
-        if not waiter.done():
-            waiter.set_result(result)
-
-    timer = None if seconds is None else loop.call_later(seconds, settle, False)
-    loop.add_reader(sock, settle, True)
-    try:
-        return await waiter
-    finally:
-        loop.remove_reader(sock)
-        if timer is not None:
-            timer.cancel()

@@ -97,6 +97,7 @@ class Proxy:
         self.web_certificate = web
         self.web = Web(
             web.context,
+            settings,
             log("web"),
             host=public,
             cluster=credentials.cluster,

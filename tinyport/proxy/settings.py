@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyport.core.forwarded import X_FORWARDED_FOR, Network
 from tinyport.core.names import format_address
 
 Address = tuple[str, int]
@@ -39,6 +40,11 @@ class ProxySettings:
     #: connections that have not said who they are yet, in all and from one source (an IPv6 /64 is one source)
     max_strangers: int = 2_000
     max_strangers_per_source: int = 256
+    #: balancers that say with the PROXY protocol whose connections they pass on
+    proxy_protocol_from: tuple[Network, ...] = ()
+    #: balancers that say in ``forwarded_header`` whose requests they pass on
+    forwarded_from: tuple[Network, ...] = ()
+    forwarded_header: str = X_FORWARDED_FOR
 
     @property
     def addresses(self) -> tuple[str, ...]:

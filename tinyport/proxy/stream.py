@@ -150,6 +150,10 @@ class Stream:
             filled += count
         return bytes(_scratch[:filled])
 
+    def unread(self, data: bytes) -> None:
+        """Put back what was received and not used: it is received again."""
+        self._unread = data + self._unread
+
     async def receive_exactly(self, count: int) -> bytes:
         """Exactly ``count`` bytes and not one more; ConnectionError when the stream ends before."""
         data = b""

@@ -14,8 +14,15 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from tinyport.core.errors import TinyportError
+from tinyport.core.errors import PeerError, TinyportError
 from tinyport.host.logging_line import Log
+from tinyport.link.httphead import MAX_HEAD, Head
+from tinyport.link.inside_http import PATH
+from tinyport.link.tls_transport import SocketTransport
+from tinyport.proxy import front
+from tinyport.proxy.behind import forwarded_client
+from tinyport.proxy.settings import ProxySettings
+from tinyport.proxy.stream import Stream
 from tinyport.proxy.web_api import People, refusal
 from tinyport.proxy.web_page import PAGE, not_built, read_page
 
@@ -25,6 +32,8 @@ MAX_WEB = 1000
 WEB_LIFE = 120.0
 KEEPALIVE = 15.0
 HANDSHAKE_LIMIT = 10.0
+# Browsers open connections before they know what to ask for.
+FIRST_LIMIT = 30.0
 MAX_BODY = 64 * 1024
 
 HEADERS = {
@@ -58,6 +67,11 @@ pre{background:#fff;border:1px solid #ccc;padding:.8em;overflow:auto}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#222;border-color:#444}}
 """
 
+#: what a request for a connection inside begins with
+_INSIDE = f"GET {PATH} ".encode()
+
+Address = tuple[str, int]
+Inside = Callable[[Stream, Head], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -70,6 +84,7 @@ class Web:
     def __init__(
         self,
         context: ssl.SSLContext,
+        settings: ProxySettings,
         log: Log,
         *,
         host: str,
@@ -83,7 +98,11 @@ class Web:
         self._ping = ping
         self._ready = ready
         self.people = people
+        self._settings = settings
         self._lives: WeakKeyDictionary[asyncio.BaseTransport, asyncio.TimerHandle] = WeakKeyDictionary()
+        self._peers: WeakKeyDictionary[asyncio.BaseTransport, Address] = WeakKeyDictionary()
+        #: connections that have not asked for anything yet
+        self._beginning = 0
         self._page = INVITE.format(cluster=html.escape(cluster), host=html.escape(host))
         application = web.Application(client_max_size=MAX_BODY, middlewares=[_strict])
         application.on_response_prepare.append(_with_headers)
@@ -97,7 +116,7 @@ class Web:
             application.router.add_get("/", not_built)
         else:
             page.add_routes(application.router)
-        people.add_routes(application.router, self._may_stay)
+        people.add_routes(application.router, self._may_stay, self.peer)
         self._runner = web.AppRunner(
             application, access_log=None, keepalive_timeout=KEEPALIVE, handle_signals=False, shutdown_timeout=1.0
         )
@@ -108,18 +127,59 @@ class Web:
     async def stop(self) -> None:
         await self._runner.cleanup()
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Hand one connection to aiohttp."""
+    async def serve(self, sock: socket.socket, peer: Address, inside: Inside) -> None:
+        """Hand one connection of ``peer`` to aiohttp, or to ``inside`` when it is asked to carry another one.
+
+        A balancer that ends TLS and makes its own to us brings those here, so TLS is spoken outside asyncio's
+        transports: a node's tunnel is one of a fleet's.
+        """
         server = self._runner.server
-        if server is None or len(server.connections) >= MAX_WEB:
+        if server is None or len(server.connections) + self._beginning >= MAX_WEB:
             return
         loop = asyncio.get_running_loop()
-        own = socket.socket(fileno=sock.detach())
-        own.setblocking(False)
-        transport, _ = await loop.connect_accepted_socket(
-            server, own, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_LIMIT
-        )
+        stream = Stream(loop, sock, peer)
+        self._beginning += 1
+        try:
+            await asyncio.wait_for(stream.secure(self._context), HANDSHAKE_LIMIT)
+            early = await asyncio.wait_for(_first_bytes(stream), FIRST_LIMIT)
+        except asyncio.TimeoutError:
+            stream.abort()
+            return
+        except BaseException:
+            stream.abort()
+            raise
+        finally:
+            self._beginning -= 1
+        head = _wanted(early)
+        if head is not None:
+            stream.unread(head.rest)
+            try:
+                await inside(stream, head)
+            finally:
+                stream.abort()
+            return
+        tls = stream.release()
+        assert isinstance(tls, ssl.SSLSocket)
+        protocol = server()
+        try:
+            transport = SocketTransport(loop, tls, protocol, early)
+        except OSError:
+            tls.close()
+            raise
+        self._peers[transport] = peer
         self._lives[transport] = loop.call_later(WEB_LIFE, transport.close)
+        transport.start()
+
+    def peer(self, request: web.Request) -> Address:
+        """Where a browser is: at the other end, or where a balancer of ours says."""
+        peer = None if request.transport is None else self._peers.get(request.transport)
+        if peer is None:
+            raise ConnectionResetError("the browser has left")
+
+        def field(name: str) -> str | None:
+            return ",".join(request.headers.getall(name, ())) or None
+
+        return forwarded_client(self._settings, peer, field)
 
     def _may_stay(self, request: web.Request) -> None:
         """This connection is a terminal's: it lasts as long as that does."""
@@ -144,6 +204,26 @@ class Web:
 
     async def _style(self, request: web.Request) -> web.Response:
         return web.Response(text=STYLE, content_type="text/css")
+
+
+async def _first_bytes(stream: Stream) -> bytes:
+    """What a client says first: enough to tell what it is for, and its whole head if that is a connection inside."""
+    data = b""
+    while True:
+        piece = await stream.receive()
+        data += piece
+        if not piece or not data.startswith(_INSIDE[: len(data)]):
+            return data
+        if len(data) >= len(_INSIDE) and (len(data) >= MAX_HEAD or b"\r\n\r\n" in data):
+            return data
+
+
+def _wanted(data: bytes) -> Head | None:
+    """The head that asks for a connection inside; None for anything else, which aiohttp answers."""
+    try:
+        return front.wanted(data) if data.startswith(_INSIDE) else None
+    except PeerError:
+        return None
 
 
 @web.middleware

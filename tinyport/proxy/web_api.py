@@ -86,10 +86,17 @@ class People:
         self._log = log
         self._tries = Tries()
         self._may_stay: Callable[[web.Request], None] = lambda request: None
+        self._peer: Callable[[web.Request], tuple[str, int]]
 
-    def add_routes(self, router: web.UrlDispatcher, may_stay: Callable[[web.Request], None]) -> None:
-        """``may_stay``: told of a request whose connection may last."""
+    def add_routes(
+        self,
+        router: web.UrlDispatcher,
+        may_stay: Callable[[web.Request], None],
+        peer: Callable[[web.Request], tuple[str, int]],
+    ) -> None:
+        """``may_stay``: told of a request whose connection may last; ``peer``: where its browser is."""
         self._may_stay = may_stay
+        self._peer = peer
         router.add_post("/web/api/invitation", self._invitation)
         router.add_post("/web/api/signup", self._signup)
         router.add_post("/web/api/login", self._login)
@@ -105,7 +112,8 @@ class People:
     async def _invitation(self, request: web.Request) -> web.Response:
         body = await self._stranger(request)
         answer = await self._ask(
-            "/v1/web/invitation", {"invitation": _text(body, "invitation", MAX_INVITATION), "source": _peer(request)[0]}
+            "/v1/web/invitation",
+            {"invitation": _text(body, "invitation", MAX_INVITATION), "source": self._peer(request)[0]},
         )
         return _answer(answer)
 
@@ -114,7 +122,7 @@ class People:
         question: dict[str, object] = {
             "invitation": _text(body, "invitation", MAX_INVITATION),
             "password": _text(body, "password", MAX_PASSWORD),
-            "source": _peer(request)[0],
+            "source": self._peer(request)[0],
         }
         if body.get("otp"):
             question["otp"] = _text(body, "otp", 16)
@@ -126,7 +134,7 @@ class People:
         otp = _text(body, "otp", 16) if body.get("otp") else None
         agent = request.headers.get("User-Agent", "")[:200]
         before = self._held(request)
-        session, cookie = await self.sessions.log_in(user, password, otp, _peer(request)[0], agent)
+        session, cookie = await self.sessions.log_in(user, password, otp, self._peer(request)[0], agent)
         if before is not None:
             # One browser, one session: whoever logs in as somebody else is not both.
             await self.sessions.log_out(before)
@@ -137,7 +145,7 @@ class People:
     async def _stranger(self, request: web.Request) -> dict[str, object]:
         """The body of a request that needs no session: from our page, and not too often."""
         _from_our_page(request)
-        self._tries.take(_peer(request)[0], time.monotonic())
+        self._tries.take(self._peer(request)[0], time.monotonic())
         return await _body(request)
 
     # ------------------------------------------------------------------ with a session
@@ -151,8 +159,8 @@ class People:
         id, secret = _cookie(request)
         session = self.sessions.get(id, secret) if id else None
         if session is None and id:
-            self._tries.take(_peer(request)[0], time.monotonic())
-            session = await self.sessions.revive(id, secret, _peer(request)[0])
+            self._tries.take(self._peer(request)[0], time.monotonic())
+            session = await self.sessions.revive(id, secret, self._peer(request)[0])
         if session is None:
             raise AccessDenied("you are not logged in", hint="log in", code="login_required")
         if request.method not in ("GET", "HEAD"):
@@ -170,7 +178,7 @@ class People:
         body = await _body(request)
         if body.get("active") is True:
             session.touched = time.monotonic()
-        await self.sessions.renew(session, _cookie(request)[1], _peer(request)[0])
+        await self.sessions.renew(session, _cookie(request)[1], self._peer(request)[0])
         return _answer(self._about(session))
 
     async def _logout(self, request: web.Request) -> web.Response:
@@ -188,7 +196,7 @@ class People:
         _from_our_page(request)
         session = await self._session(request)
         self._may_stay(request)
-        return await self._terminals.serve(request, session, _peer(request))
+        return await self._terminals.serve(request, session, self._peer(request))
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         """One of auth's routes, asked in the user's name."""
@@ -214,7 +222,7 @@ class People:
         person = Person(session.user, session.ssh_key, session.ssh_certificate)
         selectors = [text[:500] for text in request.query.getall("selector", [])]
         search = request.query.get("search", "")[:500]
-        nodes = await self._elsewhere.nodes(cluster[:100], person, _peer(request), selectors, search)
+        nodes = await self._elsewhere.nodes(cluster[:100], person, self._peer(request), selectors, search)
         return _answer({"nodes": nodes})
 
     def _about(self, session: WebSession) -> dict[str, object]:
@@ -237,13 +245,6 @@ def _from_our_page(request: web.Request) -> None:
 def _cookie(request: web.Request) -> tuple[str, str]:
     id, dot, secret = request.cookies.get(COOKIE, "").partition(".")
     return (id, secret) if dot and len(id) <= 64 and len(secret) <= 128 else ("", "")
-
-
-def _peer(request: web.Request) -> tuple[str, int]:
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if not isinstance(peer, tuple):
-        raise ConnectionResetError("the browser has left")
-    return str(peer[0]), int(peer[1])
 
 
 async def _body(request: web.Request) -> dict[str, object]:
