@@ -48,20 +48,30 @@ class Cluster:
     """One quickstart: started by ``start``, ended by ``stop``. Every file of it is below ``folder``.
 
     ``around``: what stands before its command line, such as ``unshare --mount``. ``name``: the cluster's, where
-    quickstart's own would not do.
+    quickstart's own would not do. ``proxy``: more lines of its ``[proxy]``. ``listen``: where that is.
     """
 
-    def __init__(self, folder: Path, around: Sequence[str] = (), name: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        around: Sequence[str] = (),
+        name: str | None = None,
+        *,
+        proxy: str = "",
+        listen: str = "127.0.0.1:0",
+    ) -> None:
         self._around = list(around)
         self.folder = folder
         self.data = folder / "data"
         self.ready: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "quickstart.log"
-        if name is not None:
+        self._listen = listen
+        if name is not None or proxy:
             self.data.mkdir(mode=0o700)
-            usual = first_configuration(self.data, "127.0.0.1:0")
-            (self.data / "tinyport.toml").write_text(usual.replace(json.dumps(CLUSTER_NAME), json.dumps(name)))
+            usual = first_configuration(self.data, listen)
+            named = usual.replace(json.dumps(CLUSTER_NAME), json.dumps(name or CLUSTER_NAME))
+            (self.data / "tinyport.toml").write_text(named.replace("[proxy]\n", f"[proxy]\n{proxy}\n"))
 
     # ------------------------------------------------------------------ life
 
@@ -69,7 +79,7 @@ class Cluster:
         ready_file = self.folder / "ready.json"
         ready_file.unlink(missing_ok=True)
         command = [*self._around, str(BIN / "tinyport"), "quickstart", "--data-dir", str(self.data)]
-        command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready_file)]
+        command += ["--listen", self._listen, "--ready-file", str(ready_file)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env())
         process = self._process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,32 +18,42 @@ from tinyport.link import websocket as ws
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
-# As docs/fleet.md has it, and what makes it run in a folder of the test's.
+# As docs/load-balancers.md has it, and what makes it run in a folder of the test's. Where it passes TCP on, it comes to
+# the proxy from one address, where it speaks HTTP from another, and clients come from a third.
+TCP, HTTP, CLIENT = "127.0.0.2", "127.0.0.3", "127.0.0.1"
+PROXY = f"""proxy_protocol_from = ["{TCP}/32"]
+forwarded = {{ from = ["{HTTP}/32"] }}"""
+WAYS = {
+    "relay": "listen {address}; proxy_pass {proxy};",
+    "tcp ends": "listen {address} ssl; proxy_pass {proxy};",
+    "tcp again": "listen {address} ssl; proxy_pass {proxy}; proxy_ssl on;",
+    "ends": "location = /v1/connect {{ proxy_pass http://{proxy}; }}",
+    "again": "location = /v1/connect {{ proxy_pass https://{proxy}; }}",
+}
 CONFIGURATION = """
 load_module {stream_module};
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log info;
 events {{ worker_connections 256; }}
 stream {{
-    server {{ listen {relay}; proxy_pass {proxy}; proxy_timeout 1h; }}
+    ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+    proxy_bind {tcp}; proxy_protocol on; proxy_timeout 1h;
+    {streams}
 }}
 http {{
     access_log {folder}/access.log;
     client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
     uwsgi_temp_path {folder}; scgi_temp_path {folder};
-    server {{
-        listen {ends} ssl;
-        ssl_certificate {folder}/cert.pem;
-        ssl_certificate_key {folder}/key.pem;
-        location = /v1/connect {{
-            proxy_pass http://{proxy};
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection "upgrade";
-            proxy_buffering off;
-            proxy_read_timeout 5m;
-        }}
-        location / {{ proxy_pass https://{proxy}; }}
-    }}
+    ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+    proxy_bind {http};
+    proxy_http_version 1.1;
+    proxy_set_header Host $http_host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection $connection_upgrade;
+    proxy_buffering off;
+    proxy_read_timeout 5m;
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
+    {servers}
 }}
 """
 
@@ -53,18 +64,31 @@ def free_port() -> str:
 
 
 class Nginx:
-    """``relay`` passes TCP on, ``ends`` speaks TLS with a certificate of its own."""
+    """``ways``: of each way above, where it begins."""
 
     def __init__(self, folder: Path, proxy: str) -> None:
         folder.mkdir()
         self.folder = folder
-        self.relay, self.ends = free_port(), free_port()
+        self.ways = {way: free_port() for way in WAYS}
         made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
         subprocess.run([*made, "-days", "2", "-subj", "/CN=port.example", *files], check=True, capture_output=True)
+        lines = {way: WAYS[way].format(address=address, proxy=proxy) for way, address in self.ways.items()}
+        pages = f"location / {{ proxy_pass https://{proxy}; }}"
+        streams = [f"server {{ {line} }}" for line in lines.values() if line.startswith("listen")]
+        servers = [
+            f"server {{ listen {self.ways[way]} ssl; {line} {pages} }}"
+            for way, line in lines.items()
+            if not line.startswith("listen")
+        ]
         (folder / "nginx.conf").write_text(
             CONFIGURATION.format(
-                folder=folder, proxy=proxy, relay=self.relay, ends=self.ends, stream_module=STREAM_MODULE
+                folder=folder,
+                tcp=TCP,
+                http=HTTP,
+                streams="\n".join(streams),
+                servers="\n".join(servers),
+                stream_module=STREAM_MODULE,
             )
         )
         self._process = subprocess.Popen(
@@ -75,7 +99,7 @@ class Nginx:
 
     def _serves(self) -> bool:
         try:
-            for address in (self.relay, self.ends):
+            for address in self.ways.values():
                 host, _, port = address.partition(":")
                 socket.create_connection((host, int(port))).close()
         except OSError:
@@ -94,6 +118,15 @@ class Nginx:
 
 
 @pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"), proxy=PROXY)
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
 def nginx(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     folder = tmp_path_factory.mktemp("nginx")
     # Its worker is another user than root.
@@ -106,16 +139,16 @@ def nginx(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     made.stop()
 
 
-@pytest.mark.parametrize("way", ["relay", "ends"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_device_and_a_person_come_through(cluster: Cluster, nginx: Nginx, tmp_path: Path, way: str) -> None:
-    server = nginx.relay if way == "relay" else nginx.ends
-    name = f"behind-{way}"
+    server = nginx.ways[way]
+    name = f"behind-{way.replace(' ', '-')}"
     device = Device(cluster, tmp_path, server, name=name)
     device.start()
     try:
         wait_for(f"the device, whose log is {device.log()}", lambda: f"through {server}" in device.status())
         wait_for("the device in the list", lambda: cluster.node_status(name) == "online")
-        user = cluster.add_user(f"nina-{way}", cluster.login_name)
+        user = cluster.add_user(f"nina-{name}", cluster.login_name)
         words = ("--proxy", server, "--user", user, "--ca-pin", cluster.ready["ca_pin"])
         done = cluster.tsh("login", *words, home=user, input="correct horse battery\n")
         assert done.returncode == 0, text(done)
@@ -125,17 +158,42 @@ def test_a_device_and_a_person_come_through(cluster: Cluster, nginx: Nginx, tmp_
         # What nobody reads is not lost, and what is large arrives whole.
         done = cluster.tsh("--proxy", server, "ssh", where, "head -c 3000000 /dev/zero; exit 3", home=user)
         assert (len(done.stdout), done.returncode) == (3_000_000, 3)
-        if way == "ends":
+        # Whose connection it is, and not nginx's.
+        done = cluster.tsh("--proxy", server, "ssh", where, "echo ${SSH_CLIENT%% *}", home=user)
+        assert done.stdout.decode().split() == [CLIENT], text(done)
+        assert f"peer={TCP}" not in cluster.log()
+        assert f"peer={HTTP}" not in cluster.log()
+        if way in ("ends", "again"):
             assert "/v1/connect" in nginx.asked()
-            assert set(nginx.asked()) <= {"/v1/connect", "/v1/hello"}
+            assert set(nginx.asked()) <= {"/v1/connect", "/v1/hello", "/healthz"}
     finally:
         device.stop()
         cluster.tctl("nodes", "rm", name)
 
 
-def test_a_page_still_comes_through_where_tls_ends(cluster: Cluster, nginx: Nginx) -> None:
-    done = cluster.run("curl", "-sk", f"https://{nginx.ends}/healthz")
+@pytest.mark.parametrize("way", ["tcp again", "ends", "again"])
+def test_a_page_comes_through(cluster: Cluster, nginx: Nginx, way: str) -> None:
+    done = cluster.run("curl", "-sk", f"https://{nginx.ways[way]}/healthz")
     assert done.stdout == b'{"status": "ok"}', text(done)
+
+
+def test_who_logs_in_by_a_page_is_known_by_their_address(cluster: Cluster, nginx: Nginx) -> None:
+    user, address, there = cluster.add_user("olga", cluster.login_name), nginx.ways["again"], "127.0.0.9"
+    words = [
+        "curl",
+        "-sk",
+        "--interface",
+        there,
+        "-H",
+        f"Origin: https://{address}",
+        "-H",
+        "X-Forwarded-For: 192.0.2.66",
+    ]
+    words += ["-H", "Content-Type: application/json", "--data-binary", "@-", f"https://{address}/web/api/login"]
+    done = cluster.run(*words, input=json.dumps({"user": user, "password": "correct horse battery"}))
+    assert json.loads(done.stdout)["user"] == user, text(done)
+    events = cluster.tctl_json("audit", "--user", user, "--type", "user.login")["events"]
+    assert there in {event["source"] for event in events if event.get("web")}, events
 
 
 def test_a_connection_in_a_connection_in_a_connection_is_one_too_many(cluster: Cluster) -> None:
