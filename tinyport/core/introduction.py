@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import uuid as uuids
 
 from tinyport.core.errors import PeerError
 from tinyport.core.proxy_protocol import Address, Announced, find_tlv, make_header, make_tlv
@@ -27,14 +26,18 @@ _WHAT = b"tinyport-introduction-v1\0"
 _LENGTH = 16 + 8 + NONCE_BYTES + _MAC_BYTES
 
 
+def _raw(uuid: str) -> bytes:
+    return bytes.fromhex(uuid.replace("-", ""))
+
+
 def introduction_key(secret: bytes, uuid: str, period: int) -> bytes:
     """The key of the proxy ``uuid`` for a period."""
-    return hmac.digest(secret, uuids.UUID(uuid).bytes + period.to_bytes(8, "big"), hashlib.sha256)
+    return hmac.digest(secret, _raw(uuid) + period.to_bytes(8, "big"), hashlib.sha256)
 
 
 def introduce(key: bytes, uuid: str, period: int, nonce: bytes, client: Address) -> bytes:
     """The header with which the proxy ``uuid`` introduces a connection of ``client``."""
-    head = uuids.UUID(uuid).bytes + period.to_bytes(8, "big") + nonce
+    head = _raw(uuid) + period.to_bytes(8, "big") + nonce
     return make_header(client, make_tlv(TLV, head + _mac(key, head, make_header(client))))
 
 
@@ -61,7 +64,7 @@ class Introductions:
         if said.source is None or value is None or len(value) != _LENGTH:
             raise PeerError("an introduction by nobody")
         head, mac = value[:-_MAC_BYTES], value[-_MAC_BYTES:]
-        uuid, period, nonce = str(uuids.UUID(bytes=head[:16])), int.from_bytes(head[16:24], "big"), head[24:]
+        uuid, period, nonce = head[:16].hex(), int.from_bytes(head[16:24], "big"), head[24:]
         current = int(now // PERIOD)
         if period not in (current, current - 1):
             raise PeerError("an introduction by an old key", detail=f"of proxy {uuid}")
