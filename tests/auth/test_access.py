@@ -36,7 +36,7 @@ class Farm:
             {"uuid": self.nodes[name].uuid, "online": True, "labels": {"model": "pi4"}, "addresses": ["10.0.0.7:22"]}
             for name in names
         ]
-        assert self.proxy.client.post("/v1/presence", {"full": True, "nodes": entries}).body == {"lease": 30}
+        assert self.proxy.client.post("/v1/presence", {"full": True, "nodes": entries}).body["lease"] == 30
 
     def offline(self, name: str) -> None:
         entry = {"uuid": self.nodes[name].uuid, "online": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -14,7 +15,10 @@ import pytest
 from tests.conftest import need_program
 from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
 from tests.scenarios.device import Device
+from tinyport.core.certificate import public_line
+from tinyport.host.tls import unverified_context
 from tinyport.link import websocket as ws
+from tinyport.link.login_keys import LoginKeys
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
@@ -175,6 +179,21 @@ def test_a_device_and_a_person_come_through(cluster: Cluster, nginx: Nginx, tmp_
 def test_a_page_comes_through(cluster: Cluster, nginx: Nginx, way: str) -> None:
     done = cluster.run("curl", "-sk", f"https://{nginx.ways[way]}/healthz")
     assert done.stdout == b'{"status": "ok"}', text(done)
+
+
+def test_auth_hears_from_the_proxy_where_somebody_is(cluster: Cluster, nginx: Nginx) -> None:
+    host, _, port = nginx.ways["relay"].partition(":")
+    context = unverified_context(alpn=["tinyport-auth"])
+    asking = http.client.HTTPSConnection(
+        host, int(port), timeout=LIMIT, source_address=("127.0.0.8", 0), context=context
+    )
+    keys = LoginKeys("x")
+    words = {"user": "nobody", "password": "wrong", "tls_csr": keys.tls_csr}
+    asking.request("POST", "/v1/login", json.dumps({"ssh_public_key": public_line(keys.ssh_public_blob), **words}))
+    assert asking.getresponse().status == 401
+    asking.close()
+    failed = cluster.tctl_json("audit", "--user", "nobody")["events"]
+    assert [event["source"] for event in failed] == ["127.0.0.8"]
 
 
 def test_who_logs_in_by_a_page_is_known_by_their_address(cluster: Cluster, nginx: Nginx) -> None:

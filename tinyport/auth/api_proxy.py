@@ -142,7 +142,8 @@ async def presence(call: Call) -> Answer:
     await _write(service, list(known.values()), change)
     if fields.has("addresses"):
         await _moved(call, public_addresses(fields.items("addresses")))
-    return {"lease": int(LEASE)}
+    period, key = service.introductions.key(call.caller.uuid, service.settings.monotonic())
+    return {"lease": int(LEASE), "introduce": {"period": period, "key": key.hex()}}
 
 
 def _told(service: Service, proxy: str, uuid: str, body: Mapping[str, object]) -> None:

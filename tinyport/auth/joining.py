@@ -109,8 +109,8 @@ async def find_token(service: Service, tables: WriteTables, text: str) -> tuple[
 
 
 def check_source(token: TokenRow, source: str) -> None:
-    """AccessDenied when the token is for other networks. A device that joins through the proxy comes from the proxy's
-    address; a token with ``cidr`` is for joining auth directly, or for the proxy's network."""
+    """AccessDenied when the token is for other networks. Where a device comes from that joins through a proxy, that
+    proxy says."""
     if not token.cidr:
         return
     try:

@@ -1,5 +1,7 @@
 """Accepting connections, so many and no more, and closing those that say nothing.
 
+What a proxy of the cluster passes on begins with whose connection it is (docs/protocol/api.md, "Introductions").
+
 asyncio's own servers accept without end and wait for a first request for ever. Here a connection takes one of
 ``most`` places before its handshake, which has ten seconds, and has fifteen more for its first request.
 """
@@ -17,8 +19,10 @@ from pathlib import Path
 from aiohttp import web
 
 from tinyport.auth.callers import peer_uid
-from tinyport.core.errors import OperatorError
+from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.proxy_protocol import SIGNATURE, Announced
 from tinyport.host.logging_line import Log
+from tinyport.link.peeking import readable, take_header
 
 HANDSHAKE_SECONDS = 10.0
 FIRST_REQUEST_SECONDS = 15.0
@@ -27,11 +31,22 @@ _BACKLOG = 512
 
 
 class Listener:
-    """Serves accepted connections by ``server`` until ``close``. ``heard`` is to be told of each request's protocol."""
+    """Serves accepted connections by ``server`` until ``close``. ``heard`` is to be told of each request's protocol.
+    ``sources`` is told where introduced connections come from: ``introduced`` is the address that a header is believed
+    for; PeerError when it is not."""
 
-    def __init__(self, server: web.Server, most: int, log: Log) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        most: int,
+        sources: dict[int, str],
+        introduced: Callable[[Announced], str],
+        log: Log,
+    ) -> None:
         self._server = server
         self._most = most
+        self._sources = sources
+        self._introduced = introduced
         self._log = log
         self._shaking: set[asyncio.Task[None]] = set()
         self._accepting: list[asyncio.Task[None]] = []
@@ -80,16 +95,35 @@ class Listener:
                 transport, protocol = await loop.connect_accepted_socket(self._server, connection)
             else:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                await self._learn_source(connection)
                 transport, protocol = await loop.connect_accepted_socket(
                     self._server, connection, ssl=context(), ssl_handshake_timeout=HANDSHAKE_SECONDS
                 )
-        except (OSError, asyncio.TimeoutError) as error:
+        except (OSError, PeerError, asyncio.TimeoutError) as error:
             # ssl.SSLError is an OSError. Scanners do this all day.
             self._log.debug("a connection was not made", error=error)
             connection.close()
             return
         self._silent.add(protocol)
         loop.call_later(FIRST_REQUEST_SECONDS, self._still_silent, transport, protocol)
+
+    async def _learn_source(self, connection: socket.socket) -> None:
+        """Take the introduction away that stands before the TLS of what a proxy passes on.
+
+        One that proves nothing changes nothing: whoever sends it is where the kernel says, as if it were not there. So
+        a proxy that still has the key of an earlier run of auth is served, too.
+        """
+        number = connection.fileno()
+        self._sources.pop(number, None)
+        if not await readable(connection, HANDSHAKE_SECONDS):
+            raise PeerError("said nothing")
+        if connection.recv(1, socket.MSG_PEEK) != SIGNATURE[:1]:
+            return
+        said = await take_header(connection)
+        try:
+            self._sources[number] = self._introduced(said)
+        except PeerError as error:
+            self._log.info("an introduction is not believed", reason=error)
 
     def _still_silent(self, transport: asyncio.BaseTransport, protocol: object) -> None:
         if protocol in self._silent:

@@ -25,7 +25,7 @@ from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
 from tinyport.auth.settings import AuthAddresses, AuthSettings
-from tinyport.auth.web import HEARD, make_app
+from tinyport.auth.web import HEARD, SOURCES, make_app
 from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
@@ -112,7 +112,7 @@ async def serve_service(
     await runner.setup()
     server = runner.server
     assert server is not None
-    listener = Listener(server, settings.max_connections, service.log)
+    listener = Listener(server, settings.max_connections, app[SOURCES], service.introduced, service.log)
     app[HEARD].append(listener.heard)
     service.cut = listener.cut
     unix = bind_unix(path)

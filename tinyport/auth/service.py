@@ -26,6 +26,8 @@ from tinyport.auth.trusting import follow_file
 from tinyport.auth.unwritten import Unwritten
 from tinyport.auth.watchers import Watchers
 from tinyport.core.errors import OperatorError
+from tinyport.core.introduction import Introductions
+from tinyport.core.proxy_protocol import Announced
 from tinyport.core.roles import BUILTIN_ROLES, parse_role, role_document
 from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
@@ -70,7 +72,9 @@ class Service:
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
     boots: dict[str, str] = field(default_factory=dict)
 
-    #: proxy UUID → the address it calls from: strangers who come through it come from there, too
+    #: what proxies say of whose connections they pass on
+    introductions: Introductions = field(default_factory=lambda: Introductions(secrets.token_bytes(32)))
+    #: proxy UUID → the address it calls from: strangers whom it does not introduce come from there, too
     proxy_sources: dict[str, str] = field(default_factory=dict)
 
     #: closes every connection that came by TLS; the listener's
@@ -80,6 +84,10 @@ class Service:
         """Close every connection that came by TLS, ``seconds`` from now: what vouched for them does not any more."""
         if self.cut is not None:
             asyncio.get_running_loop().call_later(seconds, self.cut)
+
+    def introduced(self, said: Announced) -> str:
+        """The address of whoever a proxy of ours introduces. PeerError when none of them did."""
+        return self.introductions.judge(said, self.settings.monotonic())[0]
 
     def check_source(self, source: str) -> None:
         """TinyportError ``slow_down`` for an address that failed too often. One of our proxies is not made to wait: it

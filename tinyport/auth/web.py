@@ -95,6 +95,8 @@ SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 #: told of each request's connection, so that those that say nothing can be closed
 Heard = Callable[[object], None]
 HEARD: web.AppKey[list[Heard]] = web.AppKey("heard", list)
+#: number of an open connection's socket → where it comes from, when a proxy has introduced it
+SOURCES: web.AppKey[dict[int, str]] = web.AppKey("sources", dict)
 
 
 def make_app(service: Service, routes: tuple[Route, ...]) -> web.Application:
@@ -102,6 +104,7 @@ def make_app(service: Service, routes: tuple[Route, ...]) -> web.Application:
     app = web.Application(middlewares=[_errors], client_max_size=LARGE)
     app[SERVICE] = service
     app[HEARD] = []
+    app[SOURCES] = {}
     for route in routes:
         app.router.add_route(route.method, route.path, _adapter(route))
     return app
@@ -229,6 +232,9 @@ def _connection(request: web.Request) -> tuple[str, bool]:
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.family == socket.AF_UNIX:
         return "", True
+    introduced = None if connection is None else request.app[SOURCES].get(connection.fileno())
+    if introduced is not None:
+        return introduced, False
     peer = transport.get_extra_info("peername")
     return (str(peer[0]) if isinstance(peer, tuple) else ""), False
 

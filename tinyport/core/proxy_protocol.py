@@ -110,7 +110,7 @@ def plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 def make_header(source: Address, tlvs: bytes = b"") -> bytes:
     """Version 2, for a connection that comes from ``source``. Where it went to is nobody's business here."""
-    address = ipaddress.ip_address(source[0].partition("%")[0])
+    address = ipaddress.ip_address(plain(ipaddress.ip_address(source[0].partition("%")[0])))
     family = _TCP4 if address.version == 4 else _TCP6
     body = address.packed + bytes(len(address.packed)) + source[1].to_bytes(2, "big") + bytes(2) + tlvs
     return SIGNATURE + bytes((_PROXY, family)) + len(body).to_bytes(2, "big") + body

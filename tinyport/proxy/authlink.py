@@ -13,6 +13,7 @@ import asyncio
 import base64
 import json
 import random
+import secrets
 import ssl
 import time
 import uuid as uuids
@@ -24,6 +25,7 @@ import aiohttp
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.events import event
 from tinyport.core.identity import from_peer_certificate
+from tinyport.core.introduction import NONCE_BYTES, introduce
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
 from tinyport.proxy.knowledge import Knowledge
@@ -96,6 +98,7 @@ class AuthLink:
         knowledge: Knowledge,
         presence: Callable[[], Iterable[dict[str, object]]],
         node_presence: Callable[[str], dict[str, object] | None],
+        uuid: str,
         clusters: Callable[[], Mapping[str, Sequence[str]]],
         untold: Callable[[], Iterable[str]],
         addresses: Sequence[str],
@@ -109,6 +112,9 @@ class AuthLink:
         self._clusters = clusters
         #: nodes whose traffic is to be told again
         self._untold = untold
+        self._uuid = uuid
+        #: (period, key) with which we introduce connections to auth
+        self._introducing: tuple[int, bytes] | None = None
         #: where others find this proxy; auth hands them out
         self._addresses = list(addresses)
         self._log = log
@@ -357,7 +363,19 @@ class AuthLink:
                 report.update(self._clusters())
             if first and self._addresses:
                 report["addresses"] = self._addresses
-            await self._post("/v1/presence", report)
+            self._introducing = _introducing(await self._post("/v1/presence", report))
+
+    def introduce(self, client: tuple[str, int]) -> bytes:
+        """What stands before the bytes of ``client`` that we join with auth's, so that auth knows whose they are; b""
+        while it has given us no key for that."""
+        if self._introducing is None:
+            return b""
+        period, key = self._introducing
+        try:
+            return introduce(key, self._uuid, period, secrets.token_bytes(NONCE_BYTES), client)
+        except ValueError:
+            # Nobody's address: another cluster's proxy may say what it likes.
+            return b""
 
     # ------------------------------------------------------------------ events
 
@@ -448,3 +466,15 @@ def _json_object(data: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise PeerError("not a JSON object")
     return value
+
+
+def _introducing(answer: Mapping[str, object]) -> tuple[int, bytes] | None:
+    """The key in an answer to a report; None where auth is of a version that gives none."""
+    found = answer.get("introduce")
+    if not isinstance(found, dict):
+        return None
+    period, key = found.get("period"), found.get("key")
+    try:
+        return (period, bytes.fromhex(key)) if isinstance(period, int) and isinstance(key, str) else None
+    except ValueError:
+        return None

@@ -110,6 +110,7 @@ class Gateway:
         dials: Dials,
         log: Log,
         *,
+        introduce: Callable[[Peer], bytes],
         tunnel: Callable[[Stream, str, float], Awaitable[None]],
         cluster: Callable[[Stream, bytes, Callable[[], None]], Awaitable[None]],
         tsh: Callable[[Stream, Identity], Awaitable[None]],
@@ -120,6 +121,7 @@ class Gateway:
         self._credentials = credentials
         self._dials = dials
         self._log = log
+        self._introduce = introduce
         self._tunnel = tunnel
         self._cluster = cluster
         self._tsh = tsh
@@ -389,7 +391,9 @@ class Gateway:
             stream.offer(_TLS_ALERT_INTERNAL)
             await stream.close()
             return
-        await Splice(stream, Stream(loop, sock, (host, port)), idle=AUTH_IDLE).run()
+        auth = Stream(loop, sock, (host, port))
+        auth.offer(self._introduce(stream.peer))
+        await Splice(stream, auth, idle=AUTH_IDLE).run()
 
     async def _dialled(self, stream: Stream) -> bool:
         """A node dialled back: give the stream to the session that waits for it. Says whether there was one.
