@@ -109,3 +109,32 @@ def test_every_command_has_help_with_an_example(build: Callable[[], CommandLine]
             walk(command, f"{path} {name}")
 
     walk(build(), build().prog)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tsh sl", 'did you mean "tsh ls"?'),
+        ("tsh ls --fromat json", "did you mean --format?"),
+        ("tsh ssh --clutser x pi@greenhouse", "did you mean --cluster?"),
+        ("tctl node ls", 'did you mean "tctl nodes"?'),
+        ("tctl nodes list", 'did you mean "tctl nodes ls"?'),
+        ("tctl nodes ls -c FILE", 'it stands before the command: "tctl -c ... nodes ls"'),
+        ("tctl frobnicate", 'run "tctl --help"'),
+        ("tctl status more", 'run "tctl status --help"'),
+        ("tctl auth export --type nope", "write user, host, tls or policy"),
+        ("tinyport start --rolls node", "did you mean --roles?"),
+    ],
+)
+def test_what_is_mistyped_is_put_right(line: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *words = line.split()
+    build = {build().prog: build for build in PROGRAMS}[name]
+    assert console.main(name, build, words) == console.USAGE
+    assert f"{name}: hint: {expected}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])
+def test_help_has_a_line_for_each_command(build: Callable[[], CommandLine]) -> None:
+    lines = build().format_help().splitlines()
+    for name, summary in build().summaries().items():
+        assert any(line.startswith(f"  {name} ") and summary.split()[0] in line for line in lines), name

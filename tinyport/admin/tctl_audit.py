@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from tinyport.admin.answers import ago, path, rows
 from tinyport.admin.connection import connect
 from tinyport.core.events import CODES
 from tinyport.core.names import printable
+from tinyport.core.spelling import nearest
 from tinyport.core.session_joining import MODES, OBSERVER
 from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options, table
 from tinyport.host.moments import when
@@ -92,8 +92,8 @@ def _event_name(text: str) -> str:
     names = {code: name for name, code in CODES.items()}
     name = names.get(text.upper(), text)
     if name not in CODES:
-        near = difflib.get_close_matches(name, CODES, 1)
-        hint = f"did you mean {near[0]}?" if near else "for example session.start, or its code T2000I"
+        near = nearest(name, CODES)
+        hint = f"did you mean {near}?" if near else "for example session.start, or its code T2000I"
         raise UsageError(f"there is no event {printable(text, 40)!r}", hint=hint)
     return name
 

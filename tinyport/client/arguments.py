@@ -106,6 +106,9 @@ class SshCommandLine(CommandLine):
         try:
             _, rest = getopt.getopt(words, short, long)
         except getopt.GetoptError as error:
+            name = f"--{error.opt}" if len(error.opt) > 1 else f"-{error.opt}"
+            if name not in self._option_string_actions:
+                self.refuse(name)
             raise UsageError(str(error), hint=f'run "{self.prog} --help"') from None
         options = words[: len(words) - len(rest)]
         if options and options[-1] == "--":

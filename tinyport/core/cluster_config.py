@@ -12,6 +12,7 @@ from tinyport.core import session_terms
 from tinyport.core.durations import parse_duration, parse_size
 from tinyport.core.errors import ConfigError, PeerError
 from tinyport.core.names import parse_address, printable
+from tinyport.core.spelling import suggestion
 
 #: does a login need a one-time code, too? ``optional``: of those who have set one up
 SECOND_FACTORS = ("off", "optional", "required")
@@ -129,7 +130,7 @@ def parse_cluster_config(document: Mapping[str, object]) -> ClusterConfig:
     problems = []
     for key, value in document.items():
         if key not in _CHECKS:
-            problems.append(f"cluster_config: unknown key {printable(str(key), 60)!r}, known are {', '.join(KEYS)}")
+            problems.append(f"cluster_config: unknown key {printable(str(key), 60)!r}; {suggestion(str(key), KEYS)}")
         elif (problem := _CHECKS[key](value)) is not None:
             problems.append(f"cluster_config: {key}: {problem}")
     if problems:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 
 from tinyport.core.durations import parse_duration
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import check_label, parse_address, printable
+from tinyport.core.spelling import suggestion
 
 Address = tuple[str, int]
 ReadSecret = Callable[[str], str]
@@ -40,10 +40,8 @@ class SettingsReader:
         for key in value:
             if key in keys:
                 continue
-            near = difflib.get_close_matches(str(key), keys, 1)
             name = f"{place}.{printable(str(key), 60)}" if place else printable(str(key), 60)
-            advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(keys)}"
-            self.problem(name, None, f"unknown key; {advice}")
+            self.problem(name, None, f"unknown key; {suggestion(str(key), keys)}")
         return {key: item for key, item in value.items() if key in keys}
 
     def text(self, section: Mapping[str, object], place: str, key: str) -> str | None:

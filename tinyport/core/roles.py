@@ -14,6 +14,7 @@ from tinyport.core.forwarding import parse_forwarding
 from tinyport.core.names import check_login, check_role, printable
 from tinyport.core.role_templates import template_source
 from tinyport.core.sftp_terms import check_root, check_sftp
+from tinyport.core.spelling import suggestion
 
 RESOURCES = frozenset(
     (
@@ -138,7 +139,7 @@ class _Problems:
         known = sorted(keys)
         for key in value:
             if key not in known:
-                self.add(place, f"unknown key {printable(str(key), 40)!r}, known are {', '.join(known)}")
+                self.add(place, f"unknown key {printable(str(key), 40)!r}; {suggestion(str(key), known)}")
         return {str(key): item for key, item in value.items() if key in known}
 
     def texts(self, value: object, place: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError
 from tinyport.core.names import printable
+from tinyport.core.spelling import nearest
 
 #: The exit statuses, the same for the three programs.
 DONE, FAILED, USAGE, NOT_LOGGED_IN, DENIED, NOT_FOUND, OFFLINE = range(7)
@@ -60,6 +61,19 @@ def exit_status(error: TinyportError) -> int:
     return DENIED if isinstance(error, AccessDenied) else FAILED
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Commands in a plain list, and room for the names of all of ours."""
+
+    def __init__(self, prog: str, **more: Any) -> None:
+        super().__init__(prog, max_help_position=28, **more)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):
+            # argparse has a line with the word COMMAND above them.
+            return "".join(self._format_action(one) for one in action._get_subactions())
+        return super()._format_action(action)
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser with the house's habits: no abbreviations, examples in the help, errors as exceptions.
 
@@ -82,13 +96,14 @@ class CommandLine(argparse.ArgumentParser):
             usage=usage,
             description=description,
             epilog=epilog if examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
             add_help=add_help,
             parents=list(parents),
         )
         self.examples = tuple(examples)
         self._commands: argparse._SubParsersAction[CommandLine] | None = None
+        self._above: CommandLine | None = None
 
     def command(
         self,
@@ -114,6 +129,7 @@ class CommandLine(argparse.ArgumentParser):
         )
         # argparse leaves a command out of the listing only when the keyword is absent, not when it is None.
         added: CommandLine = made() if help is None else made(help=help)
+        added._above = self
         if run is not None:
             added.set_defaults(run=run)
         else:
@@ -131,6 +147,42 @@ class CommandLine(argparse.ArgumentParser):
         """The one-line help of each listed command."""
         actions = self._commands._choices_actions if self._commands is not None else []
         return {action.dest: action.help or "" for action in actions}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            # Said here and not by the program's own parser, which does not know what this command takes.
+            self.refuse(str(rest[0]))
+        return found, rest
+
+    def refuse(self, word: str) -> NoReturn:
+        """Say what is wrong with a word that this command has no use for."""
+        option = word.split("=", 1)[0]
+        if not option.startswith("-") or option == "-":
+            raise UsageError(f"{printable(word, 80)!r} is one word too many", hint=f'run "{self.prog} --help"')
+        near = nearest(option, self._option_string_actions)
+        hint = f"did you mean {near}?" if near else f'run "{self.prog} --help"'
+        above = self._above
+        while above is not None:
+            if option in above._option_string_actions:
+                words = self.prog[len(above.prog) :].strip()
+                hint = f'it stands before the command: "{above.prog} {option} ... {words}"'
+            above = above._above
+        raise UsageError(f"{self.prog} has no option {printable(option, 80)}", hint=hint)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        typed = printable(str(value), 80)
+        if isinstance(action, argparse._SubParsersAction):
+            known: list[str] = list(self.commands())
+            near = nearest(str(value), known)
+            hint = f'did you mean "{self.prog} {near}"?' if near else f'run "{self.prog} --help"'
+            raise UsageError(f"{self.prog} has no command {typed!r}", hint=hint)
+        known = [str(choice) for choice in action.choices]
+        name = action.option_strings[0] if action.option_strings else action.metavar or action.dest.upper()
+        allowed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+        raise UsageError(f"{name}: {typed!r} is not known", hint=f"write {allowed}")
 
     def error(self, message: str) -> NoReturn:
         # argparse quotes what was typed; it may hold anything.
