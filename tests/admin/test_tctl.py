@@ -62,9 +62,20 @@ def test_nodes_line_up_and_say_when_they_were_seen(fake_auth: FakeAuth, tctl: At
     fake_auth.says("GET", "/v1/nodes?selector=site%3Dberlin&search=attic", {"nodes": [NODE, online]})
     ran = tctl(fake_auth.data_dir)("nodes", "ls", "site=berlin", "--search", "attic")
     assert ran.out.splitlines() == [
-        "NAME        STATUS   LAST SEEN      UUID                                  VERSION  LABELS",
-        "greenhouse  offline  3 minutes ago  0c9a7f4e-0000-4000-8000-000000000001  0.1.0    site=berlin",
-        "pi          online   now            0c9a7f4e-0000-4000-8000-000000000001  0.1.0",
+        "NAME        STATUS   LAST SEEN      VERSION  LABELS",
+        "greenhouse  offline  3 minutes ago  0.1.0    site=berlin",
+        "pi          online   now            0.1.0",
+    ]
+
+
+def test_what_a_node_costs_is_told_once_it_says_something(fake_auth: FakeAuth, tctl: At) -> None:
+    old = {**NODE, "traffic": {"bytes": 1, "since": NOW - 86400, "a_day": 351_000}, "peer": "192.0.2.7:1234"}
+    new = {**NODE, "name": "pi", "traffic": {"bytes": 4239, "since": NOW - 60, "a_day": 6_104_160}}
+    fake_auth.says("GET", "/v1/nodes", {"nodes": [old, new]})
+    assert tctl(fake_auth.data_dir)("nodes", "ls", "-v").out.splitlines() == [
+        "NAME        STATUS   TUNNELS  FROM       ADDRESSES  TRAFFIC    CLOCK  UUID",
+        "greenhouse  offline  0        192.0.2.7             351kB/day  right  0c9a7f4e-0000-4000-8000-000000000001",
+        "pi          offline  0                              -          right  0c9a7f4e-0000-4000-8000-000000000001",
     ]
 
 

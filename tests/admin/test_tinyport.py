@@ -188,7 +188,7 @@ def test_the_status_of_a_node_in_words() -> None:
     assert node_lines({**STATUS, "sessions": 2, "old_keepers": [old], "lacks": lacks}, NOW) == [
         "node:         greenhouse 0c9a7f4e-0000-4000-8000-000000000001",
         "cluster:      farm.example",
-        "tunnel:       up since 3 minutes ago, through port.example.com:443",
+        "tunnel:       up for 3 minutes, through port.example.com:443",
         "listens:      [::]:3022",
         "certificate:  generation 3, ends in 6 days",
         "clock:        2 minutes behind the cluster's",

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import need_program
 from tinyport.admin.main import build_parser as tinyport_parser
@@ -16,6 +18,7 @@ from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerE
 from tinyport.host import console
 from tinyport.host.console import CommandLine
 from tinyport.host.console_completion import completion_script
+from tinyport.host.console_wrap import width, wrapped
 
 PROGRAMS: list[Callable[[], CommandLine]] = [tsh_parser, tctl_parser, tinyport_parser]
 
@@ -67,6 +70,27 @@ def test_hostile_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tables_line_up_with_wide_letters_and_escapes() -> None:
     lines = console.table([("温室", "x"), ("a\x1b", "y")], ("NAME", "S"))
     assert lines == ["NAME   S", "温室   x", "a\\x1b  y"]
+
+
+def test_on_a_narrow_terminal_the_last_column_goes_on_beneath_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "terminal_columns", lambda: 26)
+    rows = [("pi", "site=berlin place=東京都渋谷区 " + "x" * 20, "-"), ("pi-2", "short", "-")]
+    assert console.table([row[:2] for row in rows], ("NAME", "LABELS")) == [
+        "NAME  LABELS",
+        "pi    site=berlin",
+        "      place=東京都渋谷区",
+        "      xxxxxxxxxxxxxxxxxxxx",
+        "pi-2  short",
+    ]
+    monkeypatch.setattr(console, "terminal_columns", lambda: 20)
+    assert len(console.table([row[:2] for row in rows], ("NAME", "LABELS"))) == 3, "where there is no room"
+
+
+@given(st.text(max_size=40), st.integers(min_value=2, max_value=30))
+def test_wrapping_loses_nothing_and_fits(text: str, columns: int) -> None:
+    lines = wrapped(text, columns)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(width(line) <= columns or " " not in line for line in lines)
 
 
 def test_pipes_get_no_colours() -> None:

@@ -87,7 +87,9 @@ def ask_monitor(data_dir: Path) -> dict[str, Any]:
 def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
     """The daemon's answer for people."""
     tunnel, memory = _table(status.get("tunnel")), _table(status.get("memory"))
-    state = f"{tunnel.get('tunnel', 'unknown')} since {ago(tunnel.get('since'), now)}"
+    state = str(tunnel.get("tunnel", "unknown"))
+    if isinstance(since := tunnel.get("since"), (int, float)):
+        state += f" for {span(now - since)}"
     if tunnel.get("reason"):
         state += f": {tunnel['reason']}"
     elif tunnel.get("server"):

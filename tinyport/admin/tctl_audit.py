@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tinyport.admin import tctl_audit_check
-from tinyport.admin.answers import ago, path, rows
+from tinyport.admin.answers import path, rows
 from tinyport.admin.connection import connect
 from tinyport.core.events import CODES
 from tinyport.core.names import printable
-from tinyport.core.spelling import nearest
 from tinyport.core.session_joining import MODES, OBSERVER
-from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options, table
+from tinyport.core.spelling import nearest
+from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options
+from tinyport.host.console_sessions import lines
 from tinyport.host.moments import when
 
 #: shown in their own columns
@@ -163,22 +164,8 @@ def _value(key: str, value: object) -> str:
 def _sessions(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", "/v1/sessions")
-    lines = [
-        (
-            item.get("sid"),
-            item.get("user"),
-            item.get("login"),
-            item.get("node"),
-            item.get("kind"),
-            ago(item.get("started")),
-            item.get("state"),
-            ", ".join(f"{one.get('user')} ({one.get('mode')})" for one in rows({"parties": [], **item}, "parties")),
-        )
-        for item in rows(answer, "sessions")
-    ]
-    emit(
-        args, answer, lambda: table(lines, ("SESSION", "USER", "LOGIN", "NODE", "KIND", "STARTED", "STATE", "PARTIES"))
-    )
+    found = rows(answer, "sessions")
+    emit(args, answer, lambda: lines(found, time.time()))
     return 0
 
 

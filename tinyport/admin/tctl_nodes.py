@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from tinyport.host.console_progress import format_size
 from tinyport.link.api import AuthClient
 
 _COLOURS = {"online": "green", "offline": "dim", "pending": "yellow", "quarantined": "red"}
+#: seconds for which bytes were counted that say what a day costs
+_TELLING = 3600
 
 
 def add_commands(parser: CommandLine) -> None:
@@ -36,7 +39,7 @@ def add_commands(parser: CommandLine) -> None:
     listing.add_argument("labels", nargs="*", metavar="k=v")
     listing.add_argument("--search", metavar="TEXT", help="in names and labels")
     listing.add_argument(
-        "-v", "--verbose", action="store_true", help="with addresses, tunnels, traffic and clocks that are off"
+        "-v", "--verbose", action="store_true", help="tunnels, addresses, traffic, clocks that are off and UUIDs"
     )
     add = nodes.command(
         "add",
@@ -128,11 +131,21 @@ def _long_table(nodes: list[dict[str, Any]]) -> list[str]:
                 len(proxies) if isinstance(proxies, list) else 0,
                 str(node.get("peer") or "").rpartition(":")[0],
                 words(addresses),
-                f"{format_size(traffic['a_day'])}/day" if "a_day" in traffic else "-",
+                _traffic(traffic),
                 _clock(node.get("skew")),
+                node.get("uuid"),
             )
         )
-    return table(lines, ("NAME", "STATUS", "TUNNELS", "FROM", "ADDRESSES", "TRAFFIC", "CLOCK"), paint_cell=_paint)
+    headers = ("NAME", "STATUS", "TUNNELS", "FROM", "ADDRESSES", "TRAFFIC", "CLOCK", "UUID")
+    return table(lines, headers, paint_cell=_paint)
+
+
+def _traffic(traffic: Mapping[str, object]) -> str:
+    """A day's, once that says something: a handshake is all that there is of a node that has just come."""
+    a_day, since = traffic.get("a_day"), traffic.get("since")
+    if not isinstance(a_day, (int, float)) or not isinstance(since, (int, float)):
+        return "-"
+    return f"{format_size(a_day)}/day" if time.time() - since >= _TELLING else "-"
 
 
 def _clock(skew: object) -> str:
@@ -150,10 +163,10 @@ def _table(nodes: list[dict[str, Any]]) -> list[str]:
     for node in nodes:
         seen = "now" if node.get("status") == "online" else ago(node.get("last_seen"))
         labels = labels_text(node.get("labels"))
-        lines.append((node.get("name"), node.get("status"), seen, node.get("uuid"), node.get("version"), labels))
+        lines.append((node.get("name"), node.get("status"), seen, node.get("version"), labels))
     return table(
         lines,
-        ("NAME", "STATUS", "LAST SEEN", "UUID", "VERSION", "LABELS"),
+        ("NAME", "STATUS", "LAST SEEN", "VERSION", "LABELS"),
         paint_cell=_paint,
     )
 

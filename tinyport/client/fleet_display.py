@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import IO
 
 from tinyport.core.names import printable
-from tinyport.host.console import paint, width
+from tinyport.host.console import paint
+from tinyport.host.console_wrap import width
 
 # A person sees no more; each drawing is one write.
 _PERIOD = 0.1

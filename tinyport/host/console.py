@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError
 from tinyport.core.names import printable
 from tinyport.core.spelling import nearest
+from tinyport.host.console_wrap import terminal_columns, width, wrapped
 
 #: The exit statuses, the same for the three programs.
 DONE, FAILED, USAGE, NOT_LOGGED_IN, DENIED, NOT_FOUND, OFFLINE = range(7)
@@ -43,6 +44,8 @@ _CODE_STATUSES = {
 }
 
 _MAX_MESSAGE = 2000
+#: columns that are worth breaking lines for
+_LEAST_ROOM = 16
 
 Run = Callable[[argparse.Namespace], "int | None"]
 
@@ -363,20 +366,6 @@ def to_json(data: object) -> str:
     return json.dumps(data, indent=2, sort_keys=False).replace("\x7f", "\\u007f")
 
 
-def width(text: str) -> int:
-    """How many columns a terminal gives ``text``: two for wide characters, none for combining ones."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-
-    columns = 0
-    for char in text:
-        if unicodedata.category(char) in ("Mn", "Me", "Cf"):
-            continue
-        columns += 2 if unicodedata.east_asian_width(char) in "WF" else 1
-    return columns
-
-
 def table(
     rows: Iterable[Sequence[object]],
     headers: Sequence[str],
@@ -385,19 +374,35 @@ def table(
 ) -> list[str]:
     """Rows as lines with columns that line up, under a line of headers. Cells are hostile text and are escaped.
 
-    ``paint_cell(header, text)`` may wrap a cell in colour; what it adds is not counted.
+    On a terminal that is too narrow, the last column goes on beneath itself. ``paint_cell(header, text)`` may wrap a
+    cell in colour; what it adds is not counted.
     """
     cells = [[_cell(value) for value in row] for row in rows]
-    columns = []
+    columns, at = [], 0
     # By columns: a list of ten thousand nodes is made in half the time that it takes by lines.
-    for place, header in enumerate(headers):
+    for place, header in enumerate(headers[:-1]):
         column = [header, *(row[place] for row in cells)]
         taken = [width(text) for text in column]
         if paint_cell is not None:
             column[1:] = [paint_cell(header, text) for text in column[1:]]
-        gap = max(taken) + 2 if place < len(headers) - 1 else 0
+        gap = max(taken) + 2
+        at += gap
         columns.append([text + " " * (gap - used) for text, used in zip(column, taken, strict=True)])
-    return ["".join(line).rstrip() for line in zip(*columns, strict=True)]
+    last = [row[len(headers) - 1] for row in cells]
+    columns.append([headers[-1], *_last_column(last, headers[-1], at, paint_cell)])
+    rows_of_lines = ("".join(line).split("\n") for line in zip(*columns, strict=True))
+    return [line.rstrip() for lines in rows_of_lines for line in lines]
+
+
+def _last_column(cells: list[str], header: str, at: int, paint_cell: Callable[[str, str], str] | None) -> Iterable[str]:
+    """Cells that begin at column ``at``, each in as many lines as the terminal makes of it."""
+    terminal = terminal_columns()
+    room = None if terminal is None else terminal - at
+    # Where nearly nothing is left, the terminal's own breaking is no worse.
+    pieces = [[text] if room is None or room < _LEAST_ROOM else wrapped(text, room) for text in cells]
+    if paint_cell is not None:
+        pieces = [[paint_cell(header, text) for text in lines] for lines in pieces]
+    return [("\n" + " " * at).join(lines) for lines in pieces]
 
 
 def _cell(value: object) -> str:

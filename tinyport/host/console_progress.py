@@ -10,18 +10,18 @@ from typing import IO
 
 from tinyport.core.durations import format_duration
 from tinyport.core.names import printable
-from tinyport.host.console import width
+from tinyport.host.console_wrap import width
 
 #: A terminal needs no more; each update is a write call.
 _PERIOD = 0.1
 
 
 def format_size(count: float) -> str:
-    """Bytes as scp shows them: three or four digits and a unit (powers of 1024)."""
-    for unit in ("B", "KB", "MB", "GB"):
+    """Bytes as three or four digits and a unit, as configuration has them (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
         if count < 10000:
             return f"{count:.0f}{unit}" if unit == "B" or count >= 100 else f"{count:.1f}{unit}"
-        count /= 1024
+        count /= 1000
     return f"{count:.1f}TB"
 
 

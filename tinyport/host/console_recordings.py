@@ -13,6 +13,7 @@ from tinyport.core.durations import format_duration
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.host.console import UsageError, format_time, table
 from tinyport.host.console_progress import format_size
+from tinyport.host.console_sessions import parties
 from tinyport.host.moments import when
 
 PATH = "/v1/recordings"
@@ -65,8 +66,6 @@ def lines(found: Iterable[Mapping[str, object]]) -> list[str]:
 
 def _row(one: Mapping[str, object]) -> Sequence[object]:
     started, seconds, size = (_number(one.get(name)) for name in ("started", "seconds", "bytes"))
-    said = one.get("parties")
-    parties = [f"{party.get('user')} ({party.get('mode')})" for party in said] if isinstance(said, list) else []
     state = f"{one.get('state')}"
     if lost := _number(one.get("lost")):
         state += f", {format_size(lost)} lost"
@@ -74,7 +73,7 @@ def _row(one: Mapping[str, object]) -> Sequence[object]:
     id = str(one.get("id"))
     who = one.get("user"), one.get("login"), one.get("node"), one.get("kind")
     # So much of an id as is typed.
-    return id[:12], format_time(started), lasted, *who, format_size(size), state, ", ".join(parties)
+    return id[:12], format_time(started), lasted, *who, format_size(size), state, parties(one)
 
 
 def _number(value: object) -> float:
