@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyport.core.config import Config, General, parse_config
+from tinyport.core.config_lines import with_lines
 from tinyport.core.errors import ConfigError, OperatorError
 from tinyport.host.files import read_limited
 
@@ -66,8 +67,17 @@ def read_secret(path: str) -> str:
 
 
 def check(document: Mapping[str, object], source: str) -> Config:
-    """A mapping as a checked configuration; ConfigError with every problem."""
-    return parse_config(document, source, read_secret)
+    """A mapping as a checked configuration; ConfigError with every problem, and the line of it when ``source`` is the
+    file that it was read from.
+    """
+    try:
+        return parse_config(document, source, read_secret)
+    except ConfigError as error:
+        try:
+            text = read_limited(Path(source), MAX_FILE).decode("utf-8", "replace")
+        except OSError:
+            raise error from None
+        raise ConfigError(with_lines(error.problems, source, text)) from None
 
 
 def load(path: Path | None) -> Config:

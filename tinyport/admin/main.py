@@ -80,7 +80,7 @@ def build_parser() -> CommandLine:
         examples=["tinyport start", "tinyport start --roles=auth,proxy -c /etc/tinyport/tinyport.toml", _JOIN],
     )
     _where(start)
-    _role_options(start)
+    _role_options(start, default="those enabled")
     start.add_argument("--insecure-no-ca-pin", action="store_true", help="join without knowing whom")
     _debug(start)
     _add_quickstart(parser)
@@ -115,8 +115,8 @@ def _debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--debug", action="store_true", help="log what happens, show tracebacks")
 
 
-def _role_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--roles", metavar="R,...", help="which of auth, proxy, node (default: those enabled)")
+def _role_options(parser: argparse.ArgumentParser, *, default: str) -> None:
+    parser.add_argument("--roles", metavar="R,...", help=f"which of auth, proxy, node (default: {default})")
     parser.add_argument("--server", metavar="HOST:PORT", help="the cluster's proxy; for a proxy, auth")
     parser.add_argument("--token", metavar="VALUE|FILE", help="join token, or a file that holds it")
     parser.add_argument("--ca-pin", metavar="sha256:...", action="append", help="the cluster's CA pin")
@@ -157,7 +157,7 @@ def _add_configuration(parser: CommandLine) -> None:
             "-o /etc/tinyport/tinyport.toml",
         ],
     )
-    _role_options(configure)
+    _role_options(configure, default="node")
     configure.add_argument("--data-dir", metavar="DIR", help="where everything is kept")
     configure.add_argument("--cluster-name", metavar="C", help="auth: the cluster's name, which cannot change later")
     configure.add_argument("--public-addr", metavar="H:P", help="proxy: where people and nodes reach it")

@@ -142,7 +142,7 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
     ConfigError names, for every problem: file, key, what was read, what is allowed.
     """
     reader = SettingsReader(source, read_secret)
-    top = reader.section(document, "", ("tinyport", "auth", "proxy", "node", "trusted_clusters"))
+    top = reader.section(document, "", (*SECTIONS, "trusted_clusters"))
     config = Config(
         tinyport=_general(reader, reader.section(top.get("tinyport"), "tinyport", _GENERAL)),
         auth=_auth(reader, reader.section(top.get("auth"), "auth", _AUTH)),
@@ -186,6 +186,8 @@ _NODE = (
     "pam",
     "user",
 )
+#: section → its keys
+SECTIONS = {"tinyport": _GENERAL, "auth": _AUTH, "proxy": _PROXY, "node": _NODE}
 _PAM = ("enabled", "service")
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
@@ -259,7 +261,7 @@ def _auth(reader: SettingsReader, section: Mapping[str, object]) -> AuthConfig:
         try:
             check_cluster(name)
         except TinyportError as error:
-            reader.problem("auth.cluster_name", name, error.message)
+            reader.problem("auth.cluster_name", name, error.hint or error.message)
     listen = AuthConfig.listen
     if "listen" in section:
         listen = reader.address(section["listen"], "auth.listen", AUTH_PORT) or listen

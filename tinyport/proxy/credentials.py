@@ -191,7 +191,7 @@ async def obtain(settings: ProxySettings, log: Log) -> Credentials:
     try:
         return Credentials(_checked(identity_file.load_for(path, format_address(*settings.auth_address)), path))
     except FileNotFoundError:
-        log.info("no identity yet: joining", auth=settings.auth_address)
+        log.info("no identity yet: joining", auth=format_address(*settings.auth_address))
     if not settings.token:
         raise OperatorError(
             "the proxy has no identity and no token to join with",
