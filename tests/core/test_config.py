@@ -147,7 +147,7 @@ BAD: list[tuple[str, str, object, str]] = [
     ("tinyport", "log", "info", "must be a section"),
     ("tinyport", "diag_addr", "no port:x", "must be an address"),
     ("auth", "enabled", "yes", "must be true or false"),
-    ("auth", "cluster_name", "Farm Example", "not allowed"),
+    ("auth", "cluster_name", "Farm Example", "lower-case DNS names"),
     ("auth", "listen", "0.0.0.0:99999", "must be an address"),
     ("auth", "static_tokens", {"type": "node"}, "must be a list of tables"),
     ("auth", "static_tokens", [{"type": "node"}], "must be given"),
