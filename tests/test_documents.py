@@ -135,5 +135,12 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     text = page.read_text()
     named = re.findall(r"`((?:tinyport|tests|docs|packaging|tools|bench|web|demo|\.ci)/[\w./*-]+)`", text)
     assert [name for name in named if name not in MADE and not list(ROOT.glob(name.rstrip("/")))] == []
+    rooms = re.findall(
+        r"`((?:auth|proxy|node|link|core|host|client|admin|scenarios|interop|security)/[\w*-]+\.py)`", text
+    )
+    assert [name for name in rooms if not any(list(ROOT.glob(f"{top}/{name}")) for top in ("tinyport", "tests"))] == []
+    units = re.findall(r"systemctl (?:[a-z]+|-\S+)(?: -\S+)* (tinyport[\w.-]*)", text)
+    known = {path.name for path in (ROOT / "packaging/systemd").iterdir()}
+    assert [unit for unit in units if not known & {unit, f"{unit}.service"}] == []
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([\w-]+)`", text)) - targets == set()
