@@ -80,6 +80,39 @@ def test_a_machine_that_has_booted_has_none_of_its_earlier_sessions(auth: AuthSe
     assert "new" in listed(auth)
 
 
+def test_a_keeper_that_was_killed_has_none_of_its_sessions(auth: AuthServer) -> None:
+    """Nobody told of their ends: the node names those who live, and the others' are over."""
+    node, other = auth.join("greenhouse"), auth.join("barn")
+    begun = [{**BEGIN, "sid": f"{name}{count}", "uid": f"{name}-{count}"} for name in ("a", "b") for count in (1, 2)]
+    for machine in (node, other):
+        say(machine, "1", *begun, {**BEGIN, "sid": "nameless"})
+    for batch, nonsense in enumerate((None, "a", {"a": 1}, ["x"] * 1000)):
+        say(node, f"no {batch}", {"event": "node.living", "keepers": nonsense})
+    assert sorted(listed(auth)) == ["a1", "a2", "b1", "b2", "nameless"]
+    # At its place among the others: what began before it and what began after it.
+    say(node, "2", {"event": "node.living", "keepers": ["b"]}, {**BEGIN, "sid": "c1", "uid": "c-1"})
+    lost = [event for event in auth.events("session.end") if event["reason"] == "lost"]
+    assert [(event["node"], event["sid"], event["user"]) for event in lost] == [
+        ("greenhouse", "a1", "alice"),
+        ("greenhouse", "a2", "alice"),
+    ]
+    assert "c1" in listed(auth)
+    # The same batch again, as after a lost answer.
+    say(node, "2", {"event": "node.living", "keepers": ["b"]}, {**BEGIN, "sid": "c1", "uid": "c-1"})
+    assert "c1" in listed(auth)
+    # It is no event, and nobody reads it in the log.
+    written = auth.local().get("/v1/audit", limit=1000).body["events"]
+    assert "node.living" not in {event["event"] for event in written}
+    assert auth.events("events.lost") == []
+
+
+def test_a_proxy_does_not_count_keepers(auth: AuthServer) -> None:
+    node, proxy = auth.join("greenhouse"), auth.join("gate", "proxy")
+    say(node, "1", {**BEGIN, "sid": "a1", "uid": "a-1"})
+    say(proxy, "2", {"event": "node.living", "keepers": []})
+    assert listed(auth) == {"a1": "live"}
+
+
 def test_a_node_that_is_away(auth: AuthServer) -> None:
     node, proxy = auth.join("greenhouse"), auth.join("gate", "proxy")
     here = {"full": True, "nodes": [{"uuid": node.uuid, "online": True}]}

@@ -142,6 +142,7 @@ class Authority:
 def configuration(folder: Path, **changes: object) -> dict[str, object]:
     made: dict[str, object] = {
         "protocol": PROTOCOL,
+        "name": "0123456789abcdef",
         "paths": search_path(),
         **{name: str(folder / f"{name}.json") for name in ("identity", "policy", "node")},
         "floor": str(folder / "floor"),
@@ -173,6 +174,8 @@ class Rig:
         self.pid = 0
         self.status: int | None = None
         self._changes = changes
+        #: where the keeper itself finds its modules; ``paths`` is for its workers
+        self.keeper_path = search_path()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._wake_in, self._wake_out = os.pipe()
@@ -196,7 +199,7 @@ class Rig:
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         os.dup2(log, 2)
         try:
-            self.pid = spawn(arguments("tinyport.node.keeper_process", search_path()), [theirs.fileno(), told])
+            self.pid = spawn(arguments("tinyport.node.keeper_process", self.keeper_path), [theirs.fileno(), told])
         finally:
             os.dup2(stderr, 2)
             for descriptor in (stderr, log, told):

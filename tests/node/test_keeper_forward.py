@@ -15,7 +15,6 @@ import pytest
 from tests.interop.forwarding import answers, echo_at_end, free_port, receive_all, serving
 from tests.node.session_harness import LIMIT, LOGIN
 from tests.node.test_session_plan import grant as some_grant
-from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.forwarding import EVERYTHING, ForwardRule
 from tinyport.host.accounts import Account, lookup
@@ -39,14 +38,15 @@ class Bench:
         self.told: list[tuple[Mapping[str, object], list[socket.socket]]] = []
         log = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
         audit = Audit(self.events.append, lambda: 0.0, {}, log)
-        desk = Desk(self.loop, audit, log, False, self.account, self)
+        desk = Desk(self.loop, audit, log, False, self.check_usable, self)
         self.forwards = Forwards(desk, 1, ("10.0.0.9", 5022))
         self.grant = some_grant(login=LOGIN, permits=frozenset(("agent", "x11")), forwarding=EVERYTHING)
+        self.account = lookup(LOGIN)
         self.answered = 0
         self._last_id = 0
 
-    def account(self, grant: Grant) -> Account:
-        return lookup(grant.login)
+    def check_usable(self, account: Account) -> None:
+        """Each may be used here."""
 
     def answer(
         self, number: int, request: int, answer: Mapping[str, object] | TinyportError, descriptors: Sequence[int] = ()
@@ -64,7 +64,7 @@ class Bench:
     def ask(self, request: str, **fields: object) -> int:
         """Send a request; returns its id. The answer, if it is given at once, is there already."""
         self._last_id += 1
-        answered = self.forwards.handle(request, {"id": self._last_id, **fields}, self.grant)
+        answered = self.forwards.handle(request, {"id": self._last_id, **fields}, self.grant, self.account)
         if answered is not LATER:
             self.answers[self._last_id] = answered[0], []
         return self._last_id
@@ -264,7 +264,7 @@ def test_what_makes_no_sense_ends_the_worker(bench: Bench, request_name: str, me
 def test_without_an_id_there_is_nothing_to_answer(bench: Bench, request_name: str) -> None:
     message = {"host": "a", "port": 1, "listener": 1, "protocol": "a", "cookie": "00", "screen": 0}
     with pytest.raises(PeerError):
-        bench.forwards.handle(request_name, message, bench.grant)
+        bench.forwards.handle(request_name, message, bench.grant, bench.account)
 
 
 def test_no_more_listeners_than_allowed(bench: Bench) -> None:
@@ -290,7 +290,9 @@ def test_no_more_in_flight_than_allowed(bench: Bench) -> None:
 def test_the_same_id_again_is_the_workers_own_confusion(bench: Bench) -> None:
     with serving(echo_at_end) as server:
         for _ in range(2):
-            bench.forwards.handle("connect", {"id": 7, "host": "127.0.0.1", "port": server.port}, bench.grant)
+            bench.forwards.handle(
+                "connect", {"id": 7, "host": "127.0.0.1", "port": server.port}, bench.grant, bench.account
+            )
         bench.spin(lambda: bench.answered == 2)
         _, (stream,) = bench.get("connect", host="127.0.0.1", port=server.port)
         assert stream.getpeername() == ("127.0.0.1", server.port)

@@ -63,6 +63,9 @@ class Starter:
     def account(self, grant: Grant) -> Account:
         return lookup(grant.login)
 
+    def check_usable(self, account: Account) -> None:
+        """Each may be used here."""
+
     def start(
         self, connection: Connection, number: int, grant: Grant, asked: Asked, request: int
     ) -> tuple[Running, Answer]:

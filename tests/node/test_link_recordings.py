@@ -282,7 +282,7 @@ def test_an_answer_to_a_keeper_that_has_ended_meanwhile(bench: Bench) -> None:
     ours, theirs = pair()
     taken: list[tuple[dict[str, object], list[int], Callable[[dict[str, object]], None]]] = []
     log = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
-    keepers = OldKeepers(bench.loop, lambda event: None, lambda *what: taken.append(what), log)
+    keepers = OldKeepers(bench.loop, lambda event: None, lambda *what: taken.append(what), lambda: None, log)
     keepers.given(ours, [])
     reading, writing = make_pipe()
     keeper = Channel(theirs)

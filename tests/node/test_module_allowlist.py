@@ -73,6 +73,7 @@ OWN = frozenset(
         "core.names",
         "core.recording_frames",
         "core.sources",
+        "host.boot",
         "host.files",
         "host.logging_line",
         "host.privileges",

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.node.test_session_plan import grant as some_grant
 from tinyport.host.logging_line import Log
 from tinyport.node import keeper_outbox
+from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_outbox import WINDOW, Outbox
-from tinyport.node.link_generations import Receipts
+from tinyport.node.link_generations import Census, Receipts
+from tinyport.node.spool import MAX_EVENT
 
 
 def at_once(seconds: float, call: Callable[[], None]) -> None:
@@ -190,15 +193,77 @@ def test_what_does_not_fit_is_counted(folder: int, log: Log, monkeypatch: pytest
     assert outbox.empty
 
 
+def test_what_waits_has_a_bound_in_bytes(folder: int, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs commands as long as a page while link is stuck."""
+    monkeypatch.setattr(keeper_outbox, "MAX_HELD_BYTES", 10_000)
+    line = Line()
+    outbox = Outbox(line.send, None, "a1", at_once, log)
+    for number in range(7):
+        outbox.add({**event(number), "command": "x" * 3000})
+    assert line.numbers() == [1, 2, 3]
+    outbox.noted(3)
+    assert [line.said[-1]["event"][name] for name in ("event", "count")] == ["events.lost", 4]
+    outbox.noted(4)
+    outbox.add({**event(8), "command": "x" * 3000})
+    assert line.numbers()[-1] == 5
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\u4e2d", "\U0001f600", "\x01", "\\", '"', "\ue000", "\U000f0000"])
+def test_no_command_makes_an_event_that_does_not_fit(letter: str) -> None:
+    """One that link cannot spool, or auth does not take, would hide its session from the list and from the log."""
+    events: list[Mapping[str, object]] = []
+    log = Log("test", descriptor=os.open(os.devnull, os.O_WRONLY))
+    audit = Audit(events.append, lambda: 0.0, {"node": "n" * 36, "node_name": "n" * 63, "cluster": "c" * 100}, log)
+    roles = [f"{number:064}" for number in range(40)]
+    for length in (4000, 128 * 1024):
+        grant = some_grant(role_names=tuple(roles))
+        audit.session("session.start", grant, ("10.0.0.9", 22), "s" * 32, kind="exec", command=letter * length)
+        line = json.dumps({**events[-1], "uid": "0123456789abcdef-123456"})
+        assert len(line) < MAX_EVENT
+        assert str(events[-1]["command"])
+    audit.session("session.start", some_grant(), ("10.0.0.9", 22), "s" * 32, kind="exec", command="y" * 4096)
+    assert events[-1]["command"] == "y" * 4096
+
+
 def test_link_counts_nothing_before_the_keeper_begins_again() -> None:
     got: list[dict[str, object]] = []
     receipts = Receipts(got.append)
     assert receipts.opened() == {"op": "resend"}
     # Sent to a link before us, and still in the socket.
     assert receipts.heard({"op": "event", "n": 5, "event": {"uid": "a-5"}}) is None
-    assert receipts.heard({"op": "again"}) is None
+    assert receipts.keeper == ""
+    assert receipts.heard({"op": "again", "keeper": "a"}) is None
+    assert receipts.keeper == "a"
     assert receipts.heard({"op": "event", "n": 4, "event": {"uid": "a-4"}}) == {"op": "noted", "n": 4}
     assert receipts.heard({"op": "event", "n": 5, "event": "nonsense"}) is None
     assert receipts.heard({"op": "nonsense"}) is None
     assert receipts.heard({"op": "event", "n": 5, "event": {"uid": "a-5"}}) == {"op": "noted", "n": 5}
     assert [one["uid"] for one in got] == ["a-4", "a-5"]
+
+
+def test_a_file_says_that_a_keeper_lives(folder: int, log: Log, tmp_path: Path) -> None:
+    """Also when it has nothing to tell: a monitor that has not met it must not take its sessions for lost."""
+    outbox = Outbox(Line().send, folder, "a1", at_once, log)
+    outbox.offline()
+    path = tmp_path / "kept" / "a1.events"
+    with path.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    outbox.close()
+    assert not path.exists()
+
+
+def test_the_living_are_told_when_the_dead_have_been_heard() -> None:
+    speaking, told = ["a", "b"], list[dict[str, Any]]()
+    census = Census(lambda: speaking, told.append, lambda: 7.0)
+    for nonsense in (None, "a", {"a": 1}):
+        census.taken(nonsense)
+    census.look()
+    assert told == []
+    census.taken(["b", "c"])
+    # What "a" has said is not read to its end.
+    assert told == []
+    speaking.remove("a")
+    census.look()
+    assert [(one["event"], one["keepers"]) for one in told] == [("node.living", ["b", "c"])]
+    census.look()
+    assert len(told) == 1

@@ -413,6 +413,36 @@ def test_a_killed_link_ends_no_session(daemon: Daemon) -> None:
     assert len(daemon.events("session.end")) == 2
 
 
+def lost(daemon: Daemon) -> list[str]:
+    return [str(event["sid"]) for event in daemon.events("session.end") if event["reason"] == "lost"]
+
+
+def listed(daemon: Daemon) -> list[str]:
+    sessions = daemon.cluster.tctl_json("sessions", "ls")["sessions"]
+    return [str(one["id"]) for one in sessions if one["node"] == daemon.name]
+
+
+@pytest.mark.parametrize("what", ["keeper", "all of it"])
+def test_sessions_of_a_killed_keeper_end_in_the_listing(daemon: Daemon, what: str) -> None:
+    process = daemon.ssh("echo up; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    (first,) = wait_for("the session", lambda: listed(daemon))
+    pids = daemon.status()["pids"]
+    if what == "all of it":
+        daemon.end(signal.SIGKILL)
+    os.kill(pids["keeper"], signal.SIGKILL)
+    assert process.wait(LIMIT) == 255
+    if what == "all of it":
+        daemon.start()
+    second = daemon.ssh("echo up; read line")
+    assert second.stdout is not None
+    assert second.stdout.readline() == b"up\n"
+    wait_for("the end of the first", lambda: lost(daemon) == [first])
+    wait_for("the second alone", lambda: (found := listed(daemon)) and first not in found and len(found) == 1)
+    second.communicate(b"go\n", LIMIT)
+
+
 def test_a_killed_keeper_takes_its_sessions_and_is_replaced(daemon: Daemon) -> None:
     mark = daemon.data / "hup"
     process = daemon.ssh("-tt", f"trap 'touch {mark}; exit' HUP; echo up; while :; do sleep 0.05; done")

@@ -9,7 +9,7 @@ from tinyport.auth.callers import NODE, PROXY
 from tinyport.auth.fields import one_line
 from tinyport.auth.store_rows import pack
 from tinyport.auth.web import Answer, Call
-from tinyport.core.events import CODES
+from tinyport.core.events import CODES, LIVING
 
 MAX_BATCH = 500
 MAX_EVENT = 16 * 1024
@@ -25,7 +25,8 @@ MAY_SAY: dict[str, frozenset[str]] = {
         for name in CODES
         if (name.startswith(("session.", "exec", "port", "scp.", "sftp")) and name != "session.kill")
         or name in ("auth.failed", "access.denied", "break_glass.use", "events.lost")
-    ),
+    )
+    | {LIVING},
     PROXY: frozenset(
         (
             *("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost"),
@@ -70,7 +71,7 @@ def _stamp(call: Call, item: object, now: float) -> Mapping[str, object] | None:
     known = isinstance(stated, (int, float)) and not isinstance(stated, bool) and 0 <= stated < LATEST
     body = {key: value for key, value in item.items() if key not in _STAMPED}
     stamps: dict[str, object] = {
-        "code": CODES[name],
+        "code": CODES.get(name),
         "cluster": call.service.cluster,
         "time": stated if known else now,
         "received": round(now, 3),
@@ -95,19 +96,21 @@ async def take_events(call: Call) -> Answer:
         # Nobody has looked at one that is pending, and there may be many.
         waits = node is None or node.state == "pending"
         service.pace.take(caller.uuid, len(call.data) * (PENDING_COSTS if waits else 1), service.settings.monotonic())
-    stamped = [event for event in (_stamp(call, item, now) for item in items) if event is not None]
+    said = [event for event in (_stamp(call, item, now) for item in items) if event is not None]
+    # What is no event changes what is known of live sessions, at its place among the events.
+    stamped = [event for event in said if event["event"] != LIVING]
     async with service.store.write() as tables:
         before = await tables.audit.batch(caller.uuid, batch)
         if before is not None:
             return {"accepted": before}
         await service.audit.append(tables, stamped)
-        refused = len(items) - len(stamped)
+        refused = len(items) - len(said)
         if refused:
             # Not an error: a node that gets one would send the same batch for ever.
             await service.audit.record(
                 tables, "events.lost", sender=caller.actor, count=refused, reason="not for this sender to say"
             )
         if caller.kind == NODE:
-            await live_sessions.follow(service, tables, caller.uuid, stamped)
+            await live_sessions.follow(service, tables, caller.uuid, said)
         await tables.audit.add_batch(caller.uuid, batch, now, len(stamped))
     return {"accepted": len(stamped)}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from tinyport.auth.service import Service
 from tinyport.auth.store import WriteTables
 from tinyport.auth.store_audit import LiveSession
+from tinyport.core.events import LIVING, MAX_LIVING, UID_SEPARATOR
 from tinyport.core.session_joining import MODES
 
 # A machine that was away for longer has hardly kept a session.
@@ -30,6 +31,8 @@ async def follow(service: Service, tables: WriteTables, node_uuid: str, events: 
     shrunk = False
     for event in events:
         shrunk |= await _restarted(service, tables, node_uuid, event)
+        if event["event"] == LIVING:
+            shrunk |= await _counted(service, tables, node_uuid, event)
         sid = event.get("sid")
         if not isinstance(sid, str) or not 1 <= len(sid) <= 64:
             continue
@@ -74,6 +77,22 @@ async def _restarted(service: Service, tables: WriteTables, node_uuid: str, even
         if session.body.get("boot") not in (None, boot) and session.started <= stated
     ]
     await _close(service, tables, gone, "the node was restarted")
+    return bool(gone)
+
+
+async def _counted(service: Service, tables: WriteTables, node_uuid: str, event: Mapping[str, object]) -> bool:
+    """A node names the processes that keep sessions. One that was killed has told of no end. Was one closed?"""
+    living = event.get("keepers")
+    stated = float(str(event["time"]))
+    if not isinstance(living, list) or len(living) > MAX_LIVING:
+        return False
+    gone = []
+    for session in await tables.audit.live_sessions(node_uuid):
+        keeper = str(session.body.get("uid") or "").rpartition(UID_SEPARATOR)[0]
+        # A node's batches of one second may come in any order.
+        if keeper and keeper not in living and session.started <= stated:
+            gone.append(session)
+    await _close(service, tables, gone, "lost")
     return bool(gone)
 
 

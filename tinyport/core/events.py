@@ -82,6 +82,14 @@ CODES: dict[str, str] = {
     "events.lost": "TE001W",
 }
 
+#: What a node says beside its events, and nobody writes down: the names (``keepers``) of the processes on it that keep
+#: sessions. A session whose start has a ``uid`` of another's has ended without a word.
+LIVING = "node.living"
+#: ``uid`` of an event: the name of the keeper that told it, and a number
+UID_SEPARATOR = "-"
+# Sixty-four that outlived their daemons, and today's; docs/protocol/node.md, generations.
+MAX_LIVING = 128
+
 
 def event(name: str, *, time: float, **fields: object) -> dict[str, object]:
     """One audit event, ``{"event", "code", "time", ...}``; ``time`` in Unix seconds. ValueError: no such event."""

@@ -21,6 +21,7 @@ from tinyport.host.boot import boot_id
 from tinyport.host.logging_line import Log
 from tinyport.node import keeper_fields as fields
 from tinyport.node.ipc import Channel
+from tinyport.node.keeper_accounts import NotFoundYet
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, MAX_SESSIONS, PROVED, Connection, refusal_text
 from tinyport.node.keeper_documents import Documents
@@ -73,7 +74,10 @@ class Keeper:
         paths = cast("list[str]", configuration["paths"])
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
         self._documents = Documents(files, self._log)
-        self._upstream = Upstream(self._loop, channel, configuration.get("folder"), self._documents, self, self._log)
+        name = str(configuration["name"])
+        self._upstream = Upstream(
+            self._loop, channel, configuration.get("folder"), name, self._documents, self, self._log
+        )
         identity = self._documents.identity
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name, "boot": boot_id()}
         self._audit = Audit(self._upstream.outbox.add, self._documents.now, node, self._log)
@@ -114,7 +118,7 @@ class Keeper:
         )
         sessions = self._sessions
         self._forwarding = Desk(
-            self._loop, self._audit, self._log, self._privileged, sessions.account, keeping=self, pam=sessions.pam
+            self._loop, self._audit, self._log, self._privileged, sessions.check_usable, keeping=self, pam=sessions.pam
         )
         most = limits.get("startups") or MAX_STARTUPS
         self._signing_in = SigningIn(
@@ -339,6 +343,9 @@ class Keeper:
             answer, descriptors = connection.handle(request, message)
         except PeerError:
             raise
+        except NotFoundYet as wait:
+            self._sessions.accounts.after(wait.login, lambda: self._hear_again(worker, message))
+            return
         except TinyportError as error:
             if error.detail:
                 self._log.debug("a request is refused", request=request, reason=error)
@@ -366,6 +373,15 @@ class Keeper:
         elif request == "gone":
             self._workers.forget(worker, connection)
             self._connection_over(connection)
+
+    def _hear_again(self, worker: Worker, message: dict[str, object]) -> None:
+        """A login that a request needs was looked up. Everything is judged anew, as much may have happened since."""
+        if worker not in self._workers.all:
+            return
+        try:
+            self._heard_worker(worker, message)
+        except PeerError as error:
+            self._workers.kill(worker, str(error))
 
     def answer(
         self, number: int, request: int, answer: Mapping[str, object] | TinyportError, descriptors: Sequence[int] = ()

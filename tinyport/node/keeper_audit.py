@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
 from tinyport.core.access import Grant, claimed_name
@@ -14,6 +15,8 @@ from tinyport.core.policy import Policy
 from tinyport.host.logging_line import Log
 
 MAX_COMMAND = 4096
+# Of one event, link and auth take 16 KiB. A letter that is not ASCII, or that nobody should be shown, is up to twelve.
+MAX_COMMAND_BYTES = 8192
 
 _SHORT_TYPES = {
     "ssh-ed25519": "ED25519",
@@ -102,7 +105,7 @@ class Audit:
         """One of a session's events; ``name`` as in core.events."""
         command = fields.get("command")
         if isinstance(command, str):
-            fields["command"] = printable(command, MAX_COMMAND)
+            fields["command"] = shown_command(command)
         self._event(
             name,
             user=grant.user,
@@ -128,6 +131,14 @@ class Audit:
 
     def _event(self, name: str, **fields: object) -> None:
         self._send(event(name, time=self._now(), **self._node, **fields))
+
+
+def shown_command(command: str) -> str:
+    """A command as it is written down: whole, or cut to what fits into an event whatever it consists of."""
+    limit = MAX_COMMAND
+    while len(json.dumps(shown := printable(command, limit))) > MAX_COMMAND_BYTES:
+        limit = limit * 3 // 4
+    return shown
 
 
 def _address(peer: tuple[str, int]) -> str:

@@ -36,7 +36,7 @@ from tinyport.node.session_plan import Asked
 # sshd_config(5): MaxAuthTries 6.
 MAX_FAILURES = 6
 # An agent offers all its plain keys before the certificate; refusing one costs nothing.
-MAX_PLAIN_KEYS = 20
+MAX_EXCUSED = 20
 # sshd_config(5) has 10; here one costs 60 kB, and memory has a bound of its own.
 MAX_SESSIONS = 512
 # RFC 4253 section 9 recommends new keys each gigabyte or hour. Whoever set a small RekeyLimit gets them more often, and
@@ -94,9 +94,12 @@ class RunningSession(Protocol):
 
 class SessionStarter(Protocol):
     """What a connection needs to start one: ``(session, answer for the worker)``, or a TinyportError. The answer is
-    LATER when somebody else is asked first; it then goes to ``request``."""
+    LATER when somebody else is asked first; it then goes to ``request``. ``account`` raises NotFoundYet when it has to
+    be asked again; ``check_usable`` says whether one may still be used."""
 
     def account(self, grant: Grant) -> Account: ...
+
+    def check_usable(self, account: Account) -> None: ...
 
     def start(
         self, connection: Connection, number: int, grant: Grant, asked: Asked, request: int
@@ -124,7 +127,7 @@ class TimeAndNumber(Protocol):
 class Forwarding(Protocol):
     """What a connection needs of its forwardings."""
 
-    def handle(self, request: str, message: Mapping[str, object], grant: Grant) -> Answer: ...
+    def handle(self, request: str, message: Mapping[str, object], grant: Grant, account: Account) -> Answer: ...
 
     def environment(self, message: Mapping[str, object]) -> dict[str, str]: ...
 
@@ -167,6 +170,8 @@ class Connection:
         self.identity = identity
         self.state = SERVED
         self.grant: Grant | None = None
+        #: whom it signed in as, looked up once, as sshd does
+        self.account: Account | None = None
         self.sessions: dict[int, RunningSession] = {}
         self.max_sessions = MAX_SESSIONS
         #: set once too many proofs failed
@@ -191,7 +196,7 @@ class Connection:
         self._shown_keys = 0
         self._certificate: Certificate | None = None
         self._failures = 0
-        self._plain_keys = 0
+        self._excused = 0
         self._told: set[tuple[str, str]] = set()
         self._last_session = -1
         self._handlers: Mapping[str, Callable[[Mapping[str, object]], Answer]] = {
@@ -221,6 +226,7 @@ class Connection:
         """One request of the worker → its answer and descriptors for it (to be closed after sending).
 
         AccessDenied and Unavailable are refusals: the answer to give is in them. PeerError: the worker broke the rules.
+        NotFoundYet: nothing happened; ask once more when the login has been looked up.
         """
         after = TABLE.get((self.state, request))
         if after is None:
@@ -333,14 +339,14 @@ class Connection:
             cert = _certificate(request.key_blob, self._documents.verified)
             algorithm = _signature_algorithm(cert, request.algorithm)
             verify(cert.public_key, signed_data(self._session_id, request_bytes), signature, algorithm)
-            grant = self._judge(cert, login)
+            grant, account = self._judge(cert, login)
             if self._limits is not None:
                 self._limits.check_connection(self, grant)
             if is_break_glass(cert):
                 self._documents.used_once.use(cert.serial)
         except TinyportError as error:
             raise self._refusal(cert, login, error, proof=True) from None
-        self.grant, self._certificate = grant, cert
+        self.grant, self.account, self._certificate = grant, account, cert
         self._audit.accepted(cert, grant, self.endpoint.peer)
         return {"login": grant.login, "user": grant.user, "permits": dict.fromkeys(sorted(grant.permits), True)}, ()
 
@@ -348,20 +354,21 @@ class Connection:
         if self.exhausted:
             raise AccessDenied("too many authentication failures", code="tries")
 
-    def _judge(self, cert: Certificate, login: str, *, again: bool = False) -> Grant:
-        grant = judge(self._documents, cert, login, self.endpoint.peer[0], again=again)
-        self._starter.account(grant)
-        return grant
+    def _judge(self, cert: Certificate, login: str) -> tuple[Grant, Account]:
+        grant = judge(self._documents, cert, login, self.endpoint.peer[0])
+        # Nobody makes this machine ask others who somebody is but by a certificate that is good for that login.
+        return grant, self._starter.account(grant)
 
     def _refusal(
         self, cert: Certificate | None, login: str, error: TinyportError, *, proof: bool = False
     ) -> AccessDenied:
         """Count, log once, and say it in words that the stranger may read."""
-        if error.code == "plain":
-            self._plain_keys += 1
+        if error.code == "plain" or isinstance(error, Unavailable):
+            # The one is offered by mistake, the other is this machine's fault.
+            self._excused += 1
         else:
             self._failures += 1
-        self.exhausted = self._failures >= MAX_FAILURES or self._plain_keys >= MAX_PLAIN_KEYS
+        self.exhausted = self._failures >= MAX_FAILURES or self._excused >= MAX_EXCUSED
         if (login, error.message) not in self._told and len(self._told) < MAX_FAILURES:
             self._told.add((login, error.message))
             if proof and isinstance(error, PeerError):
@@ -370,6 +377,8 @@ class Connection:
                 self._audit.refused(cert, login, self.endpoint.peer, error, self._documents.policy)
         if isinstance(error, AccessDenied):
             return error
+        if isinstance(error, Unavailable):
+            return AccessDenied(error.message, detail=error.detail, code=error.code)
         # What was malformed or wrongly signed is nobody's business but our log's.
         return AccessDenied("access denied", detail=str(error), code="proof")
 
@@ -379,11 +388,13 @@ class Connection:
         The end of the certificate's life ends no session that runs (as with sshd), unless a role says so, which is
         ``keeper_limits``'s; locks, roles and revocation do.
         """
-        if self.grant is None or self._certificate is None:
+        if self.grant is None or self.account is None or self._certificate is None:
             return
         lasting = replace(self._certificate, valid_before=c.FOREVER)
         try:
-            self.grant = replace(self._judge(lasting, self.grant.login, again=True), expires=self.grant.expires)
+            grant = judge(self._documents, lasting, self.grant.login, self.endpoint.peer[0], again=True)
+            self._starter.check_usable(self.account)
+            self.grant = replace(grant, expires=self.grant.expires)
         except TinyportError:
             if self._forwards is not None:
                 self._forwards.close()
@@ -453,9 +464,10 @@ class Connection:
 
     def _forward(self, request: str, message: Mapping[str, object]) -> Answer:
         assert self.grant is not None
+        assert self.account is not None
         if self._forwards is None:
             raise Unavailable("forwarding is not available on this node")
-        return self._forwards.handle(request, message, self.grant)
+        return self._forwards.handle(request, message, self.grant, self.account)
 
     def _gone(self, message: Mapping[str, object]) -> Answer:
         del message

@@ -54,13 +54,14 @@ class Keeping(Protocol):
 
 @dataclass(frozen=True)
 class Desk:
-    """What all connections' forwardings share. ``account``: the grant's, if it may still be used."""
+    """What all connections' forwardings share. ``check_usable``: AccessDenied when an account may not be used any
+    more."""
 
     loop: Loop
     audit: Audit
     log: Log
     privileged: bool
-    account: Callable[[Grant], Account]
+    check_usable: Callable[[Account], None]
     keeping: Keeping
     #: the PAM service that accounts go through, if any
     pam: str | None = None
@@ -115,6 +116,7 @@ class Forwards:
         self._told: set[tuple[str, str]] = set()
         self._untold = 0
         self._grant: Grant | None = None
+        self._account: Account | None = None
         self._closed = False
         self._handlers: Mapping[str, Callable[[Mapping[str, object], Grant], Answer]] = {
             "connect": self._connect,
@@ -128,9 +130,9 @@ class Forwards:
 
     # ------------------------------------------------------------------ the table's door
 
-    def handle(self, request: str, message: Mapping[str, object], grant: Grant) -> Answer:
+    def handle(self, request: str, message: Mapping[str, object], grant: Grant, account: Account) -> Answer:
         """As ``Connection.handle``. LATER: the answer is given by ``Keeping.answer``."""
-        self._grant = grant
+        self._grant, self._account = grant, account
         return self._handlers[request](message, grant)
 
     def environment(self, message: Mapping[str, object]) -> dict[str, str]:
@@ -343,7 +345,7 @@ class Forwards:
     def _ask(self, asked: dict[str, object], grant: Grant, finish: Finish) -> None:
         if len(self._pending) >= MAX_PENDING:
             raise AccessDenied("too many forwardings are being opened on this connection", code="limit")
-        helper = self._ready_helper(grant)
+        helper = self._ready_helper()
         self._last_request += 1
         self._pending[self._last_request] = finish
         helper.send({**asked, "id": self._last_request})
@@ -353,14 +355,16 @@ class Forwards:
         if listening is not None and self._helper is not None:
             self._helper.send({"op": "close", "listener": number})
 
-    def _ready_helper(self, grant: Grant) -> HelperProcess:
+    def _ready_helper(self) -> HelperProcess:
         if self._helper is not None:
             return self._helper
+        account = self._account
+        assert account is not None
         if self._unusable is not None:
             raise AccessDenied(self._unusable, code="account")
         if self._closed or self._starts >= MAX_STARTS:
             raise Unavailable("forwarding does not work on this connection any more")
-        account = self._desk.account(grant)
+        self._desk.check_usable(account)
         self._starts += 1
         desk = self._desk
         pam = None if desk.pam is None else PamWish(desk.pam, self._peer[0])

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
+from tinyport.core.events import UID_SEPARATOR
 from tinyport.core.events import event as make_event
 from tinyport.host.logging_line import Log
 from tinyport.node.generations import KEPT, MAX_KEPT, SUFFIX
@@ -22,8 +23,9 @@ from tinyport.node.generations import KEPT, MAX_KEPT, SUFFIX
 WINDOW = 64
 # A command that has just begun, and whoever waits for its end, have the processor first; events may come together.
 SOON = 0.02
-# Some hours of a busy node. What comes on top is counted.
+# Some hours of a busy node; and as JSON, for somebody may write long commands. What comes on top is counted.
 MAX_HELD = 4096
+MAX_HELD_BYTES = 4 * 1024 * 1024
 
 
 class Outbox:
@@ -49,6 +51,8 @@ class Outbox:
         self._last = 0
         #: number → event, oldest first: what link has not noted
         self._held: dict[int, Mapping[str, object]] = {}
+        self._sizes: dict[int, int] = {}
+        self._size = 0
         self._sent = 0
         self._online = True
         self._file = -1
@@ -60,12 +64,15 @@ class Outbox:
 
     def add(self, event: Mapping[str, object]) -> None:
         """Tell this, soon or when there is somebody to tell it to."""
-        if len(self._held) >= MAX_HELD:
+        size = len(json.dumps(event))
+        if len(self._held) >= MAX_HELD or self._size + size > MAX_HELD_BYTES:
             self._lost += 1
             return
         self._last += 1
         self.newest = time.monotonic()
-        self._held[self._last] = {**event, "uid": f"{self._name}-{self._last}"}
+        self._held[self._last] = {**event, "uid": f"{self._name}{UID_SEPARATOR}{self._last}"}
+        self._sizes[self._last] = size
+        self._size += size
         if not self._online:
             self._write([self._last])
         elif not self._pumps:
@@ -78,6 +85,7 @@ class Outbox:
             return
         for held in [held for held in self._held if held <= number]:
             del self._held[held]
+            self._size -= self._sizes.pop(held)
         if not self._held:
             self._drop_file()
             if self._lost:
@@ -87,7 +95,7 @@ class Outbox:
 
     def again(self) -> None:
         """A new link asks for everything that it may not have."""
-        self._online = self._send({"op": "again"})
+        self._online = self._send({"op": "again", "keeper": self._name})
         self._sent = 0
         self._pump()
 
@@ -103,6 +111,10 @@ class Outbox:
             os.ftruncate(self._file, 0)
             self._file_size = 0
         self._write(list(self._held))
+
+    def close(self) -> None:
+        """We leave, and everything is noted."""
+        self._drop_file()
 
     @property
     def empty(self) -> bool:
@@ -126,7 +138,8 @@ class Outbox:
     # ------------------------------------------------------------------ the file
 
     def _write(self, numbers: list[int]) -> None:
-        if self._folder is None or not numbers:
+        """Also of none: the file, which is locked, tells a monitor that we live."""
+        if self._folder is None:
             return
         lines = b"".join(json.dumps(self._held[number], separators=(",", ":")).encode() + b"\n" for number in numbers)
         try:

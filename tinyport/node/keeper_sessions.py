@@ -16,6 +16,7 @@ from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.host.login_records import Login, LoginRecords
 from tinyport.node import session_plan, session_start, sftp_confine
+from tinyport.node.keeper_accounts import Accounts
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, Answer, Connection, RunningSession
 from tinyport.node.keeper_held import Held
@@ -136,6 +137,7 @@ class Sessions:
         #: whose sessions wait for their recordings, once for each
         self._waiting: list[str] = []
         self._spare = Spare(loop, session_start.obey, log)
+        self.accounts = Accounts(loop, log)
 
     @property
     def running(self) -> int:
@@ -160,12 +162,16 @@ class Sessions:
         return sum(session.owner.user == user for session in self._all) + self._waiting.count(user)
 
     def account(self, grant: Grant) -> Account:
-        """The grant's account, if this node can become it. AccessDenied with the truth."""
-        account = accounts.lookup(grant.login)
+        """The grant's account, if this node can become it. AccessDenied with the truth; NotFoundYet."""
+        account = self.accounts.find(grant.login)
+        self.check_usable(account)
+        return account
+
+    def check_usable(self, account: Account) -> None:
+        """AccessDenied when nobody may be that here, or not any more."""
         if not self._privileged:
             accounts.check_ours(account)
         accounts.check_usable(account, self._now())
-        return account
 
     def start(
         self, connection: Connection, number: int, grant: Grant, asked: Asked, request: int
@@ -195,7 +201,10 @@ class Sessions:
         return self._begin(connection, number, grant, plan, sid, recording)
 
     def _planned(self, connection: Connection, grant: Grant, asked: Asked, sid: str) -> Plan:
-        plan = self._plan(connection, grant, self.account(grant), asked, sid)
+        account = connection.account
+        assert account is not None
+        self.check_usable(account)
+        plan = self._plan(connection, grant, account, asked, sid)
         if not self._room():
             raise Unavailable("this machine has no memory left for another session; try again later")
         return plan

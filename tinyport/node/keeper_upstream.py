@@ -44,10 +44,18 @@ class Household(Protocol):
 
 
 class Upstream:
-    """Owns the line, and the way to the next one. ``folder``: the node's, None for a keeper that never has another."""
+    """Owns the line, and the way to the next one. ``folder``: the node's, None for a keeper that never has another.
+    ``name``: the keeper's, which no other has."""
 
     def __init__(
-        self, loop: Loop, channel: Channel, folder: object, documents: Documents, household: Household, log: Log
+        self,
+        loop: Loop,
+        channel: Channel,
+        folder: object,
+        name: str,
+        documents: Documents,
+        household: Household,
+        log: Log,
     ) -> None:
         self._documents = documents
         self._household = household
@@ -55,7 +63,8 @@ class Upstream:
         self._link = LinkLine(loop, channel, self._heard, self._lost, log)
         where = None if folder is None else os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._redial = None if where is None else Redial(loop, where, self._hello, self._found, log)
-        self.outbox = Outbox(self._link.tell, where, os.urandom(8).hex(), loop.after, log)
+        self.outbox = Outbox(self._link.tell, where, name, loop.after, log)
+        self._name = name
         #: there is a successor, or will be: the documents on the disk are its keeper's to write
         self._succeeded = False
 
@@ -79,7 +88,9 @@ class Upstream:
         """At the end: what link did not note goes to the next monitor, what the disk did not take is tried again."""
         if not self._succeeded:
             self._documents.save()
-        if not self.outbox.empty:
+        if self.outbox.empty:
+            self.outbox.close()
+        else:
             self.outbox.flush()
             self.outbox.offline()
 
@@ -151,7 +162,7 @@ class Upstream:
         self._household.life.drain()
 
     def _hello(self) -> dict[str, object]:
-        return {"version": VERSION, "sessions": self._household.running}
+        return {"version": VERSION, "name": self._name, "sessions": self._household.running}
 
     def _found(self, channel: Channel) -> None:
         """Another daemon's line. Connections are its own keeper's; ours stay until they end."""

@@ -25,7 +25,7 @@ from tinyport.node.labels import LabelCommands
 from tinyport.node.link_dial import Dials
 from tinyport.node.link_documents import Documents
 from tinyport.node.link_events import AuthLine, EventSender
-from tinyport.node.link_generations import OldKeepers, Receipts
+from tinyport.node.link_generations import Census, OldKeepers, Receipts
 from tinyport.node.link_inherited import Contexts, Inherited
 from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
@@ -65,9 +65,12 @@ class Link:
         self.loop = loop = Loop()
         contexts = Contexts(_texts(identity["tls_cas"]), given.secret)
         cluster = str(identity["cluster"])
-        self._keeper = KeeperLine(loop, self._want_keeper, self._keeper_said, self._keeper_opened, self._record, log)
+        self._keeper = KeeperLine(
+            loop, self._want_keeper, self._keeper_said, self._keeper_opened, self._record, self._keeper_lost, log
+        )
         self._receipts = Receipts(self._keep_event)
-        self._old_keepers = OldKeepers(loop, self._keep_event, self._record, log)
+        self._census = Census(self._speaking, self._keep_event, self._now)
+        self._old_keepers = OldKeepers(loop, self._keep_event, self._record, self._census.look, log)
         self._documents = Documents(loop, given.versions, self._send_document, log)
         self._commands = LabelCommands(loop, _commands(config["commands"]), self._labels_changed, log)
         self._penalties = Penalties(_networks(config.get("penalty_exempt")), log, bool(config.get("penalties", True)))
@@ -149,7 +152,9 @@ class Link:
             return
         for descriptor in descriptors:
             os.close(descriptor)
-        if message.get("op") == "stop":
+        if message.get("op") == "keepers":
+            self._census.taken(message.get("names"))
+        elif message.get("op") == "stop":
             self._stop()
         elif message.get("op") == "reload":
             self._tunnels.retry()
@@ -267,6 +272,13 @@ class Link:
         self._keeper.send_first(self._receipts.opened())
         if time.monotonic() - self._asked_time >= TIME_EVERY:
             self._ask_time()
+
+    def _keeper_lost(self) -> None:
+        self._receipts.closed()
+        self._census.look()
+
+    def _speaking(self) -> list[str]:
+        return [*self._old_keepers.names, *([self._receipts.keeper] if self._receipts.keeper else [])]
 
     def _keeper_said(self, message: dict[str, object]) -> None:
         op = message.get("op")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 
 from tinyport.core.errors import TinyportError
+from tinyport.core.events import LIVING
+from tinyport.host.boot import boot_id
 from tinyport.node.ipc import Channel
 from tinyport.node.link_keeper import send_body
 from tinyport.node.loop import READ, WRITE, Loop
@@ -33,21 +35,29 @@ class Receipts:
     send everything again, and what comes before it says so is not counted.
     """
 
-    __slots__ = ("_add", "_counting")
+    __slots__ = ("_add", "_counting", "keeper")
 
     def __init__(self, add: Callable[[dict[str, object]], None]) -> None:
         self._add = add
         self._counting = False
+        #: the name of who speaks, once it has said that it begins
+        self.keeper = ""
 
     def opened(self) -> dict[str, object]:
         """What to say first on a line."""
-        self._counting = False
+        self.closed()
         return {"op": "resend"}
+
+    def closed(self) -> None:
+        """The line has ended."""
+        self._counting = False
+        self.keeper = ""
 
     def heard(self, message: dict[str, object]) -> dict[str, object] | None:
         """An ``event`` or ``again`` → what to answer."""
         if message.get("op") == "again":
             self._counting = True
+            self.keeper = str(message.get("keeper"))
             return None
         event = message.get("event")
         if not self._counting or not isinstance(event, dict):
@@ -56,13 +66,57 @@ class Receipts:
         return {"op": "noted", "n": message.get("n")}
 
 
-class OldKeepers:
-    """``add`` as in Receipts; ``take`` gets what comes with descriptors, and a way to answer."""
+class Census:
+    """Tells auth which keepers live, so that it lists no sessions of others.
 
-    def __init__(self, loop: Loop, add: Callable[[dict[str, object]], None], take: Take, log: Log) -> None:
+    The monitor knows who lives. What the dead have said on their lines must be on its way to auth before: a session
+    that they began would otherwise be listed after all. ``speaking`` names whose lines we have.
+    """
+
+    __slots__ = ("_add", "_living", "_now", "_speaking")
+
+    def __init__(
+        self,
+        speaking: Callable[[], list[str]],
+        add: Callable[[dict[str, object]], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._speaking = speaking
+        self._add = add
+        self._now = now
+        self._living: list[str] | None = None
+
+    def taken(self, names: object) -> None:
+        """The monitor says who lives."""
+        if isinstance(names, list):
+            self._living = [str(name) for name in names]
+            self.look()
+
+    def look(self) -> None:
+        """A line has ended, or the monitor has spoken."""
+        if self._living is None or not set(self._speaking()) <= set(self._living):
+            return
+        living, self._living = self._living, None
+        self._add({"event": LIVING, "time": round(self._now(), 3), "boot": boot_id(), "keepers": living})
+
+
+class OldKeepers:
+    """``add`` as in Receipts; ``take`` gets what comes with descriptors, and a way to answer; ``lost`` is called when
+    one has ended.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        add: Callable[[dict[str, object]], None],
+        take: Take,
+        lost: Callable[[], None],
+        log: Log,
+    ) -> None:
         self._loop = loop
         self._add = add
         self._take = take
+        self._lost = lost
         self._log = log
         self._lines: list[_OldLine] = []
 
@@ -87,8 +141,14 @@ class OldKeepers:
         for line in list(self._lines):
             line.close()
 
+    @property
+    def names(self) -> list[str]:
+        """Of those who have said theirs."""
+        return [line.receipts.keeper for line in self._lines if line.receipts.keeper]
+
     def _ended(self, line: _OldLine) -> None:
         self._lines.remove(line)
+        self._lost()
 
 
 class _OldLine:
@@ -104,7 +164,7 @@ class _OldLine:
         stream.setblocking(False)
         self._loop = loop
         self._channel = Channel(stream, queue_limit=MAX_QUEUED)
-        self._receipts = Receipts(add)
+        self.receipts = Receipts(add)
         self._take = take
         self._ended = ended
         self._log = log
@@ -112,7 +172,7 @@ class _OldLine:
         self._have: dict[str, object] = {}
         #: what it was last told to read
         self._told: dict[str, Version] = {}
-        self.send(self._receipts.opened())
+        self.send(self.receipts.opened())
 
     def send(self, body: dict[str, object]) -> None:
         """Nothing once it has ended: an answer may come later than that."""
@@ -155,7 +215,7 @@ class _OldLine:
         elif message.get("op") == "have":
             self._have = message
         else:
-            answer = self._receipts.heard(message)
+            answer = self.receipts.heard(message)
             if answer is not None:
                 self.send(answer)
         self._watch()

@@ -71,7 +71,8 @@ class KeeperLine:
     """Queue towards the keeper, and what it says.
 
     ``want`` asks the monitor for a keeper; the answer comes through ``given``. ``on_open`` runs first on each new line,
-    before what is queued. ``on_descriptors`` gets what comes with descriptors, and a way to answer.
+    before what is queued. ``on_descriptors`` gets what comes with descriptors, and a way to answer. ``on_lost`` runs
+    when a keeper has ended.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class KeeperLine:
         on_message: Callable[[dict[str, object]], None],
         on_open: Callable[[], None],
         on_descriptors: Callable[[dict[str, object], list[int], Callable[[dict[str, object]], None]], None],
+        on_lost: Callable[[], None],
         log: Log,
     ) -> None:
         self._loop = loop
@@ -88,6 +90,7 @@ class KeeperLine:
         self._on_message = on_message
         self._on_open = on_open
         self._on_descriptors = on_descriptors
+        self._on_lost = on_lost
         self._log = log
         self._state = ABSENT
         self._channel: Channel | None = None
@@ -245,6 +248,7 @@ class KeeperLine:
     def _lost(self) -> None:
         self._drop_channel()
         self._to("lost")
+        self._on_lost()
         self._prune()
         if self._queue:
             self._to("wanted")

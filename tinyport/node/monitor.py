@@ -71,8 +71,12 @@ class Monitor:
             leave_behind=self._leave_behind,
             log=self._log,
         )
-        self._keeper = KeeperProcess(self.loop, config, search_path, self._give_keeper, self._log)
-        self._generations = Generations(self.loop, self._folder, self._link.tell, self._stopped, self._log)
+        self._keeper = KeeperProcess(
+            self.loop, config, search_path, self._give_keeper, lambda: self._generations.census(), self._log
+        )
+        self._generations = Generations(
+            self.loop, self._folder, self._link.tell, self._stopped, lambda: self._keeper.names, self._log
+        )
         self._reload = Reload(self.loop, config.get("reread"), self._reloaded, self._not_reloaded, self._log)
         task = {
             "mode": "renew",

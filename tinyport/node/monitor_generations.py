@@ -13,7 +13,7 @@ import time
 
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import printable
-from tinyport.node.generations import KEPT, PROTOCOL, SOCKET, address, is_kept, is_ours, peer
+from tinyport.node.generations import KEPT, PROTOCOL, SOCKET, SUFFIX, address, is_kept, is_ours, peer
 from tinyport.node.ipc import Channel
 from tinyport.node.loop import READ, Loop
 from tinyport.node.monitor_status import sessions_of
@@ -35,11 +35,12 @@ SECOND_LOOK = 10.0
 class _Generation:
     """One old keeper. ``stream`` is our copy of its line, so that a link that is started again has it, too."""
 
-    __slots__ = ("end", "pid", "refused", "since", "stream", "version")
+    __slots__ = ("end", "name", "pid", "refused", "since", "stream", "version")
 
-    def __init__(self, stream: socket.socket, pid: int, version: str, refused: str) -> None:
+    def __init__(self, stream: socket.socket, pid: int, name: str, version: str, refused: str) -> None:
         self.stream = stream
         self.pid = pid
+        self.name = name
         self.version = version
         self.refused = refused
         self.since = time.time()
@@ -48,18 +49,25 @@ class _Generation:
 
 
 class Generations:
-    """``tell`` sends link something with descriptors; ``ended`` is called when the last of them has gone."""
+    """``tell`` sends link something with descriptors; ``ended`` is called when the last of them has gone; ``ours``
+    names the keepers that this monitor has started.
+    """
 
-    def __init__(self, loop: Loop, folder: int, tell: Tell, ended: Callable[[], None], log: Log) -> None:
+    def __init__(
+        self, loop: Loop, folder: int, tell: Tell, ended: Callable[[], None], ours: Callable[[], list[str]], log: Log
+    ) -> None:
         self._loop = loop
         self._folder = folder
         self._tell = tell
         self._ended = ended
+        self._ours = ours
         self._log = log
         self._greeted: dict[int, Channel] = {}
         self._all: list[_Generation] = []
         #: locked files whose events link is taking over: name → descriptor
         self._kept: dict[str, int] = {}
+        #: have all old keepers had the time to find us?
+        self._settled = False
         self._listener = socket.socket(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
@@ -71,7 +79,7 @@ class Generations:
         os.chmod(SOCKET, 0o600, dir_fd=folder)
         self._listener.listen(8)
         loop.add(self._listener.fileno(), READ, self._accept)
-        loop.after(SECOND_LOOK, self.collect)
+        loop.after(SECOND_LOOK, self._settle)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -123,7 +131,7 @@ class Generations:
             refused = f"it speaks version {printable(str(message.get('protocol')), 20)}, this daemon {PROTOCOL}"
         generation = None
         try:
-            generation = _Generation(stream, pid, version, refused)
+            generation = _Generation(stream, pid, printable(str(message.get("name")), 40), version, refused)
             if refused:
                 channel.send({"op": "refused", "protocol": PROTOCOL, "message": refused})
             else:
@@ -152,7 +160,7 @@ class Generations:
                 self._offer(generation)
         for name, descriptor in self._kept.items():
             self._give(name, descriptor)
-        self.collect()
+        self.census()
 
     def _gone(self, generation: _Generation) -> None:
         self._loop.remove(generation.end)
@@ -160,18 +168,33 @@ class Generations:
         generation.stream.close()
         self._all.remove(generation)
         self._log.info("an old keeper has ended", pid=generation.pid)
-        self.collect()
+        self.census()
         if not self._all:
             self._ended()
 
     # ------------------------------------------------------------------ events that keepers left
 
-    def collect(self) -> None:
-        """Give link the files of keepers that have ended."""
+    def _settle(self) -> None:
+        self._settled = True
+        self.census()
+
+    def census(self) -> None:
+        """Say who lives, so that sessions of others are not listed for ever; what the dead have left comes first.
+
+        A keeper that has found nobody yet, or that we refuse, shows by the file that it has locked. In the first
+        seconds one may not have come to that.
+        """
+        living = {*self._ours(), *(generation.name for generation in self._all), *self._collect()}
+        if self._settled:
+            self._tell({"op": "keepers", "names": sorted(living)}, ())
+
+    def _collect(self) -> list[str]:
+        """Give link the files of keepers that have ended; the names of those that have not."""
+        living: list[str] = []
         try:
             names = os.listdir(f"/proc/self/fd/{self._folder}/{KEPT}")
         except OSError:
-            return
+            return living
         for name in sorted(names):
             if not is_kept(name) or name in self._kept:
                 continue
@@ -185,9 +208,11 @@ class Generations:
             except OSError:
                 # Its keeper lives, and tells them itself.
                 os.close(descriptor)
+                living.append(name.removesuffix(SUFFIX))
                 continue
             self._kept[name] = descriptor
             self._give(name, descriptor)
+        return living
 
     def _give(self, name: str, descriptor: int) -> None:
         os.lseek(descriptor, 0, os.SEEK_SET)

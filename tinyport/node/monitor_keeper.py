@@ -64,16 +64,20 @@ class KeeperProcess:
         config: Mapping[str, object],
         search_path: list[str],
         give: Callable[[int], None],
+        died: Callable[[], None],
         log: Log,
     ) -> None:
+        """``died``: called when one has, and has perhaps not told of its sessions' ends."""
         self._loop = loop
         self._search_path = search_path
-        self._told = json.dumps(configuration(config, search_path)).encode()
+        self._told = configuration(config, search_path)
         self._argv = arguments("tinyport.node.keeper_process", search_path)
         self._give = give
+        self._died = died
         self._log = log
         self.pid = 0
-        #: keepers of an earlier configuration
+        #: pid → name, those of an earlier configuration among them
+        self._names: dict[int, str] = {}
         self._replaced: set[int] = set()
         self._end: socket.socket | None = None
         self._wanted = False
@@ -122,9 +126,10 @@ class KeeperProcess:
     def _start(self) -> None:
         self._wanted = False
         ours, theirs = pair()
+        name = os.urandom(8).hex()
         told = os.memfd_create("tinyport-configuration", os.MFD_CLOEXEC)
         try:
-            os.write(told, self._told)
+            os.write(told, json.dumps({**self._told, "name": name}).encode())
             os.lseek(told, 0, os.SEEK_SET)
             self.pid = spawn(self._argv, [theirs.fileno(), told])
         except OSError as error:
@@ -138,6 +143,7 @@ class KeeperProcess:
         self._started = time.monotonic()
         self._end = ours
         pid = self.pid
+        self._names[pid] = name
         self._loop.child(pid, lambda status: self._ended(pid, status))
         self._give(ours.fileno())
 
@@ -148,6 +154,7 @@ class KeeperProcess:
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
     def _ended(self, pid: int, status: int) -> None:
+        self._names.pop(pid, None)
         if pid != self.pid:
             self._replaced.discard(pid)
             if self._stopping:
@@ -162,6 +169,7 @@ class KeeperProcess:
             self._pause = FIRST_PAUSE
         if code:
             self._log.error("the keeper died", status=code)
+            self._died()
             self._not_before = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
         if self._stopping:
@@ -170,13 +178,18 @@ class KeeperProcess:
             self._wanted = False
             self.wanted()
 
+    @property
+    def names(self) -> list[str]:
+        """Of all keepers that we have started and that live."""
+        return list(self._names.values())
+
     # ------------------------------------------------------------------ ends
 
     def replace(self, config: Mapping[str, object]) -> None:
         """What keepers are told from now on. The running one, once link has let go of it, too, is like one of an
         earlier monitor: it takes nothing more, and stays for its sessions.
         """
-        self._told = json.dumps(configuration(config, self._search_path)).encode()
+        self._told = configuration(config, self._search_path)
         self.forget()
         if self.pid:
             self._replaced.add(self.pid)
