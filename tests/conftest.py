@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -31,12 +32,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            need_program(name)
+
+
 def need_program(name: str) -> str:
     """The path of a peer's program. Missing: a failure in CI, a visible skip on a desk."""
     # Daemons live where a user's PATH does not look.
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found is None and IN_CI:
-        pytest.fail(f"{name} is not installed; .ci/run should have done that")
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        missing(name)
     return found
+
+
+def missing(what: str) -> NoReturn:
+    """Something of another package is not here."""
+    if IN_CI:
+        pytest.fail(f"{what} is not installed; .ci/run should have done that")
+    pytest.skip(f"{what} is not installed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -357,7 +356,7 @@ def test_the_steps_of_a_person(tmp_path: Path, tinyport: Any, monkeypatch: pytes
 
 
 def test_systemd_run_knows_our_words() -> None:
-    program = shutil.which("systemd-run") or need_program("systemd-run")
+    program = need_program("systemd-run")
     known = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
     for word in replace_sshd.in_a_unit([])[1:]:
         assert word.partition("=")[0] in known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -164,7 +163,7 @@ def test_a_proxy_has_its_public_hosts_but_not_a_nodes_name(auth: AuthServer) -> 
     assert proxy.answer["node"] is None
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs OpenSSH's ssh-keygen")
+@pytest.mark.needs("ssh-keygen")
 def test_ssh_keygen_reads_our_certificates(auth: AuthServer, tmp_path: Path) -> None:
     _, body = auth.user("alice", ["access"], ["pi", "root"])
     path = tmp_path / "id-cert.pub"
@@ -176,7 +175,7 @@ def test_ssh_keygen_reads_our_certificates(auth: AuthServer, tmp_path: Path) -> 
     assert "permit-agent-forwarding" in text
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.needs("openssl")
 def test_openssl_verifies_our_leafs(auth: AuthServer, tmp_path: Path) -> None:
     _, body = auth.user("alice", ["access"], ["pi"])
     (tmp_path / "ca.pem").write_text(body["tls_cas"][0])

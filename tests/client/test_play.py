@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -120,8 +119,7 @@ Screen = Callable[[str], str]
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    need_program("tmux")
-    tmux = shutil.which("tmux") or "tmux"
+    tmux = need_program("tmux")
 
     def run(*words: str) -> str:
         line = [tmux, "-S", str(tmp_path / "tmux"), "-f", "/dev/null", *words]

@@ -53,7 +53,7 @@ def test_other_kinds_of_keys_are_named() -> None:
 
 
 def test_a_passphrase_is_not_guessed() -> None:
-    pytest.importorskip("bcrypt")
+    # bcrypt, which this takes, comes with paramiko.
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, BestAvailableEncryption(b"secret"))
     with pytest.raises(OperatorError, match="damaged or has a passphrase"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import need_program
 from tinyport.host import login_records
 from tinyport.host.greeting import greeting, last_login_line
 from tinyport.host.login_records import LastLogin, Login, LoginRecords
@@ -32,8 +32,7 @@ def records(folder: Path) -> LoginRecords:
 
 
 def shown(*words: str) -> str:
-    if shutil.which(words[0]) is None:
-        pytest.fail(f"{words[0]} is missing") if os.environ.get("CI") else pytest.skip(f"{words[0]} is missing")
+    need_program(words[0])
     done = subprocess.run(
         words, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"], "TZ": "UTC"}
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tinyport.core.signatures import Ed25519Key
 from tinyport.link.node_list import NODES_SUBSYSTEM, ask_nodes
 from tinyport.proxy import ssh_gateway
 
-needs_openssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
+needs_openssh = pytest.mark.needs("ssh")
 
 
 def client_files(user: UserFixture, folder: Path, port: int, host_ca: bytes) -> list[str]:

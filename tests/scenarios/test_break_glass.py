@@ -16,7 +16,7 @@ from .cluster import Cluster, text, wait_for
 from .test_rotation import audit
 
 
-@pytest.mark.skipif(shutil.which("ssh") is None and not os.environ.get("CI"), reason="there is no ssh here")
+@pytest.mark.needs("ssh")
 def test_the_fleet_is_entered_while_auth_is_lost(fragile: Cluster, tmp_path: Path) -> None:
     safe = tmp_path / "safe"
     safe.mkdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import need_program
+from tests.conftest import missing, need_program
 from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
 from tests.scenarios.device import Device
 from tinyport.core.certificate import public_line
@@ -137,7 +137,7 @@ def nginx(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for above in (folder, *list(folder.parents)[:2]):
         os.chmod(above, 0o711)
     if not STREAM_MODULE.exists():
-        pytest.skip("nginx has no stream module; apt install libnginx-mod-stream")
+        missing("libnginx-mod-stream")
     made = Nginx(folder / "nginx", cluster.ready["proxy"])
     yield made
     made.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from tinyport.link.api import AuthClient
 
 PARTNER = "partner.example"
 HERE = "tinyport.local"
-needs_openssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's client")
+needs_openssh = pytest.mark.needs("ssh")
 
 
 @pytest.fixture(scope="module")
