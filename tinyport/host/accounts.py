@@ -7,7 +7,7 @@ import pwd
 import stat
 from dataclasses import dataclass
 
-from tinyport.core.errors import AccessDenied
+from tinyport.core.errors import AccessDenied, Unavailable
 from tinyport.core.names import printable
 
 DEFAULT_SHELL = "/bin/sh"
@@ -47,7 +47,8 @@ def lookup(login: str) -> Account:
 
 
 def check_usable(account: Account, now: float) -> None:
-    """AccessDenied when nobody may log in as it: its shell is missing, it expired, or logins are off.
+    """AccessDenied when nobody may log in as it: its shell is missing, it expired, or logins are off. Unavailable when
+    that cannot be found out.
 
     ``now``: Unix seconds. The password is not asked for: a locked password forbids passwords, not certificates.
     """
@@ -82,8 +83,12 @@ def _expiry_day(login: str) -> int | None:
         # As bytes, and all at once: for each command that somebody starts.
         with open(SHADOW, "rb", buffering=0) as file:
             lines = file.readall().splitlines()
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return None
+    except OSError as error:
+        # No descriptor left, a bad disk: whoever has expired must not profit by it.
+        message = f"this machine cannot find out whether the account {printable(login, 40)} may be used"
+        raise Unavailable(message, detail=str(error), code="account") from None
     for line in lines:
         fields = line.split(b":")
         if fields[0] == name and len(fields) > 7 and fields[7].isdigit():

@@ -23,7 +23,7 @@ from tinyport.node import keeper_fields as fields
 from tinyport.node.ipc import Channel
 from tinyport.node.keeper_accounts import NotFoundYet
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import LATER, MAX_SESSIONS, PROVED, Connection, refusal_text
+from tinyport.node.keeper_connection import LATER, MAX_SESSIONS, PROVED, Connection, refusal_text, say_before_ssh
 from tinyport.node.keeper_documents import Documents
 from tinyport.node.keeper_forward import Desk, Forwards
 from tinyport.node.keeper_life import Life
@@ -31,8 +31,8 @@ from tinyport.node.keeper_limits import Limits
 from tinyport.node.keeper_linger import Lingering
 from tinyport.node.keeper_link import parse_arrival
 from tinyport.node.keeper_live import Live
-from tinyport.node.keeper_memory import resident
 from tinyport.node.keeper_recordings import Recordings
+from tinyport.node.keeper_room import LEFT_BY_CONNECTIONS, LEFT_BY_SESSIONS, descriptors_left, resident
 from tinyport.node.keeper_sessions import Sessions, exit_fields
 from tinyport.node.keeper_startups import MAX_STARTUPS, PLACES, PLACES_OF_PROCESSES, SigningIn
 from tinyport.node.keeper_upstream import Upstream
@@ -51,6 +51,7 @@ GRACE_SLACK = 15.0
 LEAST_WORKER_MEMORY = 256 * 1024 * 1024
 # An ended connection that its worker does not give up is cut.
 END_LIMIT = 5.0
+_FULL = b"tinyport: this machine has no room for another connection; try again later\r\n"
 
 
 class Keeper:
@@ -92,7 +93,7 @@ class Keeper:
             privileged=self._privileged,
             now=self._documents.now,
             monotonic=time.monotonic,
-            room=self._has_room,
+            missing=self._missing,
             exited=self._session_ended,
             live=self._live,
             recordings=self._recordings,
@@ -209,16 +210,30 @@ class Keeper:
     # ------------------------------------------------------------------ connections
 
     def _accept(self, message: Mapping[str, object], descriptor: int) -> None:
-        stream = socket.socket(fileno=descriptor)
+        try:
+            stream = socket.socket(fileno=descriptor)
+        except OSError as error:
+            self._log.error("a connection of link is none", reason=error)
+            os.close(descriptor)
+            return
         try:
             arrival = parse_arrival(message)
             identity = self._documents.refresh_identity()
-        except (PeerError, OperatorError) as error:
+        except (PeerError, OperatorError, OSError) as error:
             self._log.error("a connection of link is not taken", reason=error)
             stream.close()
             return
         if self.life.draining:
             stream.close()
+            return
+        if descriptors_left() <= LEFT_BY_CONNECTIONS:
+            self._log.warning(
+                "no file descriptors are left for more connections; one is closed", peer=arrival.endpoint.peer[0]
+            )
+            if arrival.endpoint.kind == "direct" and say_before_ssh(stream, _FULL):
+                Lingering(self._loop, stream)
+            else:
+                stream.close()
             return
         self._last_number += 1
         connection = Connection(
@@ -277,11 +292,21 @@ class Keeper:
         if endpoint.kind == "dial":
             message["cluster"] = identity.cluster
             message["tls_cas"] = list(policy.tls_cas if policy is not None else identity.tls_cas)
-        with connection.duplicate() as stream:
+        try:
+            stream = connection.duplicate()
+        except OSError as error:
+            self._log.error("a connection cannot be given to a worker", reason=error)
+            self._loop.after(0, lambda: self._give_up(worker, connection))
+            return True
+        with stream:
             given = self._workers.send(worker, message, [stream.fileno()])
         if given:
             self._dials.pop(connection.number, None)
         return given
+
+    def _give_up(self, worker: Worker, connection: Connection) -> None:
+        self._workers.forget(worker, connection)
+        self._connection_over(connection)
 
     def _end(self, connection: Connection, text: str) -> None:
         """Have the worker say goodbye; cut the line when it does not."""
@@ -301,6 +326,12 @@ class Keeper:
                 self._workers.forget(worker, connection)
             self._connection_over(connection)
 
+    def _linger(self, connection: Connection) -> None:
+        try:
+            Lingering(self._loop, connection.duplicate())
+        except OSError as error:
+            self._log.debug("a client may not read why it was ended", reason=error)
+
     def _worker_of(self, connection: Connection) -> Worker | None:
         for worker in self._workers.all:
             if connection.number in worker.connections:
@@ -316,7 +347,7 @@ class Keeper:
         self._limits_of_people.forget(connection)
         self._recordings.connection_over(connection)
         if connection.told_why:
-            Lingering(self._loop, connection.duplicate())
+            self._linger(connection)
         connection.close()
         self.life.rest()
 
@@ -352,6 +383,11 @@ class Keeper:
             self._answer(worker, identifier, error)
             if connection.exhausted:
                 self._end(connection, "too many authentication failures")
+            return
+        except OSError as error:
+            # No descriptor, process or memory left: nobody's fault who asks, and nobody's else who is served.
+            self._log.error("a request cannot be served", request=request, reason=error)
+            self._answer(worker, identifier, Unavailable(f"this machine cannot do that now: {error.strerror}"))
             return
         except Exception as error:
             # A bug of ours that one worker found must not end everybody's sessions: it ends that worker.
@@ -421,8 +457,11 @@ class Keeper:
         policy = self._documents.policy
         return {} if policy is None else policy.config
 
-    def _has_room(self) -> bool:
-        return self._memory is None or resident([worker.pid for worker in self._workers.all]) < self._memory
+    def _missing(self) -> str:
+        """What there is not enough of for another session."""
+        if self._memory is not None and resident([worker.pid for worker in self._workers.all]) >= self._memory:
+            return "memory"
+        return "" if descriptors_left() > LEFT_BY_SESSIONS else "file descriptors"
 
     def _asked_to_stop(self, number: int, frame: object) -> None:
         """Somebody wants the sessions gone, too: a machine that goes down, or a person who stops a program of theirs.

@@ -258,13 +258,8 @@ class Connection:
         return self._stream.dup()
 
     def say_before_ssh(self, line: bytes) -> None:
-        """A line to a client that no worker has spoken with (RFC 4253 section 4.2)."""
-        try:
-            self._stream.send(line, socket.MSG_DONTWAIT)
-        except OSError:
-            # It does not listen, which is its loss.
-            return
-        self.told_why = True
+        """A line to a client that no worker has spoken with."""
+        self.told_why = say_before_ssh(self._stream, line) or self.told_why
 
     def cut(self) -> None:
         """End the TCP connection whatever the worker does with its copy of the socket."""
@@ -393,7 +388,7 @@ class Connection:
         lasting = replace(self._certificate, valid_before=c.FOREVER)
         try:
             grant = judge(self._documents, lasting, self.grant.login, self.endpoint.peer[0], again=True)
-            self._starter.check_usable(self.account)
+            self._check_still_usable(self.account)
             self.grant = replace(grant, expires=self.grant.expires)
         except TinyportError:
             if self._forwards is not None:
@@ -401,6 +396,13 @@ class Connection:
             raise
         if self._forwards is not None:
             self._forwards.judge_again(self.grant)
+
+    def _check_still_usable(self, account: Account) -> None:
+        try:
+            self._starter.check_usable(account)
+        except Unavailable:
+            # It was usable before; that a file cannot be opened now revokes nothing.
+            return
 
     # ------------------------------------------------------------------ sessions
 
@@ -472,6 +474,16 @@ class Connection:
     def _gone(self, message: Mapping[str, object]) -> Answer:
         del message
         return {}, ()
+
+
+def say_before_ssh(stream: socket.socket, line: bytes) -> bool:
+    """A line to a client that has not heard our identification (RFC 4253 section 4.2). Could it be said?"""
+    try:
+        stream.send(line, socket.MSG_DONTWAIT)
+    except OSError:
+        # It does not listen, which is its loss.
+        return False
+    return True
 
 
 def refusal_text(error: TinyportError) -> str:

@@ -110,14 +110,16 @@ class Sessions:
         privileged: bool,
         now: Callable[[], float],
         monotonic: Callable[[], float],
-        room: Callable[[], bool],
+        missing: Callable[[], str],
         exited: ExitListener,
         live: Live,
         recordings: Recordings,
         answer: AnswerLater,
         pam: str | None = None,
     ) -> None:
-        """``room``: is there memory for one more? ``pam``: the service whose stacks sessions go through, if any."""
+        """``missing``: what there is not enough of for one more, or "". ``pam``: the service whose stacks sessions go
+        through, if any.
+        """
         self._loop = loop
         self._audit = audit
         self._log = log
@@ -125,7 +127,7 @@ class Sessions:
         self._sftp = light_arguments("tinyport.node.sftp", call="main()")
         self._now = now
         self._monotonic = monotonic
-        self._room = room
+        self._missing = missing
         self._exited = exited
         self.pam = pam if privileged else None
         self._greets = self.pam is None or _load_pam(self.pam)
@@ -205,8 +207,9 @@ class Sessions:
         assert account is not None
         self.check_usable(account)
         plan = self._plan(connection, grant, account, asked, sid)
-        if not self._room():
-            raise Unavailable("this machine has no memory left for another session; try again later")
+        missing = self._missing()
+        if missing:
+            raise Unavailable(f"this machine has no {missing} left for another session; try again later")
         return plan
 
     def _begun(

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from tinyport.core.errors import PeerError
 from tinyport.core.names import printable
@@ -23,6 +24,7 @@ MAX_QUEUED = 8192
 MAX_WAITING = 128
 # Imports take 0.3 s here, 3 s on a slow board.
 START_LIMIT = 60.0
+START_AGAIN = 0.5
 # How many starts in a row may fail before those who wait are sent away.
 MAX_FAILED_STARTS = 3
 # A worker that was told to leave has nothing left to do.
@@ -132,30 +134,35 @@ class Workers:
     # ------------------------------------------------------------------ lives
 
     def _start(self) -> None:
-        ours, theirs = pair()
         try:
-            # A worker has nothing to give us.
-            ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
-        except OSError:
-            self._log.debug("what workers send along is closed; before Linux 6.16 it cannot be refused")
-        told = os.memfd_create("tinyport-configuration", os.MFD_CLOEXEC)
-        try:
-            os.write(told, self._told)
-            os.lseek(told, 0, os.SEEK_SET)
-            pid = spawn(self._argv, [theirs.fileno(), told])
+            pid, ours = self._spawn()
         except OSError as error:
             self._log.error("cannot start a worker", reason=error)
-            ours.close()
             self._failed()
             return
-        finally:
-            theirs.close()
-            os.close(told)
         worker = Worker(pid, Channel(ours, queue_limit=MAX_QUEUED))
         self.all.append(worker)
         self._loop.child(pid, lambda status: self._ended(worker, status))
         self._loop.add(worker.channel.fileno(), READ, lambda events: self._ready(worker, events))
         self._loop.after(START_LIMIT, lambda: self._check_started(worker))
+
+    def _spawn(self) -> tuple[int, socket.socket]:
+        """(its pid, our end of its line). OSError when there is no descriptor or process left."""
+        with ExitStack() as ours_alone:
+            ours, theirs = pair()
+            ours_alone.enter_context(ours)
+            with theirs:
+                try:
+                    # A worker has nothing to give us.
+                    ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+                except OSError:
+                    self._log.debug("what workers send along is closed; before Linux 6.16 it cannot be refused")
+                with open(os.memfd_create("tinyport-configuration", os.MFD_CLOEXEC), "wb", buffering=0) as told:
+                    told.write(self._told)
+                    told.seek(0)
+                    pid = spawn(self._argv, [theirs.fileno(), told.fileno()])
+            ours_alone.pop_all()
+        return pid, ours
 
     def _check_started(self, worker: Worker) -> None:
         if not worker.ready:
@@ -169,6 +176,9 @@ class Workers:
             for connection in waiting:
                 self._lost(connection)
             self._failed_starts = 0
+        elif self._waiting:
+            # What is missing, a process or a descriptor, may be there again.
+            self._loop.after(START_AGAIN, self._hand_out)
 
     def _ended(self, worker: Worker, status: int) -> None:
         self._loop.remove(worker.channel.fileno())
