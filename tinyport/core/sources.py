@@ -14,9 +14,23 @@ def source_of(address: str) -> str:
         return host
     if "." in host:
         return host.rpartition(":")[2]
+    return ":".join(_groups(host)[:4]) + "::/64"
+
+
+def network_of(address: str) -> str:
+    """What one who has more than one address is likely to have them in: the /24 of IPv4, the /48 of IPv6."""
+    source = source_of(address)
+    if source.endswith("::/64"):
+        return ":".join(_groups(address.partition("%")[0].lower())[:3]) + "::/48"
+    head, dot, _ = source.rpartition(".")
+    return f"{head}.0/24" if dot and source.count(".") == 3 else source
+
+
+def _groups(host: str) -> list[str]:
+    """The eight of an IPv6 address, without leading zeros."""
     head, gap, tail = host.partition("::")
     groups = head.split(":") if head else []
     if gap:
         rest = tail.split(":") if tail else []
         groups += ["0"] * (8 - len(groups) - len(rest)) + rest
-    return ":".join(group.lstrip("0") or "0" for group in groups[:4]) + "::/64"
+    return [group.lstrip("0") or "0" for group in groups]

@@ -345,40 +345,53 @@ class Gateway:
             if alpn == ALPN_AUTH:
                 await self._join_auth(stream)
                 return
-            if alpn == ALPN_TUNNEL and not await self._turn(stream):
+            if alpn == ALPN_TUNNEL:
+                await self._route_tunnel(stream, sock, stranger)
                 return
             digest = self._credentials.tls_digest
-            tls = await asyncio.wait_for(stream.secure(contexts[alpn]), HANDSHAKE_LIMIT)
-            if tls.selected_alpn_protocol() != alpn:
-                raise PeerError("TLS settled on another protocol than was asked for")
+            tls = await self._secure(stream, alpn)
             if alpn == ALPN_DIAL:
                 given = await self._dialled(stream)
                 return
             if alpn == ALPN_CLUSTER:
                 await self._cluster(stream, digest, stranger.settle)
                 return
-            kind = "node" if alpn == ALPN_TUNNEL else "user"
-            identity = peer_identity(tls, kind, self._credentials.cluster, time.time())
+            identity = peer_identity(tls, "user", self._credentials.cluster, time.time())
             stranger.settle()
-            if alpn == ALPN_TUNNEL:
-                await self._tunnel(stream, identity.id, _began(tls))
-            else:
-                await self._tsh(stream, identity)
+            await self._tsh(stream, identity)
         finally:
             if not given:
                 stream.abort()
 
-    async def _turn(self, stream: Stream) -> bool:
+    async def _secure(self, stream: Stream, alpn: str) -> ssl.SSLSocket:
+        tls = await asyncio.wait_for(stream.secure(self._credentials.contexts[alpn]), HANDSHAKE_LIMIT)
+        if tls.selected_alpn_protocol() != alpn:
+            raise PeerError("TLS settled on another protocol than was asked for")
+        return tls
+
+    async def _route_tunnel(self, stream: Stream, sock: socket.socket, stranger: Stranger) -> None:
         """Nodes come one after the other, at a rate that leaves time for people; those who would wait for long are told
         so by an alert, before any handshake, and come back in a slot of their own.
+
+        Who has a turn is not known to be a node before the handshake. It counts by where it comes from, and one that
+        showed nothing counts more: so nobody else's turns are theirs to have.
         """
+        address = stream.peer[0]
         try:
-            await self.gate.turn()
+            await self.gate.turn(address, lambda: has_left(sock))
         except Unavailable:
             stream.offer(_TLS_ALERT_INTERNAL)
             await stream.close()
-            return False
-        return True
+            return
+        proved = False
+        try:
+            tls = await self._secure(stream, ALPN_TUNNEL)
+            identity = peer_identity(tls, "node", self._credentials.cluster, time.time())
+            proved = True
+        finally:
+            (self.gate.proved if proved else self.gate.failed)(address)
+        stranger.settle()
+        await self._tunnel(stream, identity.id, _began(tls))
 
     async def _join_auth(self, stream: Stream) -> None:
         """Join bytes with auth. The TLS inside ends there, and is none of our business."""

@@ -1,14 +1,15 @@
 """How a fleet comes back: each node in a slot of its own, and never so many at once that people wait behind them.
 
-Pure but for ``Gate.turn``, which sleeps; times are arguments.
+Slots are pure; who comes next through the gate is decided in ``core.turns``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 
-from tinyport.core.errors import Unavailable
+from tinyport.core.errors import PeerError, Unavailable
+from tinyport.core.turns import Turns
 
 # A tunnel costs some 1.5 ms from the TCP connection to its documents: two fifths of one core, the rest is people's.
 SLOTS_PER_SECOND = 250.0
@@ -18,7 +19,7 @@ SLOT_WIDTH = 2.0
 HANDSHAKES_PER_SECOND = 320.0
 # So many may come together before that: a handful of nodes is no fleet.
 BURST = 50.0
-# Who would wait longer is sent away at once, which costs both of us less than a connection that waits.
+# As many wait as begin in this time. More are sent away at once: that costs both of us less than to wait.
 LONGEST_TURN = 3.0
 
 
@@ -38,56 +39,58 @@ class Slots:
 
 
 class Gate:
-    """Lets tunnels begin one after the other, at a certain rate at most.
+    """Lets tunnels begin one after the other, at a certain rate at most, in the order of ``core.turns``.
 
     And at none that this machine cannot keep up: of those that wait, one begins in a turn of the event loop, so when
     handshakes fill it, the next begins when there is time again. Let in by the clock alone, they would all be under way
     at once on a slow server, and none would end in time.
     """
 
-    def __init__(self, per_second: float = HANDSHAKES_PER_SECOND, burst: float = BURST) -> None:
-        self._step = 1 / per_second
-        self._slack = burst / per_second
-        #: when the next turn would be if nothing were to be spared
-        self._next = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        #: when the first of these is let in
-        self._due = 0.0
+    def __init__(
+        self, per_second: float = HANDSHAKES_PER_SECOND, burst: float = BURST, longest: float = LONGEST_TURN
+    ) -> None:
+        self._turns: Turns[asyncio.Future[None]] = Turns(per_second, burst, int(per_second * longest))
+        self._gone: dict[asyncio.Future[None], Callable[[], bool]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         #: how many were sent away
         self.turned_away = 0
 
-    def wait(self, now: float) -> float:
-        """Seconds until the caller's turn, by the rate. Unavailable when that is too far away."""
-        self._next = max(self._next, now - self._slack)
-        wait = self._next - now
-        if wait > LONGEST_TURN or len(self._waiting) * self._step > LONGEST_TURN:
-            self.turned_away += 1
-            raise Unavailable("too many nodes come at once")
-        self._next += self._step
-        return max(wait, 0.0)
-
-    async def turn(self) -> None:
-        """Wait for the caller's turn. Unavailable when that is too far away."""
+    async def turn(self, address: str, gone: Callable[[], bool]) -> None:
+        """Wait for the turn of one who comes from ``address``. Unavailable when too many wait; PeerError when it was
+        ``gone`` before its turn came. Who has had one tells by ``proved`` or ``failed`` what came of it.
+        """
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        wait = self.wait(now)
-        if not wait and not self._waiting:
-            return
         mine = loop.create_future()
-        self._waiting.append(mine)
-        if len(self._waiting) == 1:
-            self._due = now + wait
-            loop.call_at(self._due, self._let_in)
-        await mine
+        self._gone[mine] = gone
+        loser = self._turns.enter(mine, address, loop.time())
+        if loser is not None:
+            self.turned_away += 1
+            loser.set_exception(Unavailable("too many nodes come at once"))
+        if self._timer is None:
+            self._serve()
+        try:
+            await mine
+        finally:
+            del self._gone[mine]
+            self._turns.leave(mine)
 
-    def _let_in(self) -> None:
-        while self._waiting:
-            first = self._waiting.popleft()
-            # One that gave up, or was made to, while it waited takes nobody's turn.
-            if not first.done():
-                first.set_result(None)
-                break
-        if self._waiting:
+    def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        chosen, left = self._turns.serve(loop.time(), lambda one: self._gone[one]())
+        for one in left:
+            one.set_exception(PeerError("left before its turn came"))
+        if chosen is not None and not chosen.done():
+            chosen.set_result(None)
+        due = self._turns.due()
+        if due is not None:
             # What is overdue happens in the next turn of the loop, not in this one.
-            self._due += self._step
-            asyncio.get_running_loop().call_at(self._due, self._let_in)
+            self._timer = loop.call_at(due, self._serve)
+
+    def proved(self, address: str) -> None:
+        """It was a node."""
+        self._turns.proved(address, asyncio.get_running_loop().time())
+
+    def failed(self, address: str) -> None:
+        """It did not show that it is one."""
+        self._turns.failed(address, asyncio.get_running_loop().time())
