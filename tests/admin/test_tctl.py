@@ -79,6 +79,26 @@ def test_what_a_node_costs_is_told_once_it_says_something(fake_auth: FakeAuth, t
     ]
 
 
+def test_a_copy_stands_below_its_node(fake_auth: FakeAuth, tctl: At) -> None:
+    copy = {"id": "3f9a01bc", "online": False, "peer": "192.0.2.7:4242", "found": NODE["last_seen"], "split": False}
+    copies = [copy, {**copy, "id": "77aa01bc", "online": True, "peer": "\x1b[2J", "split": True}]
+    fake_auth.says("GET", "/v1/nodes", {"nodes": [{**NODE, "copies": copies}]})
+    _, node, first, second = tctl(fake_auth.data_dir)("nodes", "ls").out.splitlines()
+    assert node.startswith("greenhouse ")
+    assert first.split()[:3] == ["copy", "3f9a01bc", "quarantined"]
+    assert first.endswith("from 192.0.2.7, found 3 minutes ago")
+    assert second.split()[:4] == ["copy", "77aa01bc", "leaving", "now"]
+    assert "\x1b" not in second
+
+
+def test_a_split_of_known_copies_needs_no_lines(fake_auth: FakeAuth, tctl: At) -> None:
+    copies = [{"id": "3f9a01bc", "peer": "192.0.2.7:4242", "found": 0}]
+    fake_auth.says("POST", "/v1/nodes/greenhouse/split", {"uuid": "x", "name": "greenhouse", "copies": copies})
+    ran = tctl(fake_auth.data_dir)("nodes", "split", "greenhouse", "--name", "shed", "--labels", "site=berlin")
+    assert ran.out == "greenhouse stays; one device becomes a node of its own at the next contact\n"
+    assert fake_auth.asked[-1][2] == {"name": "shed", "labels": {"site": "berlin"}}
+
+
 def test_a_listing_as_json_is_the_answer_itself(fake_auth: FakeAuth, tctl: At) -> None:
     fake_auth.says("GET", "/v1/nodes", {"nodes": [NODE]})
     assert tctl(fake_auth.data_dir)("nodes", "ls", "--format", "json").json == {"nodes": [NODE]}

@@ -332,6 +332,32 @@ def test_a_locked_device_does_not_try_to_return(auth: TinyAuth, path: Path) -> N
     assert identity_file.load(path) == before
 
 
+@pytest.mark.parametrize("way", ["/v1/renew", "/v1/return"])
+def test_a_copy_that_was_split_joins_with_a_key_of_its_own(auth: TinyAuth, path: Path, way: str) -> None:
+    before = join(auth, path)
+    auth.refusals["/v1/renew"] = 401, {"code": "expired", "message": "expired"}
+    auth.refusals[way] = 403, {"code": "split", "message": "another one", "token": TOKEN}
+    auth.change = lambda answer: {**answer, "node": auth.cluster.node_document(answer["uuid"], "shed", serial=1)}
+    (path.parent / "node.json").write_text(json.dumps(auth.cluster.node_document(str(before["uuid"]), "x", serial=9)))
+    after = enrolment.renew_or_return(path, instance="ab" * 16)
+    assert identity_file.load(path) == after
+    assert after["uuid"] != before["uuid"]
+    assert host_key(after) != host_key(before)
+    assert [body["instance"] for where, body in auth.requests if where == way] == ["ab" * 16]
+    # What it knew of the node that it was is not about the one that it is.
+    held = json.loads(json.loads((path.parent / "node.json").read_text())["document"])
+    assert held["uuid"] == after["uuid"]
+
+
+@pytest.mark.parametrize("token", [None, 7, "no token"])
+def test_a_split_without_a_token_changes_nothing(auth: TinyAuth, path: Path, token: object) -> None:
+    before = join(auth, path)
+    auth.refusals["/v1/renew"] = 403, {"code": "split", "message": "another one", "token": token}
+    with pytest.raises((AccessDenied, PeerError)):
+        enrolment.renew_or_return(path)
+    assert identity_file.load(path) == before
+
+
 def test_another_policy_key_is_not_taken_at_renewal(auth: TinyAuth, path: Path) -> None:
     before = join(auth, path)
     other = Cluster()

@@ -27,9 +27,9 @@ def authority(tmp_path: Path) -> Authority:
     return authority
 
 
-def load(folder: Path) -> Documents:
+def load(folder: Path, instance: str = "") -> Documents:
     paths = {name: str(folder / f"{name}.json") for name in ("identity", "policy", "node")}
-    return Documents({**paths, "floor": str(folder / "floor")}, Log("test", level="error"))
+    return Documents({**paths, "floor": str(folder / "floor")}, Log("test", level="error"), instance)
 
 
 def test_what_is_on_the_disk_is_used(tmp_path: Path, authority: Authority) -> None:
@@ -196,3 +196,13 @@ def test_a_clock_that_is_not_before_what_is_known_counts(tmp_path: Path, authori
     documents = load(tmp_path)
     assert documents.knows_time
     assert entered(documents, authority, time.time() - 3600) == "in"
+
+
+def test_a_copy_is_quarantined_and_the_first_is_not(tmp_path: Path, authority: Authority) -> None:
+    first, later = "a" * 32, "b" * 32
+    signed = authority.node(serial=2, copies=[later])
+    for instance, state in ((first, "active"), (later, "quarantined"), ("", "active")):
+        documents = load(tmp_path, instance)
+        documents.install(signed, write=False)
+        assert documents.node is not None
+        assert documents.node.state == state

@@ -484,3 +484,55 @@ def test_the_policy_is_asked_of_auth_when_no_tunnel_comes_up(start: Start) -> No
     assert (method, path) == ("GET", "/v1/policy")
     auth.answer(signed)
     assert rig.keeper().hear("document")[0]["signed"] == signed
+
+
+# ---------------------------------------------------------------- two devices with one identity
+
+INSTANCE = "ab" * 16
+
+
+def told(auth: AuthEnd) -> dict[str, Any]:
+    method, path, body = auth.request()
+    assert (method, path) == ("POST", "/v1/here")
+    found: dict[str, Any] = body
+    return found
+
+
+def standing(**said: object) -> dict[str, object]:
+    return {"time": 5.5, "again": False, "copy": False, "split": False, "renew": False, **said}
+
+
+def test_auth_hears_of_a_process_once_and_again_when_another_one_was_preferred(start: Start) -> None:
+    rig = start(config={"instance": INSTANCE}, constants={"link_tunnel.FIRST_WAIT": [0.01, 0.02]})
+    tunnel, auth, hello = rig.up()
+    assert hello["instance"] == INSTANCE
+    assert told(auth) == {"instance": INSTANCE, "heard": 0.0}
+    auth.answer(standing(again=True))
+    assert told(auth) == {"instance": INSTANCE, "heard": 5.5}
+    auth.answer(standing())
+    tunnel.stream.sendall(ws.encode_close(CLOSE_GOING_AWAY, "replaced by a newer tunnel of this node"))
+    assert tunnel.ended()
+    second = rig.tunnel()
+    second.greet(rig.cluster)
+    assert told(auth) == {"instance": INSTANCE, "heard": 5.5}
+    # Twice at most, whoever answers.
+    auth.answer(standing(again=True, time=7.0))
+    assert told(auth) == {"instance": INSTANCE, "heard": 7.0}
+    auth.answer(standing(again=True, renew=True))
+    rig.monitor.hear("renew now")
+    # A tunnel that breaks is no sign of another device.
+    second.close()
+    rig.tunnel().greet(rig.cluster)
+    rig.state("up")
+
+
+def test_a_copy_that_gets_its_own_identity_asks_for_it(start: Start, cluster: Cluster) -> None:
+    rig = start(config={"instance": INSTANCE})
+    tunnel, auth, _ = rig.up()
+    told(auth)
+    auth.answer(standing(copy=True))
+    uuid = str(rig.identity["uuid"])
+    for number, split in enumerate((["cd" * 16], "x", [INSTANCE])):
+        signed = cluster.node_document(uuid, "shed", serial=number + 2, copies=[INSTANCE], split=split)
+        tunnel.say({"op": "document", "signed": signed})
+    rig.monitor.hear("renew now")

@@ -98,6 +98,7 @@ OWN = frozenset(
         "node.link_documents",
         "node.link_events",
         "node.link_generations",
+        "node.link_here",
         "node.link_inherited",
         "node.link_keeper",
         "node.link_listen",

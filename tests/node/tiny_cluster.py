@@ -116,9 +116,9 @@ class Cluster:
         }
         return sign_document(self.policy_key, {**body, **changes})
 
-    def node_document(self, uuid: str, name: str, serial: int = 1) -> dict[str, str]:
+    def node_document(self, uuid: str, name: str, serial: int = 1, **changes: object) -> dict[str, str]:
         body = {"kind": "node", "cluster": NAME, "epoch": 1, "serial": serial, "uuid": uuid, "name": name}
-        return sign_document(self.policy_key, {**body, "labels": {}, "state": "active"})
+        return sign_document(self.policy_key, {**body, "labels": {}, "state": "active", **changes})
 
     def identity(self, server: tuple[str, int], *, name: str = "shed", kind: str = "node") -> dict[str, object]:
         """What identity.json of somebody who has joined holds."""

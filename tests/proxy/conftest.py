@@ -278,6 +278,8 @@ class FakeAuth:
         self.reports: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.online: dict[str, dict[str, Any]] = {}
+        #: node → instances of its copies that are connected
+        self.copies: dict[str, list[str]] = {}
         #: cleared: questions about access are heard and not answered
         self.answers = asyncio.Event()
         self.answers.set()
@@ -358,6 +360,9 @@ class FakeAuth:
         if report["full"]:
             self.online.clear()
         for node in report["nodes"]:
+            self.copies.pop(node["uuid"], None)
+            if node.get("copies"):
+                self.copies[node["uuid"]] = [copy["instance"] for copy in node["copies"]]
             if node["online"]:
                 self.online[node["uuid"]] = node
             else:

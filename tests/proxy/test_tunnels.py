@@ -12,7 +12,7 @@ import pytest
 
 from tests.proxy.conftest import Cluster, close, run, world
 from tinyport.link import websocket as ws
-from tinyport.proxy import line, tunnels
+from tinyport.proxy import line, tunnels, tunnels_aside
 
 
 def test_hello_welcome_documents(cluster: Cluster, tmp_path: Path) -> None:
@@ -138,6 +138,8 @@ def test_locked_and_removed_nodes_lose_their_tunnel(cluster: Cluster, tmp_path: 
         {"labels": {"x": 5}},
         {"labels": {"bad key": "x"}},
         {"labels": {"x": "\x1b[31m"}},
+        {"instance": "x"},
+        {"instance": None},
     ],
 )
 def test_malformed_hellos(cluster: Cluster, tmp_path: Path, change: dict[str, object]) -> None:
@@ -265,5 +267,56 @@ def test_a_node_that_takes_nothing_loses_its_tunnel(
                 await asyncio.sleep(0)
             transport.resume_reading()
             await node.gone()
+
+    run(main())
+
+
+def test_a_copy_is_heard_and_never_dialled(cluster: Cluster, tmp_path: Path) -> None:
+    first, later = "a" * 32, "b" * 32
+
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        async with world(cluster, tmp_path, [pi]) as here:
+            copy = await here.node(pi, instance=later)
+            # Auth has told them from each other.
+            here.auth.say({"node": cluster.node_document(pi, serial=2, copies=[later])})
+            await here.auth.until(lambda: here.auth.copies.get(pi.uuid) == [later])
+            assert pi.uuid not in here.auth.online
+            refusal = await here.refused(cluster.user(), "greenhouse")
+            assert refusal["code"] == "offline"
+            node = await here.node(pi, instance=first)
+            # However often it comes, the other one stays where it is.
+            again = await here.node(pi, instance=later)
+            assert (await copy.gone())[0] == 1001
+            answer, _, writer = await here.tsh(cluster.user(), "greenhouse")
+            assert answer["ok"]
+            assert await node.heard("dial")
+            assert not [message for message in again.messages if message["op"] == "dial"]
+            # It hears documents like any other, its own and the policy.
+            heard = len([m for m in again.messages if m["op"] == "document"])
+            here.auth.say({"policy": cluster.policy()})
+            here.auth.say({"node": cluster.node_document(pi, serial=3, copies=[later], split=[later])})
+            await again.heard("document", heard + 2)
+            # There is one device, says an administrator: it comes back as what it is.
+            here.auth.say({"node": cluster.node_document(pi, serial=4)})
+            assert (await again.gone())[0] == 1001
+            await here.auth.until(lambda: pi.uuid not in here.auth.copies)
+            assert pi.uuid in here.auth.online
+            await close(writer)
+
+    run(main())
+
+
+def test_copies_without_end_push_each_other_out(cluster: Cluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        pi = cluster.node("greenhouse")
+        names = [f"{number:032x}" for number in range(tunnels_aside.MOST + 1)]
+        async with world(cluster, tmp_path, [pi]) as here:
+            here.auth.say({"node": cluster.node_document(pi, serial=2, copies=names)})
+            oldest = await here.node(pi, instance=names[0])
+            for name in names[1:]:
+                await here.node(pi, instance=name)
+            assert (await oldest.gone())[0] == 1001
+            await here.auth.until(lambda: len(here.auth.copies.get(pi.uuid, [])) == tunnels_aside.MOST)
 
     run(main())

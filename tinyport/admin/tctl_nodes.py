@@ -85,11 +85,16 @@ def add_commands(parser: CommandLine) -> None:
         "split",
         _split,
         help="make two nodes of a cloned one",
-        description="Two devices have one identity: neither is let in until it has joined again, by one of two lines.",
-        examples=["tctl nodes split greenhouse"],
+        description='Several devices have one identity ("tctl nodes ls" shows the copies): each copy becomes a node of '
+        "its own at its next contact, with a key of its own. Where auth cannot tell them apart, neither is let in "
+        "until it has joined again, by one of two lines.",
+        examples=["tctl nodes split greenhouse", "tctl nodes split greenhouse --name shed --labels site=berlin"],
         parents=[output_options()],
     )
     split.add_argument("id", metavar="ID", help="name or UUID")
+    split.add_argument("--name", metavar="NAME", help="of the copy; {uuid8} in it when there are several")
+    split.add_argument("--labels", metavar="k=v,...", help="of the copy; it has none otherwise")
+    split.add_argument("--pending", action="store_true", help="it waits for tctl nodes accept")
 
     tctl_registrations.add_commands(nodes)
 
@@ -159,16 +164,26 @@ def _paint(header: str, text: str) -> str:
 
 
 def _table(nodes: list[dict[str, Any]]) -> list[str]:
-    lines = []
+    lines: list[tuple[object, ...]] = []
     for node in nodes:
         seen = "now" if node.get("status") == "online" else ago(node.get("last_seen"))
         labels = labels_text(node.get("labels"))
         lines.append((node.get("name"), node.get("status"), seen, node.get("version"), labels))
+        # An older auth knows of none.
+        lines += [_copy_line(copy) for copy in (rows(node, "copies") if "copies" in node else [])]
     return table(
         lines,
         ("NAME", "STATUS", "LAST SEEN", "VERSION", "LABELS"),
         paint_cell=_paint,
     )
+
+
+def _copy_line(copy: dict[str, Any]) -> tuple[object, ...]:
+    """A second device with the identity of the node above."""
+    seen = "now" if copy.get("online") else ago(copy.get("last_seen"))
+    where = str(copy.get("peer") or "").rpartition(":")[0] or "?"
+    status = "leaving" if copy.get("split") else "quarantined"
+    return f"  copy {copy.get('id')}", status, seen, "-", f"from {where}, found {ago(copy.get('found'))}"
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -194,11 +209,18 @@ _AGAIN = (
 
 
 def _split(args: argparse.Namespace) -> int:
+    labels = pairs(names(args.labels)) if args.labels else None
+    request = body(name=args.name, labels=labels, pending=args.pending or None)
     with connect(args) as client:
-        answer = client.request("POST", path("/v1/nodes", args.id, "split"), {})
+        answer = client.request("POST", path("/v1/nodes", args.id, "split"), request)
+    name, copies = _name(answer, args.id), rows(answer, "copies")
+    if copies:
+        count = "one device becomes a node" if len(copies) == 1 else f"{len(copies)} devices become nodes"
+        emit(args, answer, lambda: [f"{name} stays; {count} of its own at the next contact"])
+        return 0
     lines = {word: _AGAIN.format(token=answer.get(word)) for word in ("original", "copy")}
     shown = [
-        f"node {_name(answer, args.id)} is quarantined until one of the two takes its place again. On that one:",
+        f"node {name} is quarantined until one of the two takes its place again. On that one:",
         f"  {lines['original']}",
         "On the other one, which becomes a node of its own and waits to be accepted:",
         f"  {lines['copy']}",

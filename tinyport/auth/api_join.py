@@ -18,6 +18,7 @@ from tinyport.auth.joining import (
 from tinyport.auth.settings import JOIN_KINDS
 from tinyport.auth.web import Answer, Call
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
+from tinyport.core.instances import check_instance
 from tinyport.core.names import check_node, format_address, is_uuid, parse_address, printable
 
 MAX_ADDRESSES = 16
@@ -106,11 +107,27 @@ async def return_route(call: Call) -> Answer:
     check_proof(service, RETURN_PREFIX, fields.text("challenge", 256), fields.text("proof", 256), ssh_key, request)
     try:
         async with service.store.write() as tables:
-            node, pair = await come_back(service, tables, uuid, ssh_key, request, call.source)
+            back = await come_back(
+                service,
+                tables,
+                uuid,
+                ssh_key,
+                request,
+                call.source,
+                instance=_instance(fields),
+                generation=fields.integer("generation", 0, 2**53) if fields.has("generation") else None,
+            )
+        if isinstance(back, AccessDenied):
+            raise back
     except AccessDenied as error:
         await failed(call, "node.renew.failed", error, node_uuid=uuid)
         raise
-    return await identity_answer(service, node, pair)
+    return await identity_answer(service, *back)
+
+
+def _instance(fields: Fields) -> str:
+    """Which process asks; "" for one that does not say."""
+    return fields.checked("instance", check_instance) if fields.has("instance") else ""
 
 
 async def renew_route(call: Call) -> Answer:
@@ -123,12 +140,9 @@ async def renew_route(call: Call) -> Answer:
     async with service.store.write() as tables:
         if addresses:
             await tables.nodes.set_addresses(call.caller.uuid, addresses)
-        renewed = await renew(service, tables, call.caller, ssh_key, request)
-    if renewed is None:
-        service.log.warning("quarantined: an older generation came back", node=call.caller.name)
-        raise AccessDenied(
-            f"there are two machines with the identity of {call.caller.name}; it is quarantined",
-            hint=f"an administrator decides: tctl nodes accept {call.caller.name}, or tctl nodes rm",
-            code="quarantined",
-        )
+        instance = _instance(fields) if call.caller.kind == "node" else ""
+        renewed = await renew(service, tables, call.caller, ssh_key, request, instance)
+    if isinstance(renewed, AccessDenied):
+        service.log.warning("no certificate for a copy", node=call.caller.name, code=renewed.code)
+        raise renewed
     return await identity_answer(service, *renewed)

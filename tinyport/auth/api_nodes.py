@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from tinyport.auth.callers import LOCAL, USER, Caller
+from tinyport.auth.copies import there_is_one
 from tinyport.auth.refusals import not_found
 from tinyport.auth.service import Service
 from tinyport.auth.store import Tables, WriteTables
+from tinyport.auth.store_copies import CopyRow
 from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.web import Answer, Call
 from tinyport.core import labels
@@ -30,8 +32,8 @@ def last_seen(service: Service, node: NodeRow) -> float | None:
     return max(heard or 0.0, node.last_seen) or None
 
 
-def node_document(service: Service, node: NodeRow) -> dict[str, object]:
-    """A node as listings and resources show it."""
+def node_document(service: Service, node: NodeRow, copies: Sequence[CopyRow] = ()) -> dict[str, object]:
+    """A node as listings and resources show it. ``copies``: other devices that have its identity."""
     return {
         "kind": node.kind,
         "uuid": node.uuid,
@@ -47,6 +49,19 @@ def node_document(service: Service, node: NodeRow) -> dict[str, object]:
         "proxies": service.presence.proxies_of(node.uuid),
         "traffic": _traffic(service, node.uuid),
         "skew": service.skews.get(node.uuid, 0.0),
+        "copies": [_copy(service, one) for one in copies if not one.became],
+    }
+
+
+def _copy(service: Service, copy: CopyRow) -> dict[str, object]:
+    there = service.copies_seen(copy.node)
+    return {
+        "id": copy.id,
+        "online": copy.instance in there,
+        "peer": there.get(copy.instance, copy.peer),
+        "found": copy.found,
+        "last_seen": service.now() if copy.instance in there else copy.seen,
+        "split": copy.split is not None,
     }
 
 
@@ -89,7 +104,8 @@ async def list_nodes(call: Call) -> Answer:
         }
     selectors = call.request.query.getall("selector", [])
     found = matching(nodes, lambda node: _visible(call.caller, node), selectors, call.query("search") or "")
-    return {"nodes": [node_document(service, node) for node in found]}
+    copies = await service.store.read.copies.open()
+    return {"nodes": [node_document(service, node, copies.get(node.uuid, ())) for node in found]}
 
 
 def matching(
@@ -175,6 +191,7 @@ async def remove_node(call: Call, tables: WriteTables, node: NodeRow, why: str) 
         for told in service.traffic.values():
             told.pop(node.uuid, None)
         service.boots.pop(node.uuid, None)
+        service.copies.pop(node.uuid, None)
         service.proxy_sources.pop(node.uuid, None)
 
     tables.after_commit(forget)
@@ -188,10 +205,13 @@ async def delete_node(call: Call) -> Answer:
 
 
 async def accept_node(call: Call) -> Answer:
-    """Pending or quarantined → active."""
+    """Pending or quarantined → active. Of a cloned one: there is only one device."""
     async with call.service.store.write() as tables:
         node = await find_node(tables, call.path("id"))
-        if node.state != "active":
+        copies = await tables.copies.of(node.uuid)
+        if node.state == "quarantined" or copies:
+            await there_is_one(call.service, tables, node)
+        if node.state != "active" or copies:
             await tables.nodes.set_state(node.uuid, "active")
             await call.service.issuer.refresh_node(tables, node.uuid)
             await call.service.audit.record(
@@ -202,6 +222,7 @@ async def accept_node(call: Call) -> Answer:
                 by=call.caller.actor,
                 state="active",
                 was=node.state,
+                copies=len(copies) or None,
             )
         node = await find_node(tables, node.uuid)
     return {"node": node_document(call.service, node)}

@@ -36,6 +36,7 @@ _SHOWN = ("uuid", "name", "status", "last_seen", "labels", "declared_labels")
 MAX_DECLARED = 64
 MAX_NODE_ADDRESSES = 16
 _PAGE = 500
+MAX_COPIES = 32
 
 
 # -------------------------------------------------------------------- watch
@@ -130,6 +131,7 @@ async def presence(call: Call) -> Answer:
     known = {uuid: seen for uuid, seen in reported.items() if uuid in there}
     for uuid in known:
         _told(service, call.caller.uuid, uuid, bodies[uuid])
+        await _copies(service, call.caller.uuid, uuid, bodies[uuid])
     change = service.presence.report(
         call.caller.uuid,
         {uuid: seen.online for uuid, seen in known.items()},
@@ -159,6 +161,25 @@ def _told(service: Service, proxy: str, uuid: str, body: Mapping[str, object]) -
     count, since = body.get("bytes"), body.get("bytes_since")
     if type(count) is int and 0 <= count < 2**63 and isinstance(since, (int, float)) and 0 < since < 2**53:
         service.traffic.setdefault(uuid, {})[proxy] = (count, float(since))
+
+
+async def _copies(service: Service, proxy: str, uuid: str, body: Mapping[str, object]) -> None:
+    """Which copies of the node are connected to this proxy, and from where."""
+    told: dict[str, str] = {}
+    listed = body.get("copies")
+    for item in listed[:MAX_COPIES] if isinstance(listed, list) else ():
+        if isinstance(item, dict):
+            told[one_line(item.get("instance"), 32)] = one_line(item.get("peer"), 80)
+    before = service.copies.get(uuid, {}).get(proxy, {})
+    if told == before:
+        return
+    if told:
+        service.copies.setdefault(uuid, {})[proxy] = told
+    else:
+        service.copies[uuid].pop(proxy)
+    async with service.store.write() as tables:
+        for instance in {*told, *before}:
+            await tables.copies.saw(uuid, instance, service.now(), told.get(instance, ""))
 
 
 async def _write(service: Service, news: list[Seen], change: Change) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import secrets
-from dataclasses import replace
 
 from tinyport.auth.api_nodes import find_node
 from tinyport.auth.joining import check_template
+from tinyport.auth.minting import make_token
 from tinyport.auth.refusals import not_found
 from tinyport.auth.settings import JOIN_KINDS
 from tinyport.auth.store import WriteTables
 from tinyport.auth.store_tokens import TokenRow
 from tinyport.auth.web import Answer, Call
-from tinyport.core import tokens
 from tinyport.core.errors import PeerError
 from tinyport.core.names import printable
 
 TOKEN_LIFE = 30 * 60
-# Somebody has to find the two devices.
-SPLIT_LIFE = 7 * 86400
 LONGEST_TOKEN = 366 * 86400
 MOST_USES = 1_000_000
 
@@ -98,66 +94,13 @@ async def add_token(call: Call) -> Answer:
         replaces=replaces,
     )
     async with call.service.store.write() as tables:
-        made, secret = await make_token(call, tables, row)
+        made, secret = await make_token(call.service, tables, row, call.caller.actor)
     return {
         "id": made.id,
         "token": secret,
         "expires": made.expires,
         "uses": made.uses,
         "ca_pins": list(call.service.authority.ca_pins),
-    }
-
-
-async def make_token(call: Call, tables: WriteTables, wanted: TokenRow) -> tuple[TokenRow, str]:
-    """``wanted`` with an id and a secret of its own, written down; and the token's text, which is kept nowhere."""
-    text = tokens.new(secrets.token_bytes(tokens.ID_BYTES), secrets.token_bytes(tokens.SECRET_BYTES))
-    id, secret = tokens.split(text)
-    row = replace(wanted, id=id, digest=tokens.digest(secret), created=call.service.now())
-    await tables.tokens.add(row)
-    await call.service.audit.record(
-        tables,
-        "token.create",
-        token=id,
-        type=row.type,
-        by=call.caller.actor,
-        expires=row.expires,
-        uses=row.uses,
-        labels=dict(row.labels) or None,
-        replaces=row.replaces or None,
-    )
-    return row, text
-
-
-async def split_node(call: Call) -> Answer:
-    """Two devices have one node's identity. Neither is believed from here on; with one of the tokens in the answer one
-    of them becomes that node again, with the other the other one a node of its own, which waits to be accepted.
-    """
-    service = call.service
-    async with service.store.write() as tables:
-        node = await find_node(tables, call.path("id"))
-        # Whoever may make tokens may not for that become a node that is there already.
-        call.caller.require("nodes", "update")
-        if node.kind != "node":
-            raise PeerError(f"{node.name} is a {node.kind}: only nodes are split")
-        if node.state != "quarantined":
-            await tables.nodes.set_state(node.uuid, "quarantined")
-            await service.issuer.refresh_node(tables, node.uuid)
-        wanted = TokenRow(
-            id="", digest="", type="node", created=0.0, expires=service.now() + SPLIT_LIFE, uses=1, replaces=node.uuid
-        )
-        _, original = await make_token(call, tables, wanted)
-        aside = replace(wanted, replaces="", name_template=f"{node.name[:50]}-{{uuid8}}", pending=True)
-        _, copy = await make_token(call, tables, aside)
-        await service.audit.record(
-            tables, "node.split", node=node.name, node_uuid=node.uuid, by=call.caller.actor, was=node.state
-        )
-    return {
-        "uuid": node.uuid,
-        "name": node.name,
-        "original": original,
-        "copy": copy,
-        "expires": wanted.expires,
-        "ca_pins": list(service.authority.ca_pins),
     }
 
 

@@ -39,6 +39,8 @@ class Counts:
 async def nodes_by_state(service: Service) -> dict[str, int]:
     """State (``STATES``) → how many nodes are in it."""
     found = dict.fromkeys(STATES, 0)
+    # A cloned node goes on; its copies are quarantined.
+    found["quarantined"] = sum(len(copies) for copies in (await service.store.read.copies.open()).values())
     for node in await service.store.read.nodes.all("node"):
         if node.state == "active":
             found["online" if service.presence.online(node.uuid) else "offline"] += 1

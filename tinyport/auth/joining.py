@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tinyport.auth.authority import IssuedPair
 from tinyport.auth.callers import Caller
+from tinyport.auth.copies import copy_that_asks, quarantined, refuse_copy, shown_generation
 from tinyport.auth.refusals import exists, refuse_locked
 from tinyport.auth.registering import recognised
 from tinyport.auth.service import Service
@@ -187,6 +188,11 @@ async def join(
         known = await _register(service, tables, wanted, token)
     elif wanted.addresses and wanted.kind == "proxy":
         await tables.nodes.set_addresses(known.uuid, wanted.addresses)
+    if token.copy:
+        # A copy of another node has its own identity now.
+        twin = await tables.copies.became(token.copy, known.uuid)
+        if twin is not None:
+            await service.issuer.refresh_node(tables, twin)
     refuse_locked(service.issuer.policy, service.now(), {"node": {known.name, known.uuid}})
     pair = await issue(service, tables, known, wanted.request)
     if taken:
@@ -318,12 +324,12 @@ async def _proxy_principals(service: Service, tables: WriteTables, uuid_text: st
 
 
 async def renew(
-    service: Service, tables: WriteTables, caller: Caller, ssh_key: bytes, request: Request
-) -> tuple[NodeRow, IssuedPair] | None:
-    """New certificates for a machine that showed its current ones; None when it is a copy (it was quarantined then).
+    service: Service, tables: WriteTables, caller: Caller, ssh_key: bytes, request: Request, instance: str = ""
+) -> tuple[NodeRow, IssuedPair] | AccessDenied:
+    """New certificates for a machine that showed its current ones; to be raised after the commit when it is a copy.
 
     Whoever shows generation N has used it, so all before are over. If one of those comes back, there are two devices
-    with one identity (docs: a cloned card).
+    with one identity (docs: a cloned card). ``instance``: which process asks, "" for one that does not say.
     """
     node = await tables.nodes.get(caller.uuid)
     if node is None or caller.leaf is None:
@@ -332,11 +338,12 @@ async def renew(
         raise AccessDenied(
             "the SSH host key is not the registered one", hint="a machine changes its key by joining again"
         )
-    shown = await tables.cluster.generation_of(caller.leaf.serial, node.uuid)
-    if shown is None:
-        # Issued after the backup that we were restored from. The registered key still proves who it is.
-        shown = node.generation
+    shown = await shown_generation(tables, node, caller.leaf)
+    copy = await copy_that_asks(service, tables, node, shown, instance)
+    if copy is not None:
+        return await refuse_copy(service, tables, node, copy)
     if shown < node.generation:
+        # Which of them it is is not known.
         await tables.nodes.set_state(node.uuid, "quarantined")
         await service.issuer.refresh_node(tables, node.uuid)
         await service.audit.record(
@@ -348,7 +355,7 @@ async def renew(
             newest=node.generation,
             source=caller.source,
         )
-        return None
+        return quarantined(node)
     if shown > node.generation:
         await tables.nodes.set_generations(node.uuid, shown, node.issued_generation)
     current = await tables.nodes.get(node.uuid) or node
@@ -365,10 +372,20 @@ async def renew(
 
 
 async def come_back(
-    service: Service, tables: WriteTables, uuid_text: str, ssh_key: bytes, request: Request, source: str
-) -> tuple[NodeRow, IssuedPair]:
+    service: Service,
+    tables: WriteTables,
+    uuid_text: str,
+    ssh_key: bytes,
+    request: Request,
+    source: str,
+    *,
+    instance: str = "",
+    generation: int | None = None,
+) -> tuple[NodeRow, IssuedPair] | AccessDenied:
     """A device whose certificate expired and who proved the registered key. AccessDenied when it was removed or locked;
-    one answer for an unknown UUID and a wrong key, so that nobody learns which nodes there are."""
+    one answer for an unknown UUID and a wrong key, so that nobody learns which nodes there are. To be raised after the
+    commit when it is a copy. ``generation``: of the certificate that it has, as it says.
+    """
     node = await tables.nodes.get(uuid_text)
     if node is None or node.ssh_key != ssh_key:
         raise AccessDenied(
@@ -377,6 +394,14 @@ async def come_back(
             hint="it may have been removed: join again with a new token",
         )
     refuse_locked(service.issuer.policy, service.now(), {"node": {node.name, node.uuid}})
+    shown = node.generation if generation is None else generation
+    copy = await copy_that_asks(service, tables, node, shown, instance)
+    if copy is not None:
+        return await refuse_copy(service, tables, node, copy)
+    last = await tables.nodes.instances(node.uuid)
+    if instance and last and last[-1][0] != instance and service.presence.online(node.uuid):
+        # Perhaps only for as long as a proxy believes in a connection that is none any more.
+        raise AccessDenied(f"another device is connected as {node.name}", detail=f"uuid {node.uuid}", code="in_use")
     pair = await issue(service, tables, node, request)
     await service.audit.record(
         tables,

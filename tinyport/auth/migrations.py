@@ -135,6 +135,17 @@ _DEVICES = """
 ALTER TABLE certificates ADD COLUMN device TEXT NOT NULL DEFAULT '';
 """
 
+# Second devices with a node's identity. instances: the node's last processes, [[instance, first heard], ...].
+_COPIES = """
+ALTER TABLE nodes ADD COLUMN instances TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE tokens ADD COLUMN copy TEXT NOT NULL DEFAULT '';
+CREATE TABLE copies (
+    id TEXT PRIMARY KEY, node TEXT NOT NULL REFERENCES nodes (uuid) ON DELETE CASCADE, instance TEXT NOT NULL,
+    found REAL NOT NULL, seen REAL NOT NULL, peer TEXT NOT NULL, split TEXT NOT NULL DEFAULT '',
+    became TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE INDEX copies_node ON copies (node);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -146,6 +157,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0008-online", _ONLINE),
     ("0009-replacing", _REPLACING),
     ("0010-devices", _DEVICES),
+    ("0011-copies", _COPIES),
 )
 
 

@@ -139,6 +139,12 @@ class PolicyIssuer:
         }
         if node.since:
             content["since"] = node.since
+        copies = [one for one in await tables.copies.of(uuid) if not one.became]
+        if copies:
+            content["copies"] = sorted(one.instance for one in copies)
+            split = sorted(one.instance for one in copies if one.split is not None)
+            if split:
+                content["split"] = split
         ended = [one for one in await tables.audit.live_sessions(uuid) if one.ended_by is not None]
         if ended:
             content["ended"] = [{"id": one.sid, "by": one.ended_by} for one in ended[:MOST_ENDED]]

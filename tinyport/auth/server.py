@@ -195,6 +195,7 @@ async def clean(service: Service) -> None:
         await tables.users.delete_invitations_expired_before(now)
         await tables.web.delete_ended(now, now - SILENCE)
         await tables.tokens.delete_expired_before(now - LATE_ANSWER)
+        await tables.copies.delete_settled_before(now - LATE_ANSWER)
         await tables.audit.delete_batches_before(now - _KEEP_BATCHES)
         await tables.cluster.delete_certificates_ended_before(now - _KEEP_CERTIFICATES)
         if await tables.cluster.delete_locks_expired_before(now):

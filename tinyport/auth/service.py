@@ -72,6 +72,9 @@ class Service:
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
     boots: dict[str, str] = field(default_factory=dict)
 
+    #: node UUID → proxy UUID → (instance of a copy → where its tunnel comes from)
+    copies: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+
     #: what proxies say of whose connections they pass on
     introductions: Introductions = field(default_factory=lambda: Introductions(secrets.token_bytes(32)))
     #: proxy UUID → the address it calls from: strangers whom it does not introduce come from there, too
@@ -100,6 +103,15 @@ class Service:
         now = self.settings.monotonic()
         self.failures.failed(source, now)
         return self.failures.bearable(source, now)
+
+    def copies_seen(self, node: str) -> dict[str, str]:
+        """Copies of a node that are connected: instance → where its tunnel comes from."""
+        now = self.settings.monotonic()
+        found: dict[str, str] = {}
+        for proxy, told in self.copies.get(node, {}).items():
+            if self.presence.proxy_online(proxy, now):
+                found.update(told)
+        return found
 
     def now(self) -> float:
         """Unix seconds."""

@@ -22,6 +22,7 @@ from tinyport.auth.migrations import migrate
 from tinyport.auth.store_audit import AuditRows
 from tinyport.auth.store_authorities import AuthorityRows
 from tinyport.auth.store_cluster import ClusterRows
+from tinyport.auth.store_copies import CopyRows
 from tinyport.auth.store_factors import FactorRows
 from tinyport.auth.store_nodes import NodeRows
 from tinyport.auth.store_recordings import RecordingRows
@@ -117,6 +118,7 @@ class Tables:
         self.database = database
         self.cluster = ClusterRows(database)
         self.trusted = TrustedRows(database)
+        self.copies = CopyRows(database)
         self.authorities = AuthorityRows(database)
         self.users = UserRows(database)
         self.factors = FactorRows(database)

@@ -118,11 +118,21 @@ class NodeRows:
     async def take_over(self, uuid: str, ssh_key: bytes, token: str) -> None:
         """Another device is this node from now on."""
         await self._rows.run(
-            "UPDATE nodes SET ssh_key = ?, token = ?, generation = issued_generation, "
+            "UPDATE nodes SET ssh_key = ?, token = ?, generation = issued_generation, instances = '[]', "
             "state = CASE state WHEN 'quarantined' THEN 'active' ELSE state END WHERE uuid = ?",
             ssh_key,
             token,
             uuid,
+        )
+
+    async def instances(self, uuid: str) -> list[tuple[str, float]]:
+        """Its last processes: (instance, when it was first heard), the oldest first (core.instances)."""
+        row = await self._rows.one("SELECT instances FROM nodes WHERE uuid = ?", uuid)
+        return [] if row is None else [(str(one), float(when)) for one, when in unpack(row["instances"])]
+
+    async def set_instances(self, uuid: str, instances: Iterable[tuple[str, float]]) -> None:
+        await self._rows.run(
+            "UPDATE nodes SET instances = ? WHERE uuid = ?", pack([list(one) for one in instances]), uuid
         )
 
     async def set_since(self, uuid: str, since: float) -> None:

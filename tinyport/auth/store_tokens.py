@@ -26,6 +26,8 @@ class TokenRow:
     pending: bool = False
     #: UUID of the node whose place the device takes; "" for a node of its own
     replaces: str = ""
+    #: id of the copy that becomes a node of its own by it
+    copy: str = ""
 
 
 class TokenRows:
@@ -41,7 +43,8 @@ class TokenRows:
 
     async def add(self, token: TokenRow) -> None:
         await self._rows.run(
-            "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO tokens (id, digest, type, created, expires, uses, used, labels, name_template, cidr, pending, "
+            "replaces, copy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             token.id,
             token.digest,
             token.type,
@@ -54,6 +57,7 @@ class TokenRows:
             pack(list(token.cidr)),
             int(token.pending),
             token.replaces,
+            token.copy,
         )
 
     async def use(self, id: str, now: float) -> bool:
@@ -65,6 +69,9 @@ class TokenRows:
 
     async def delete(self, id: str) -> bool:
         return await self._rows.run("DELETE FROM tokens WHERE id = ?", id) > 0
+
+    async def delete_of_copy(self, copy: str) -> int:
+        return await self._rows.run("DELETE FROM tokens WHERE copy = ?", copy)
 
     async def delete_expired_before(self, time: float) -> int:
         return await self._rows.run("DELETE FROM tokens WHERE expires < ?", time)
@@ -84,4 +91,5 @@ def _token(row: sqlite3.Row) -> TokenRow:
         cidr=tuple(unpack(row["cidr"])),
         pending=bool(row["pending"]),
         replaces=row["replaces"],
+        copy=row["copy"],
     )

@@ -206,10 +206,17 @@ class NodeDocument:
     ended: Mapping[str, str] = field(default_factory=dict)
     #: certificates of this node that began before (Unix seconds) are another device's, whose place this one took
     since: float = 0.0
+    #: processes (instances) of other devices that have this node's identity; ``split``: those that are to get their own
+    copies: frozenset[str] = frozenset()
+    split: frozenset[str] = frozenset()
 
     @cached_property
     def label_items(self) -> frozenset[tuple[str, str]]:
         return frozenset(self.labels.items())
+
+    def as_read_by(self, instance: str) -> NodeDocument:
+        """As it counts for one of the node's processes: a copy is quarantined."""
+        return replace(self, state="quarantined") if instance in self.copies else self
 
     @classmethod
     def parse(cls, body: Mapping[str, object]) -> NodeDocument:
@@ -231,6 +238,8 @@ class NodeDocument:
             state=str(state),
             ended=dict(_ended(item) for item in _list(body, "ended")),
             since=_time(body.get("since", 0)),
+            copies=frozenset(_texts(body, "copies")),
+            split=frozenset(_texts(body, "split")),
         )
 
 

@@ -164,9 +164,9 @@ def join(
     return identity
 
 
-def renew(identity_path: Path, *, server: str = "", log: Log | None = None) -> dict[str, object]:
+def renew(identity_path: Path, *, server: str = "", log: Log | None = None, instance: str = "") -> dict[str, object]:
     """New certificates for an identity that is still good, with a new TLS key. Writes and returns the identity.
-    ``server``: where, "" for where the identity was made.
+    ``server``: where, "" for where the identity was made. ``instance``: the node's process (core.instances).
 
     AccessDenied with code "expired" when it is too late for that: ``return_home`` then.
     """
@@ -177,6 +177,7 @@ def renew(identity_path: Path, *, server: str = "", log: Log | None = None) -> d
         "generation": held["generation"],
         "ssh_public_key": public_line(ssh_key.public_blob),
         "tls_csr": _csr_pem(request_key.request()),
+        **({"instance": instance} if instance else {}),
     }
     cas, hello = meet_again(held, identity_path.parent)
     _mention_skew(hello, log)
@@ -187,7 +188,9 @@ def renew(identity_path: Path, *, server: str = "", log: Log | None = None) -> d
     return _replace(identity_path, held, answer, ssh_key, request_key)
 
 
-def return_home(identity_path: Path, *, server: str = "", log: Log | None = None) -> dict[str, object]:
+def return_home(
+    identity_path: Path, *, server: str = "", log: Log | None = None, instance: str = ""
+) -> dict[str, object]:
     """New certificates for an identity whose own have expired: proves the registered SSH host key."""
     held = _held(identity_path, server)
     request_key = _TlsKey.generate()
@@ -203,19 +206,44 @@ def return_home(identity_path: Path, *, server: str = "", log: Log | None = None
             "tls_csr": _csr_pem(request),
             "challenge": challenge,
             "proof": _proof(RETURN_PREFIX, challenge, request, ssh_key),
+            **({"instance": instance, "generation": held["generation"]} if instance else {}),
         }
         answer = auth.request("POST", "/v1/return", body, limit=MAX_ANSWER)
     return _replace(identity_path, held, answer, ssh_key, request_key)
 
 
-def renew_or_return(identity_path: Path, *, server: str = "", log: Log | None = None) -> dict[str, object]:
-    """Renew, or return when auth says that the certificate has expired."""
+def renew_or_return(
+    identity_path: Path, *, server: str = "", log: Log | None = None, instance: str = ""
+) -> dict[str, object]:
+    """Renew, or return when auth says that the certificate has expired. A copy of another device joins as itself when
+    auth gives it a token for that."""
     try:
-        return renew(identity_path, server=server, log=log)
+        try:
+            return renew(identity_path, server=server, log=log, instance=instance)
+        except AccessDenied as error:
+            if error.code not in ("expired", "login_required"):
+                raise
+        return return_home(identity_path, server=server, log=log, instance=instance)
     except AccessDenied as error:
-        if error.code not in ("expired", "login_required"):
+        token = error.extra.get("token")
+        if error.code != "split" or not isinstance(token, str):
             raise
-    return return_home(identity_path, server=server, log=log)
+        return _become_another(identity_path, _held(identity_path, server), token, log)
+
+
+def _become_another(identity_path: Path, held: Mapping[str, object], token: str, log: Log | None) -> dict[str, object]:
+    """Join with a key of its own, and forget whose identity this device had: its file is replaced by the new one."""
+    return join(
+        parse_address(_text(held, "server")),
+        token,
+        _texts(held, "ca_pins"),
+        False,
+        _text(held, "kind"),
+        _text(held, "name"),
+        (),
+        identity_path,
+        log=log,
+    )
 
 
 def _held(identity_path: Path, server: str) -> dict[str, object]:
@@ -361,7 +389,10 @@ def _keep_documents(folder: Path, answer: Mapping[str, object], identity: Mappin
             continue
         body = open_document(signed, policy_key, kind, cluster)
         path = folder / f"{kind}.json"
-        if newer(body, _held_document(path, policy_key, kind, cluster)):
+        old = _held_document(path, policy_key, kind, cluster)
+        # Another node's: from when this device had that one's identity.
+        foreign = old is not None and old.get("uuid") != body.get("uuid")
+        if foreign or newer(body, old):
             write_private(path, json.dumps(signed).encode())
 
 

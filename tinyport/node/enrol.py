@@ -2,8 +2,8 @@
 
 Started with its task (JSON) on fd 4, a pipe or memory file for its answer on fd 3, and the two memory files of
 ``identity_view`` on fds 5 and 6. The task: ``{"mode": "join"|"renew", "identity": path, "log": {...}, for renew
-"servers": ["host:port", ...], and for join "server": [host, port], "token", "ca_pins", "insecure", "nodename",
-"serial"}``. The answer: ``{"ok": true}`` or ``{"error": {"kind", "message", "detail", "hint", "code"}}``.
+"servers": ["host:port", ...], "instance", and for join "server": [host, port], "token", "ca_pins", "insecure",
+"nodename", "serial"}``. The answer: ``{"ok": true}`` or ``{"error": {"kind", "message", "detail", "hint", "code"}}``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
 
     path = Path(str(task["identity"]))
     if task["mode"] == "renew":
-        identity = _renewed(path, _texts(task.get("servers", [])), log)
+        identity = _renewed(path, _texts(task.get("servers", [])), log, str(task.get("instance") or ""))
     else:
         host, port = _pair(task["server"])
         identity = enrolment.join(
@@ -72,14 +72,14 @@ def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
     return identity
 
 
-def _renewed(path: Path, servers: list[str], log: Log) -> dict[str, object]:
+def _renewed(path: Path, servers: list[str], log: Log, instance: str = "") -> dict[str, object]:
     """At the first of these servers that answers as the cluster's; where the identity says, without any."""
     from tinyport.link import enrolment
 
     last: TinyportError | None = None
     for server in servers or [""]:
         try:
-            return enrolment.renew_or_return(path, server=server, log=log)
+            return enrolment.renew_or_return(path, server=server, log=log, instance=instance)
         except (Unavailable, PeerError) as error:
             # Nobody is there, or somebody else: the cluster may have moved.
             last = last or error

@@ -74,7 +74,7 @@ class Keeper:
         }
         paths = cast("list[str]", configuration["paths"])
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
-        self._documents = Documents(files, self._log)
+        self._documents = Documents(files, self._log, str(configuration.get("instance") or ""))
         name = str(configuration["name"])
         self._upstream = Upstream(
             self._loop, channel, configuration.get("folder"), name, self._documents, self, self._log

@@ -72,9 +72,12 @@ def load_identity(path: str) -> HostIdentity:
 class Documents:
     """The held documents. ``policy`` and ``node`` are None until the cluster was heard for the first time."""
 
-    def __init__(self, paths: Mapping[str, str], log: Log) -> None:
-        """``paths``: files by name: identity, policy, node, floor."""
+    def __init__(self, paths: Mapping[str, str], log: Log, instance: str = "") -> None:
+        """``paths``: files by name: identity, policy, node, floor. ``instance``: which of the processes that are or
+        were this node this is (core.instances).
+        """
         self._paths = paths
+        self._instance = instance
         self._log = log
         self._identity_stamp = self._stamp()
         self.identity = load_identity(paths["identity"])
@@ -147,7 +150,7 @@ class Documents:
             node = NodeDocument.parse(body)
             if node.uuid != identity.uuid:
                 raise PeerError("the node document is another node's", detail=printable(node.uuid, 60))
-            self.node = node
+            self.node = node.as_read_by(self._instance)
         self._bodies[kind] = {"epoch": body.get("epoch"), "serial": body.get("serial")}
         return kind
 

@@ -23,15 +23,17 @@ from tinyport.node.confinement import shed
 from tinyport.node.ipc import Channel
 from tinyport.node.labels import LabelCommands
 from tinyport.node.link_dial import Dials
-from tinyport.node.link_documents import Documents
+from tinyport.node.link_documents import Documents, peek, split
 from tinyport.node.link_events import AuthLine, EventSender
 from tinyport.node.link_generations import Census, OldKeepers, Receipts
+from tinyport.node.link_here import Here
 from tinyport.node.link_inherited import Contexts, Inherited
 from tinyport.node.link_keeper import KeeperLine
 from tinyport.node.link_listen import Doorway
 from tinyport.node.link_penalties import Penalties
 from tinyport.node.link_places import Places
 from tinyport.node.link_recordings import Recordings
+from tinyport.node.link_tunnel import REPLACED
 from tinyport.node.link_tunnels import Tunnels
 from tinyport.node.loop import READ, WRITE, Loop
 from tinyport.node.python_process import name_process
@@ -83,6 +85,8 @@ class Link:
         self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log, self._tunnels.inside)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
         self._recordings = Recordings(loop, self._auth, self._recording_lost, log)
+        instance = str(config.get("instance") or "")
+        self._here = Here(self._auth, instance, lambda: self._tell_monitor({"op": "renew now"}), log)
         self._since = time.time()
         self._was_up = False
         self._renewal = given.renewal
@@ -197,6 +201,7 @@ class Link:
             "node": list(self._documents.versions["node"]),
             "addresses": self._addresses(tunnel),
             "labels": self._labels(),
+            **({"instance": self._here.instance} if self._here.instance else {}),
             **self._skew(),
         }
 
@@ -235,8 +240,11 @@ class Link:
             self._recordings.hurry()
             if time.monotonic() - self._asked_time >= TIME_EVERY:
                 self._ask_time()
+            self._here.tunnel_up()
         else:
             self._dials.cancel(tunnel)
+            if reason is not None and reason.code == REPLACED:
+                self._here.doubted()
             if reason is not None and reason.code in ("expired", STALE):
                 self._tell_monitor({"op": "renew", "server": format_address(*tunnel.server)})
         up = bool(self._tunnels.up)
@@ -247,7 +255,11 @@ class Link:
     def tunnel_said(self, tunnel: Tunnel, message: dict[str, object]) -> None:
         op = message.get("op")
         if op == "document":
-            self._documents.arrived(message.get("signed"))
+            signed = message.get("signed")
+            self._documents.arrived(signed)
+            found = peek(signed)
+            if isinstance(signed, dict) and found is not None and found[0] == "node":
+                self._here.document(split(signed))
         elif op == "dial":
             self._dials.notice(message, tunnel)
         else:

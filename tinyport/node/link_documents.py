@@ -56,6 +56,11 @@ def proxies(signed: dict[str, object]) -> dict[str, object]:
     return {"addresses": body.get("proxies"), "uuids": body.get("proxy_uuids"), "preferred": preferred}
 
 
+def split(signed: dict[str, object]) -> object:
+    """Which copies get an identity of their own, as a node document that ``peek`` has read says it; None for none."""
+    return json.loads(str(signed["document"])).get("split")
+
+
 def _version(value: object) -> Version | None:
     if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 <= n < 2**63 for n in value):
         return value[0], value[1]

@@ -81,6 +81,8 @@ LONGEST_SLOT = 600.0
 GOOD_AFTER = 60.0
 # Codes of errors that only this file knows.
 _DOUBLE, _RESTART = "double", "restart"
+#: the code of the error when the proxy took another tunnel of this node for ours
+REPLACED = "replaced"
 
 WAITING, CONNECTING, GREETING, UP, STOPPED = "waiting", "connecting", "greeting", "up", "stopped"
 
@@ -310,7 +312,7 @@ class Tunnel:
             raise Unavailable(
                 "the proxy closed the tunnel",
                 detail=f"{code} {printable(reason, 120)}".strip(),
-                code=_RESTART if code == websocket.CLOSE_RESTART else "",
+                code={websocket.CLOSE_RESTART: _RESTART, websocket.CLOSE_GOING_AWAY: REPLACED}.get(code, ""),
             )
         elif opcode == websocket.OP_TEXT:
             self._text(payload)

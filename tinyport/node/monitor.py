@@ -40,6 +40,8 @@ class Monitor:
     """Order: made (binds, which may fail), ``run`` until SIGTERM. Owns every other process of the node."""
 
     def __init__(self, config: dict[str, object]) -> None:
+        # Which process this is, among all that were and will be this node (core.instances).
+        config["instance"] = os.urandom(16).hex()
         self._config = config
         level, format = log_words(config)
         self._log = Log("node.monitor", level, format)
@@ -82,6 +84,7 @@ class Monitor:
             "mode": "renew",
             "identity": f"{self._folder_name}/identity.json",
             "servers": self._reached.servers(),
+            "instance": config["instance"],
             "log": config["log"],
         }
         self._task = task
@@ -130,6 +133,8 @@ class Monitor:
         elif op == "renew":
             self._task["servers"] = self._reached.servers(message.get("server"))
             self._renewal.wanted()
+        elif op == "renew now":
+            self._renewal.hurry()
         elif op == "renew before":
             self._renewal.asked(message.get("renew"))
         elif op == "took":
@@ -187,9 +192,14 @@ class Monitor:
         for descriptor in self._view:
             os.close(descriptor)
         self._view = view
+        another = public["uuid"] != self._given.public["uuid"]
         self._given.public, self._given.secret = public, view[1]
         self._renewal.replaced(public)
         self._log.info("certificate renewed", generation=public["generation"], valid_before=public["valid_before"])
+        if another:
+            # We had another device's identity, and have our own now.
+            self._log.warning("this device is a node of its own now", name=public["name"], uuid=public["uuid"])
+            self._keeper.replace(self._config)
         # Link takes the new certificate with its successor; sessions are the keeper's and do not notice.
         self._link.renew()
 

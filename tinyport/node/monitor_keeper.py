@@ -50,6 +50,7 @@ def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[
             **{name: config.get(name) for name in ("login_grace", "client_alive", "startups", "sessions")},
         },
         "privileged": config["user"] is not None,
+        "instance": config.get("instance", ""),
     }
 
 

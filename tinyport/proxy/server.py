@@ -138,8 +138,7 @@ class Proxy:
         self.knowledge.on_change.append(self._knowledge_changed)
 
     def _node_presence(self, uuid: str) -> dict[str, object] | None:
-        tunnel = self.tunnels.get(uuid)
-        return None if tunnel is None else tunnel.presence()
+        return self.tunnels.presence_of(uuid)
 
     def _cluster_changed(self, cluster: str, online: bool) -> None:
         self.authlink.post(f"trusted_cluster.{'online' if online else 'offline'}", cluster_name=cluster)

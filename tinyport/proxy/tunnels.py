@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf as INF
 
 from tinyport.core.errors import AccessDenied, PeerError, Unavailable
+from tinyport.core.instances import check_instance
 from tinyport.core.names import check_label, format_address, printable
 from tinyport.core.policy import Policy
 from tinyport.host.logging_line import Log
@@ -18,6 +19,7 @@ from tinyport.proxy.line import Line, first_message, frame, upgrade
 from tinyport.proxy.pacing import Slots
 from tinyport.proxy.stream import Stream
 from tinyport.proxy.traffic import Meter, beat_within
+from tinyport.proxy.tunnels_aside import Aside
 
 # docs/protocol/tunnel.md
 BEAT = 50.0
@@ -43,7 +45,7 @@ Version = tuple[int, int]
 class Hello:
     """What a node says of itself. Shown and searchable; nothing of it decides anything."""
 
-    __slots__ = ("addresses", "labels", "node", "policy", "skew", "version")
+    __slots__ = ("addresses", "instance", "labels", "node", "policy", "skew", "version")
 
     def __init__(self, message: Mapping[str, object], uuid: str) -> None:
         """PeerError when it is malformed, or speaks for another node than ``uuid``."""
@@ -53,6 +55,8 @@ class Hello:
         if not isinstance(version, str) or len(version) > 64:
             raise PeerError("malformed hello: version")
         self.version = printable(version, 64)
+        #: its process; "" from a node that does not say
+        self.instance = check_instance(message["instance"]) if "instance" in message else ""
         self.policy = _version(message.get("policy"))
         self.node = _version(message.get("node"))
         self.addresses: list[str] = []
@@ -122,7 +126,8 @@ class Tunnel(Line):
 
 
 class Tunnels:
-    """UUID → the tunnel of that node.
+    """UUID → the tunnel of that node. Those of copies of it (other devices with its identity) stand aside: ``get`` and
+    ``dial`` know nothing of them.
 
     ``on_change(uuid)`` is called when a node came, went, or said something new.
     """
@@ -134,6 +139,7 @@ class Tunnels:
         self._log = log
         self._beat = beat
         self._tunnels: dict[str, Tunnel] = {}
+        self._aside = Aside()
         #: Unix time at which a node's tunnel ended here
         self.last_seen: dict[str, float] = {}
         self._meters: dict[str, Meter] = {}
@@ -152,7 +158,13 @@ class Tunnels:
         return len(self._tunnels)
 
     def presence(self) -> Iterable[dict[str, object]]:
-        return [tunnel.presence() for tunnel in self._tunnels.values()]
+        return [self.presence_of(uuid) for uuid in {**self._tunnels, **dict.fromkeys(self._aside.nodes())}]
+
+    def presence_of(self, uuid: str) -> dict[str, object]:
+        """The entry of a node in a presence report."""
+        tunnel = self._tunnels.get(uuid)
+        said = {"uuid": uuid, "online": False} if tunnel is None else tunnel.presence()
+        return {**said, **self._aside.presence(uuid)}
 
     def untold(self) -> list[str]:
         """Nodes of whose traffic auth has not heard for a while: some of them, the others next time."""
@@ -228,13 +240,25 @@ class Tunnels:
             stream.offer(ws.encode_close(ws.CLOSE_PROTOCOL_ERROR, error.message))
             raise
 
+    def _is_copy(self, tunnel: Tunnel) -> bool:
+        known = self._knowledge.node(tunnel.uuid)
+        return known is not None and tunnel.hello.instance in known.document.copies
+
     def _enter(self, tunnel: Tunnel) -> None:
-        old = self._tunnels.get(tunnel.uuid)
-        self._tunnels[tunnel.uuid] = tunnel
+        old, copy = None, self._is_copy(tunnel)
+        if copy:
+            self._aside.put(tunnel)
+        else:
+            old = self._tunnels.get(tunnel.uuid)
+            self._tunnels[tunnel.uuid] = tunnel
         if old is not None:
             old.end(ws.CLOSE_GOING_AWAY, "replaced by a newer tunnel of this node")
         self._log.info(
-            "tunnel up", node=tunnel.uuid, peer=format_address(*tunnel.stream.peer), replaced=old is not None
+            "tunnel up",
+            node=tunnel.uuid,
+            peer=format_address(*tunnel.stream.peer),
+            replaced=old is not None,
+            copy=copy or None,
         )
         knowledge = self._knowledge
         slot = self._slots.give(max(knowledge.node_count, len(self._tunnels)))
@@ -246,6 +270,9 @@ class Tunnels:
 
     def _leave(self, tunnel: Tunnel) -> None:
         tunnel.stream.abort()
+        if self._aside.take(tunnel):
+            self.on_change(tunnel.uuid)
+            return
         self.last_seen[tunnel.uuid] = time.time()
         if self._tunnels.get(tunnel.uuid) is not tunnel:
             # A newer one took its place: the node did not go away.
@@ -260,7 +287,7 @@ class Tunnels:
         if op == "status":
             tunnel.hello.update(message)
             self.on_change(tunnel.uuid)
-        elif op == "dialed":
+        elif op == "dialed" and self._tunnels.get(tunnel.uuid) is tunnel:
             error = message.get("error")
             if error:
                 text = f"the node could not dial back: {printable(str(error), 120)}"
@@ -292,8 +319,8 @@ class Tunnels:
 
     def _document_changed(self, uuid: str | None) -> None:
         if uuid is not None:
-            tunnel = self._tunnels.get(uuid)
-            if tunnel is not None:
+            self._sort_copies(uuid)
+            for tunnel in self._all_of(uuid):
                 self._bring_node_document(tunnel)
                 try:
                     self._refuse_replaced(uuid, tunnel.began)
@@ -304,8 +331,26 @@ class Tunnels:
         if self._spreading is not None:
             self._spreading.cancel()
             self._spreading = None
-        if self._tunnels:
+        if self._tunnels or self._aside.nodes():
             self._spreading = asyncio.ensure_future(self._spread_policy())
+
+    def _all_of(self, uuid: str) -> list[Tunnel]:
+        tunnel = self._tunnels.get(uuid)
+        return [*([] if tunnel is None else [tunnel]), *self._aside.of(uuid)]
+
+    def _sort_copies(self, uuid: str) -> None:
+        """Auth has told two devices with this identity from each other, or says now that there is one."""
+        tunnel = self._tunnels.get(uuid)
+        if tunnel is not None and self._is_copy(tunnel):
+            self._log.warning("a copy of a node gets no sessions", node=uuid, peer=format_address(*tunnel.stream.peer))
+            del self._tunnels[uuid]
+            self._dials.fail_node(uuid, "another device has the identity of this node")
+            self._aside.put(tunnel)
+            self.on_change(uuid)
+        for other in self._aside.of(uuid):
+            if not self._is_copy(other):
+                # It comes back as what it is now.
+                other.end(ws.CLOSE_GOING_AWAY, "not taken for a copy any more")
 
     async def _spread_policy(self) -> None:
         """Bring a new policy to every tunnel, and end those of nodes that it locks."""
@@ -315,7 +360,7 @@ class Tunnels:
         beat = self._beat_now()
         # One frame, encoded once: what a thousand slow nodes have not taken yet is one object in memory.
         frame = _document(signed)
-        for count, tunnel in enumerate(list(self._tunnels.values())):
+        for count, tunnel in enumerate([*self._tunnels.values(), *self._aside.all()]):
             tunnel.offer(frame)
             tunnel.set_beat(beat)
             try:
@@ -337,15 +382,14 @@ class Tunnels:
 
     def _removed(self, uuid: str) -> None:
         self._meters.pop(uuid, None)
-        tunnel = self._tunnels.get(uuid)
-        if tunnel is not None:
+        for tunnel in self._all_of(uuid):
             tunnel.end(ws.CLOSE_POLICY, "this node was removed from the cluster")
 
     def close(self) -> None:
         """The proxy stops: nodes look for their way back."""
         if self._spreading is not None:
             self._spreading.cancel()
-        for tunnel in list(self._tunnels.values()):
+        for tunnel in [*self._tunnels.values(), *self._aside.all()]:
             tunnel.end(ws.CLOSE_RESTART, "the proxy is going down")
 
 
