@@ -49,6 +49,7 @@ class Cluster:
 
     ``around``: what stands before its command line, such as ``unshare --mount``. ``name``: the cluster's, where
     quickstart's own would not do. ``proxy``: more lines of its ``[proxy]``. ``listen``: where that is.
+    ``environment``: what its programs find in theirs besides.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Cluster:
         *,
         proxy: str = "",
         listen: str = "127.0.0.1:0",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._around = list(around)
         self.folder = folder
@@ -67,6 +69,7 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "quickstart.log"
         self._listen = listen
+        self._environment = dict(environment or {})
         if name is not None or proxy:
             self.data.mkdir(mode=0o700)
             usual = first_configuration(self.data, listen)
@@ -80,8 +83,9 @@ class Cluster:
         ready_file.unlink(missing_ok=True)
         command = [*self._around, str(BIN / "tinyport"), "quickstart", "--data-dir", str(self.data)]
         command += ["--listen", self._listen, "--ready-file", str(ready_file)]
+        environment = {**self.env(), **self._environment}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env())
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         process = self._process
 
         def served() -> bool:

@@ -20,16 +20,22 @@ HIGH_WATER, LOW_WATER = 256 * 1024, 64 * 1024
 
 
 class SocketTransport(asyncio.Transport):
-    """``early``: bytes of the protocol's stream that were read before."""
+    """``early``: bytes of the protocol's stream that were read before. ``peer``: who is at the other end, where the
+    socket does not say."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: ssl.SSLSocket, protocol: asyncio.Protocol, early: bytes = b""
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: ssl.SSLSocket,
+        protocol: asyncio.Protocol,
+        early: bytes = b"",
+        peer: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(
             {
                 "socket": sock,
                 "sockname": sock.getsockname(),
-                "peername": sock.getpeername(),
+                "peername": peer or sock.getpeername(),
                 "ssl_object": sock,
                 "sslcontext": sock.context,
             }

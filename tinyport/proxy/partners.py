@@ -12,7 +12,6 @@ import base64
 import hashlib
 import os
 import random
-import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -24,27 +23,22 @@ from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import is_uuid, parse_address, printable
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host.logging_line import Log
-from tinyport.host.tls import client_context
 from tinyport.link import websocket as ws
-from tinyport.link.api import fetch_hello
 from tinyport.link.dial_notice import TICKET_LIFE, Bucket, Notice
-from tinyport.link.http_proxy import open_connection, proxy_for
 from tinyport.link.httphead import MAX_HEAD, parse_head
-from tinyport.link.known_auth import believed
 from tinyport.proxy.credentials import ALPN_CLUSTER, ALPN_DIAL, Credentials
 from tinyport.proxy.knowledge import Knowledge
 from tinyport.proxy.line import PATH, first_message, frame, json_object
-from tinyport.proxy.sockets import connect
+from tinyport.proxy.partner_way import Way
 from tinyport.proxy.stream import Stream
 
 Address = tuple[str, int]
 #: a cluster's name, where a proxy of it is ("host:port"), and the pins of its TLS CA
-Way = tuple[str, str, tuple[str, ...]]
+Entry = tuple[str, str, tuple[str, ...]]
 #: a TLS socket with an SSH client at its other end, where that client is said to come from, and where it really does
 Arrived = Callable[[ssl.SSLSocket, Address, str], None]
 
 GREETING_LIMIT = 15.0
-CONNECT_LIMIT = 10.0
 # What the other proxy says are notices; documents never.
 MAX_MESSAGE = 64 * 1024
 # Of our answers. Whoever asks and takes none loses the tunnel.
@@ -72,7 +66,7 @@ class Partners:
         #: called when a tunnel of ours came to stand, or stands no more
         self.on_change: Callable[[], None] = lambda: None
         #: (cluster, the address where a proxy of it is, the pins) → the tunnel there
-        self._running: dict[Way, tuple[Partner, asyncio.Task[None]]] = {}
+        self._running: dict[Entry, tuple[Partner, asyncio.Task[None]]] = {}
         knowledge.on_change.append(self._changed)
 
     @property
@@ -107,7 +101,7 @@ class Partners:
     async def _follow(self) -> None:
         trusted = self._knowledge.policy.trusted_clusters if self._knowledge.has_policy else ()
         # A changed map or user CA is the gateway's business; the tunnel only needs to know where to go, and whom.
-        wanted: set[Way] = {
+        wanted: set[Entry] = {
             (cluster.name, server, cluster.ca_pins)
             for cluster in trusted
             if cluster.enabled
@@ -118,7 +112,7 @@ class Partners:
             partner = Partner(self, way, self._credentials, self._arrived, self._log)
             self._running[way] = partner, asyncio.ensure_future(partner.run())
 
-    async def _stop(self, ways: list[Way]) -> None:
+    async def _stop(self, ways: list[Entry]) -> None:
         tasks = [self._running.pop(way)[1] for way in ways]
         for task in tasks:
             task.cancel()
@@ -129,15 +123,13 @@ class Partner:
     """The tunnel to one proxy of a cluster: connects, proves who we are, stands, breaks, waits and connects again,
     until cancelled."""
 
-    def __init__(self, owner: Partners, way: Way, credentials: Credentials, arrived: Arrived, log: Log) -> None:
+    def __init__(self, owner: Partners, way: Entry, credentials: Credentials, arrived: Arrived, log: Log) -> None:
         self._owner = owner
-        self.cluster, self._address, self._pins = way
-        self._server = parse_address(self._address)
+        self.cluster, self._address, pins = way
+        self._way = Way(parse_address(self._address), pins)
         self._credentials = credentials
         self._arrived = arrived
         self._log = log
-        #: the TLS CAs that the pins have led to; [] when they are to be asked for
-        self._cas: list[str] = []
         self._failures = 0
         self._bucket = Bucket(BURST, PER_SECOND, time.monotonic())
         self._dials: set[asyncio.Task[None]] = set()
@@ -153,9 +145,6 @@ class Partner:
                 await self._once()
                 reason: Exception = Unavailable("the other proxy closed the tunnel")
             except (TinyportError, OSError, asyncio.TimeoutError) as error:
-                if isinstance(error, ssl.SSLCertVerificationError):
-                    # Its CA may have been rotated: ask again, and follow the chain from the pin.
-                    self._cas = []
                 reason = error
             finally:
                 was_up, self.up = self.up, False
@@ -185,10 +174,7 @@ class Partner:
     # ------------------------------------------------------------------ one tunnel
 
     async def _once(self) -> None:
-        if not self._cas:
-            hello = await asyncio.to_thread(fetch_hello, self._server)
-            self._cas = believed(hello, self._pins)
-        stream = await self._connect(self._server, ALPN_CLUSTER)
+        stream = await self._way.connect(ALPN_CLUSTER)
         try:
             server, digest = _server(stream)
             self._check(server)
@@ -204,21 +190,6 @@ class Partner:
             await self._stand(stream, decoder, beat, server)
         finally:
             stream.abort()
-
-    async def _connect(self, address: Address, alpn: str) -> Stream:
-        """TLS to a proxy of the cluster's CAs. OSError, TimeoutError."""
-        sock = await asyncio.wait_for(_opened(address), CONNECT_LIMIT)
-        stream = Stream(asyncio.get_running_loop(), sock, address)
-        try:
-            tls = await asyncio.wait_for(
-                stream.secure(client_context(self._cas, alpn=[alpn]), server_side=False), CONNECT_LIMIT
-            )
-            if tls.selected_alpn_protocol() != alpn:
-                raise PeerError("the other proxy does not take tunnels of clusters; is it of an older version?")
-        except BaseException:
-            stream.abort()
-            raise
-        return stream
 
     def _check(self, server: Identity) -> None:
         if server.kind != "proxy" or server.cluster != self.cluster:
@@ -295,10 +266,8 @@ class Partner:
         task.add_done_callback(self._dials.discard)
 
     async def _dial_back(self, tunnel: Stream, notice: Notice, server: Identity) -> None:
-        # The tunnel's own address, not its name: another address behind the name may be another proxy.
-        address = tunnel.peer if proxy_for(self._server[0]) is None else self._server
         try:
-            tls = await asyncio.wait_for(self._bring(address, notice, server), TICKET_LIFE)
+            tls = await asyncio.wait_for(self._bring(tunnel.peer, notice, server), TICKET_LIFE)
         except (TinyportError, OSError, asyncio.TimeoutError) as error:
             self._log.warning("dial-back failed", cluster=self.cluster, reason=error or "time is up")
             if not tunnel.closed:
@@ -307,7 +276,7 @@ class Partner:
         self._arrived(tls, notice.client, f"cluster {self.cluster}")
 
     async def _bring(self, address: Address, notice: Notice, server: Identity) -> ssl.SSLSocket:
-        stream = await self._connect(address, ALPN_DIAL)
+        stream = await self._way.connect(ALPN_DIAL, address)
         try:
             found, _ = _server(stream)
             if found != server:
@@ -341,18 +310,6 @@ async def _beat(stream: Stream, beat: float, heard: list[float]) -> None:
         await asyncio.sleep(min(PONG_LIMIT, beat))
         if heard[0] < asked:
             stream.abort()
-
-
-async def _opened(address: Address) -> socket.socket:
-    """A connected socket, through the environment's HTTP proxy if it names one."""
-    if proxy_for(address[0]) is None:
-        return await connect(*address)
-    opening = asyncio.get_running_loop().run_in_executor(None, open_connection, address, CONNECT_LIMIT)
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(lambda done: None if done.exception() else done.result().close())
-        raise
 
 
 def _server(stream: Stream) -> tuple[Identity, bytes]:

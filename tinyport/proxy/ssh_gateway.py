@@ -94,7 +94,7 @@ class SshGateway:
         connection = _Connection(loop, self._options, self, peer, stranger)
         if isinstance(sock, ssl.SSLSocket):
             # Through a tunnel of ours: the TLS is that of its dial-back.
-            SocketTransport(loop, sock, connection).start()
+            SocketTransport(loop, sock, connection, peer=peer).start()
         else:
             # The transport owns the socket from here; whoever called may close theirs.
             own = socket.socket(fileno=sock.detach())
