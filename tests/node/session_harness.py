@@ -227,10 +227,9 @@ class Rig:
         while True:
             for source, _ in poll.poll():
                 if source == self._listener.fileno():
-                    stream, peer = self._listener.accept()
+                    stream, _ = self._listener.accept()
                     with stream:
-                        message = {"op": "conn", "kind": "direct", "peer": list(peer), "local": stream.getsockname()}
-                        self._channel.send(message, [stream.fileno()])
+                        self._channel.send({"op": "conn", "kind": "direct"}, [stream.fileno()])
                 elif source == self._wake_in:
                     os.read(self._wake_in, 1)
                     told, descriptors = self._outgoing.pop(0)

@@ -312,7 +312,7 @@ def test_a_keeper_that_died_is_replaced_when_there_is_something_to_say(start: St
 # ---------------------------------------------------------------- doorway
 
 
-def test_a_client_that_says_ssh_is_passed_on_with_its_address(start: Start) -> None:
+def test_a_client_that_says_ssh_is_passed_on(start: Start) -> None:
     rig = start()
     stranger = rig.connect()
     stranger.sendall(b"SSH-2.0-test\r\n")
@@ -322,9 +322,8 @@ def test_a_client_that_says_ssh_is_passed_on_with_its_address(start: Start) -> N
         assert message == {
             "op": "conn",
             "kind": "direct",
-            "peer": list(stranger.getsockname()[:2]),
-            "local": list(rig.door.getsockname()[:2]),
         }
+        assert passed.getpeername() == stranger.getsockname()
         assert passed.recv(100) == b"SSH-2.0-test\r\n"
 
 

@@ -124,6 +124,24 @@ def test_records_of_logins(rig: Rig, user: str) -> None:
     assert "127.0.0.1" in line
 
 
+@pytest.mark.root
+@ROOT
+def test_a_logout_is_recorded_though_the_monitor_is_gone(rig: Rig, user: str) -> None:
+    if not Path("/var/log/wtmp").exists():
+        pytest.skip("this system has no wtmp")
+    be(rig, user)
+    pipe = subprocess.PIPE
+    command = rig.command("-tt", "echo up; read line", login=user)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"up"
+        rig.let_go()
+        wait_for("the keeper to notice", lambda: "link and monitor are gone" in rig.log())
+        assert [line for line in last(user) if "still" in line or "gone" in line]
+        process.communicate(b"go\n", LIMIT)
+    wait_for("the logout", lambda: [line for line in last(user) if "still" not in line and "gone" not in line])
+
+
 def last(user: str) -> list[str]:
     done = subprocess.run(["last", "-w", user], capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if line.startswith(user)]

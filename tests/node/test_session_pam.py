@@ -103,6 +103,21 @@ def test_closed_though_the_worker_and_the_keeper_died(start: Start) -> None:
     wait_for("the shell to end", lambda: not Path(f"/proc/{shell}").exists())
 
 
+def test_closed_though_the_monitor_is_gone(start: Start) -> None:
+    """A daemon that is restarted or upgraded leaves sessions, their status and PAM's closing whole."""
+    rig = start(*RECORDED)
+    process = rig.popen("echo up; read line; exit 3")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    rig.let_go()
+    wait_for("the keeper to notice", lambda: "link and monitor are gone" in rig.log())
+    assert len(record(rig)) == 1
+    process.communicate(b"go\n", LIMIT)
+    assert process.returncode == 3
+    wait_for("the session to be closed", lambda: len(record(rig)) == 2)
+    assert record(rig)[1].startswith("close_session ")
+
+
 def test_an_account_that_may_not(start: Start) -> None:
     rig = start("account required pam_deny.so", "session required pam_exec.so quiet {record}")
     done = rig.ssh("echo in")

@@ -217,7 +217,7 @@ class Keeper:
             os.close(descriptor)
             return
         try:
-            arrival = parse_arrival(message)
+            arrival = parse_arrival(message, stream)
             identity = self._documents.refresh_identity()
         except (PeerError, OperatorError, OSError) as error:
             self._log.error("a connection of link is not taken", reason=error)

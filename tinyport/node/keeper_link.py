@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,18 +107,25 @@ class Arrival:
     dial: Mapping[str, str]
 
 
-def parse_arrival(message: Mapping[str, object]) -> Arrival:
-    """PeerError when link sent nonsense."""
+def parse_arrival(message: Mapping[str, object], stream: socket.socket) -> Arrival:
+    """PeerError when link sent nonsense, OSError when the client has left.
+
+    Who came straight to us came from where the kernel says, whatever a link that was taken over would say.
+    """
+    if stream.type != socket.SOCK_STREAM or stream.family not in (socket.AF_INET, socket.AF_INET6):
+        raise PeerError("a connection of another kind of socket")
     kind = fields.text(message, "kind", 16)
     if kind not in ("direct", "dial"):
         raise PeerError(f"connections of kind {kind!r} are not known")
-    names: Sequence[str] = ("ticket", "proxy", "server") if kind == "dial" else ()
-    endpoint = Endpoint(kind, _socket_address(message, "peer"), _socket_address(message, "local"))
-    return Arrival(endpoint, {name: fields.text(message, name) for name in names})
+    # Of another socket, one that listens, there is no peer.
+    peer, local = stream.getpeername(), stream.getsockname()
+    if kind == "direct":
+        return Arrival(Endpoint(kind, _address(list(peer), "peer"), _address(list(local), "local")), {})
+    endpoint = Endpoint(kind, _address(message.get("peer"), "peer"), _address(message.get("local"), "local"))
+    return Arrival(endpoint, {name: fields.text(message, name) for name in ("ticket", "proxy", "server")})
 
 
-def _socket_address(message: Mapping[str, object], name: str) -> tuple[str, int]:
-    value = message.get(name)
+def _address(value: object, name: str) -> tuple[str, int]:
     if not isinstance(value, list) or len(value) < 2 or not isinstance(value[0], str) or len(value[0]) > 64:
         raise PeerError(f"a connection with a wrong {name}")
     # A v4 client of a v6 listener: people and source-address mean its v4 address.

@@ -269,12 +269,7 @@ class Link:
     # ------------------------------------------------------------------ keeper
 
     def _direct(self, stream: socket.socket) -> None:
-        try:
-            peer, local = stream.getpeername()[:2], stream.getsockname()[:2]
-        except OSError:
-            stream.close()
-            return
-        self._keeper.send({"op": "conn", "kind": "direct", "peer": _plain(peer), "local": _plain(local)}, stream)
+        self._keeper.send({"op": "conn", "kind": "direct"}, stream)
 
     def _keeper_opened(self) -> None:
         for signed in self._documents.kept:
@@ -390,12 +385,6 @@ def _new_id() -> str:
     raw[8] = raw[8] & 0x3F | 0x80
     text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def _plain(address: tuple[str, int]) -> list[object]:
-    """IPv4 in IPv6 as IPv4, which is what people and rules write."""
-    host, port = address
-    return [host[7:] if host.startswith("::ffff:") and "." in host else host, port]
 
 
 def _address(value: object) -> tuple[str, int]:
