@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tinyport.core.config import Config
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import format_address
+from tinyport.host import libraries
 from tinyport.host.files import erase
 from tinyport.host.logging_line import Log
 from tinyport.host.machine import labels, memory_size, nodename, serial
@@ -112,6 +113,7 @@ def _run_auth(config: Config, say: Say) -> int:
 
 
 def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
+    libraries.ask_nobody()
     from tinyport.proxy.server import run
     from tinyport.proxy.settings import ProxySettings
 

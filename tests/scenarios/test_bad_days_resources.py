@@ -198,6 +198,31 @@ def test_a_read_only_file_system(start: Start) -> None:
     a_disk_that_takes_nothing(cluster, user, mallory, lambda: remount("rw"))
 
 
+def test_a_read_only_root(start: Start, tmp_path: Path) -> None:
+    """Everything but the folders of the cluster itself: /tmp, /var/log, /run, the interpreter's own."""
+    cluster = start(f"mount --bind {tmp_path} {tmp_path}")
+    user = cluster.add_user("wendy", cluster.login_name)
+    gets_in(cluster, user)
+    in_its_namespace(cluster, "mount", "-o", "remount,bind,ro", "/")
+    assert b"Read-only" in ssh(cluster, user, "echo > /etc/tinyport-test").stderr
+    keeper = process(cluster, "tinyport-keeper")
+    os.kill(keeper, signal.SIGKILL)
+    wait_for("the keeper to be gone", lambda: not alive(keeper))
+    # Another keeper and another worker, a terminal, sftp.
+    gets_in(cluster, user)
+    assert b"/dev/pts/" in ssh(cluster, user, "-t", "tty").stdout
+    sftp = ["sftp", "-F", str(cluster.ssh_config(user)), "-b", "-"]
+    sftp.append(f"{cluster.login_name}@{cluster.node}.{cluster.tctl_json('status')['cluster']}")
+    listed = cluster.run(*sftp, home=user, input=b"ls /etc/passwd\n")
+    assert b"/etc/passwd" in listed.stdout, text(listed)
+    # The agent's socket has no place: a word about it, and the session all the same.
+    done = cluster.run(
+        "ssh-agent", "sh", "-c", f"{tsh(cluster)[0]} ssh -A {cluster.login_name}@{cluster.node} 'echo in'", home=user
+    )
+    assert done.stdout == b"in\n", text(done)
+    assert "Traceback" not in cluster.log()
+
+
 @pytest.mark.slow
 def test_no_terminal_left(start: Start) -> None:
     cluster = start(

@@ -125,23 +125,24 @@ def test_what_is_no_connection(rig: Rig, session: Callable[[], None], kind: str,
     assert "Traceback" not in rig.log()
 
 
+WRONG: list[object] = [
+    None,
+    7,
+    [],
+    {},
+    ["x"],
+    [None, None],
+    ["1.2.3.4", -1],
+    ["1.2.3.4", 2**70],
+    "x" * 10_000,
+    ["y" * 99, 1],
+]
+
+
 def test_connections_with_wrong_fields(rig: Rig, session: Callable[[], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         for field in ("kind", "peer", "local", "ticket", "proxy", "server"):
-            for value in (
-                None,
-                7,
-                [],
-                {},
-                ["x"],
-                [None, None],
-                ["1.2.3.4", -1],
-                ["1.2.3.4", 2**70],
-                "x" * 10_000,
-                ["y" * 99, 1],
-            ):
-                if field == "kind" and value == "direct":
-                    continue
+            for value in WRONG:
                 client = socket.create_connection(server.getsockname())
                 accepted, _ = server.accept()
                 rig.tell({"op": "conn", **DIAL, field: value}, accepted.detach())
@@ -247,7 +248,12 @@ def test_where_somebody_comes_from_is_the_kernels_word(rig: Rig) -> None:
         command = rig.command("echo in", port=door.getsockname()[1])
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ssh:
             stream, _ = door.accept()
-            lie: dict[str, object] = {"op": "conn", "kind": "direct", "peer": ["192.0.2.7", 5022], "local": ["192.0.2.1", 22]}
+            lie: dict[str, object] = {
+                "op": "conn",
+                "kind": "direct",
+                "peer": ["192.0.2.7", 5022],
+                "local": ["192.0.2.1", 22],
+            }
             rig.tell(lie, stream.detach())
             output, errors = ssh.communicate(timeout=LIMIT)
     assert (ssh.returncode, output) == (255, b"")

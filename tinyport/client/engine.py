@@ -21,6 +21,7 @@ from tinyport.core.certificate import parse_public_line, public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.host_judgement import judge_host, wanted_principal
 from tinyport.core.names import printable
+from tinyport.host import libraries
 from tinyport.host.user_identity import UserIdentity
 from tinyport.link.parting_words import heeding
 
@@ -152,6 +153,7 @@ class Dialling:
 
     def result(self) -> Dialled:
         """Wait for the open way; raises what ``dial`` raised."""
+        libraries.ask_nobody()
         import asyncssh  # noqa: F401
 
         self._thread.join()
@@ -169,6 +171,7 @@ async def connected(
 
     Errors of asyncssh leave as ours: PeerError (the node is not who it should be), AccessDenied, Unavailable.
     """
+    libraries.ask_nobody()
     import asyncssh
 
     refused: list[TinyportError] = []

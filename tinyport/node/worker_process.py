@@ -10,6 +10,8 @@ import typing
 from importlib import import_module
 from types import ModuleType
 
+from tinyport.host import libraries
+
 #: What asyncssh and cryptography use when it is there and go without when it is not, and a node never offers: X.509
 #: certificates and umac (which look for libraries with the help of other programs), keys with a passphrase, keys on
 #: tokens, GSSAPI. 1.7 MB, and so much less that a stranger's bytes could be given to.
@@ -62,6 +64,7 @@ def leave_out() -> None:
 def main() -> None:
     """Entry of the process that the keeper starts: channel on fd 3, configuration on fd 4."""
     leave_out()
+    libraries.ask_nobody()
     from tinyport.node.worker import main as work
 
     work()
