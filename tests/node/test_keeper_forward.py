@@ -19,7 +19,7 @@ from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavail
 from tinyport.core.forwarding import EVERYTHING, ForwardRule
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
-from tinyport.node import keeper_forward_helper
+from tinyport.node import forward_x11, keeper_forward_helper
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import FORWARDS, LATER
 from tinyport.node.keeper_forward import MAX_LISTENERS, MAX_PENDING, Desk, Forwards
@@ -184,6 +184,42 @@ def test_a_socket_that_somebody_put_in_its_place_stays(bench: Bench, tmp_path: P
     bench.forwards.close()
     bench.spin(lambda: not bench.loop._children)
     assert path.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("target", ["a file", "nothing", "a folder", "a socket"])
+def test_links_where_sockets_are_to_be(bench: Bench, tmp_path: Path, target: str) -> None:
+    """Nothing is made at the end of a link that somebody else has put there, nothing replaced, nothing removed."""
+    place, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(place)
+    if target == "a file":
+        place.write_text("theirs")
+    elif target == "a folder":
+        place.mkdir()
+    elif target == "a socket":
+        bench.get("listen", path=str(place))
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(Unavailable, match="in use"):
+        bench.get("listen", path=str(link))
+    assert sorted(tmp_path.iterdir()) == there
+    assert link.is_symlink()
+
+
+def test_no_display_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As sshd says it: a word, and no waiting."""
+    program = tmp_path / "xauth"
+    program.touch(0o755)
+    monkeypatch.setattr(forward_x11, "XAUTH", (str(program),))
+    monkeypatch.setattr(forward_x11, "X11_PORT", 0)
+    loop, told = Loop(), list[tuple[object, str]]()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(forward_x11, "FIRST_DISPLAY", port)
+        monkeypatch.setattr(forward_x11, "LAST_DISPLAY", port + 1)
+        forward_x11.open_display(loop, ("MIT-MAGIC-COOKIE-1", "00"), 0, False, lambda *what: told.append(what))
+    loop.close()
+    ((listener, why),) = told
+    assert listener is None
+    assert "in use" in why or "no display" in why
 
 
 def test_a_listener_is_gone_when_that_is_answered(bench: Bench) -> None:

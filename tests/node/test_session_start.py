@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from tinyport.host import accounts, privileges, pty
 from tinyport.host.accounts import Account
 from tinyport.node.session_plan import Plan, Terminal
 from tinyport.node.session_process import CANNOT_RUN, Manner
-from tinyport.node.session_spare import Order
+from tinyport.node.session_spare import Order, PamWish
 from tinyport.node.session_start import Started, start
 
 TERMINAL = Terminal("xterm", 100, 40, 0, 0, {53: 0, 3: 127, 72: 0, 42: 1})
@@ -201,3 +202,19 @@ def test_accounts_that_may_not_be_used(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(AccessDenied, match=r"maintenance\\x1b\[2J until noon"):
         accounts.check_usable(own_account(**good), now=0)
     accounts.check_usable(own_account(**{**good, "uid": 0}), now=0)
+
+
+def test_no_process_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's fork bomb: who comes is told so, and no descriptor stays behind."""
+
+    def none() -> int:
+        raise BlockingIOError("no process left")
+
+    monkeypatch.setattr(os, "fork", none)
+    before = os.listdir("/proc/self/fd")
+    for plan, pam in itertools.product(
+        (planned("true"), planned("true", terminal=TERMINAL)), (None, PamWish("x", "h"))
+    ):
+        with pytest.raises(OSError, match="no process left"):
+            start(Order(plan, Manner(privileged=False), None, pam))
+    assert os.listdir("/proc/self/fd") == before
