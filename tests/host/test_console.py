@@ -1,23 +1,20 @@
-"""The frame of the three programs: errors in words, statuses, tables, hostile text, completion."""
+"""The frame of the three programs: errors in words, statuses, tables, hostile text."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import need_program
 from tinyport.admin.main import build_parser as tinyport_parser
 from tinyport.admin.tctl import build_parser as tctl_parser
 from tinyport.client.main import parser as tsh_parser
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.host import console
 from tinyport.host.console import CommandLine
-from tinyport.host.console_completion import completion_script
 from tinyport.host.console_wrap import width, wrapped
 
 PROGRAMS: list[Callable[[], CommandLine]] = [tsh_parser, tctl_parser, tinyport_parser]
@@ -95,33 +92,6 @@ def test_wrapping_loses_nothing_and_fits(text: str, columns: int) -> None:
 
 def test_pipes_get_no_colours() -> None:
     assert console.paint("x", "red") == "x"
-
-
-@pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_are_scripts(build: Callable[[], CommandLine], shell: str) -> None:
-    script = completion_script(build(), shell)
-    assert build().prog in script
-    if shell == "bash":
-        subprocess.run([need_program("bash"), "-n"], input=script, text=True, check=True)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["tctl", "no"], {"nodes"}),
-        (["tctl", "nodes", "l"], {"ls", "label"}),
-        (["tctl", "-c", "some file", "nodes", "ls", "--format", ""], {"text", "json"}),
-        (["tctl", "auth", "export", "--type", "h"], {"host"}),
-    ],
-)
-def test_bash_completes(words: list[str], expected: set[str]) -> None:
-    given = " ".join(f"'{word}'" for word in words)
-    line = f"COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _tctl_complete; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    script = completion_script(tctl_parser(), "bash") + line
-    done = subprocess.run([need_program("bash")], input=script, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    assert set(done.stdout.split()) == expected
 
 
 @pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])

@@ -10,6 +10,7 @@ from tinyport.admin import (
     tctl_audit,
     tctl_auth,
     tctl_backup,
+    tctl_complete,
     tctl_nodes,
     tctl_recordings,
     tctl_resources,
@@ -59,6 +60,9 @@ def build_parser() -> CommandLine:
     tctl_backup.add_commands(parser)
     parser.command("version", _version, help="print the version", examples=["tctl version"], parents=[output_options()])
     add_completion(parser, "tctl", _completion)
+    complete = parser.command("complete", tctl_complete.run, help=None, description="print what a word may become")
+    complete.add_argument("kind", metavar="KIND")
+    complete.add_argument("word", metavar="WORD", nargs="?", default="")
     return parser
 
 
@@ -107,7 +111,7 @@ def _version(args: argparse.Namespace) -> int:
 def _completion(args: argparse.Namespace) -> int:
     from tinyport.host.console_completion import completion_script
 
-    print(completion_script(build_parser(), args.shell), end="")
+    print(completion_script(build_parser(), args.shell, tctl_complete.OFFERS), end="")
     return 0
 
 

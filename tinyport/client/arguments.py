@@ -46,7 +46,7 @@ class Build:
     def add(
         self,
         name: str,
-        help: str,
+        help: str | None,
         *examples: str,
         parents: Sequence[argparse.ArgumentParser] = (),
         parser_class: type[CommandLine] | None = None,
@@ -374,6 +374,13 @@ def man(build: Build) -> None:
     build.parser.command("man", build.runs["man"], help=None, description="print the manual page, as roff")
 
 
+def complete(build: Build) -> None:
+    # For completion scripts, which know the kinds.
+    parser = build.add("complete", None, "tsh complete target pi@green", description="print what a word may become")
+    parser.add_argument("kind", metavar="KIND")
+    parser.add_argument("word", metavar="WORD", nargs="?", default="")
+
+
 #: every command, in the order of the help
 COMMANDS: Commands = {
     "signup": signup,
@@ -395,6 +402,7 @@ COMMANDS: Commands = {
     "completion": completion,
     "version": version,
     "man": man,
+    "complete": complete,
 }
 
 #: what the manual page says beyond the commands

@@ -127,10 +127,17 @@ def _clusters(args: argparse.Namespace) -> int:
 
 
 def _completion(args: argparse.Namespace) -> int:
+    from tinyport.client.complete import OFFERS
     from tinyport.host.console_completion import completion_script
 
-    print(completion_script(parser(), args.shell), end="")
+    print(completion_script(parser(), args.shell, OFFERS), end="")
     return 0
+
+
+def _complete(args: argparse.Namespace) -> int:
+    from tinyport.client.complete import run
+
+    return run(args)
 
 
 def _man(args: argparse.Namespace) -> int:
@@ -172,6 +179,7 @@ RUNS: dict[str, Run] = {
     "completion": _completion,
     "version": _version,
     "man": _man,
+    "complete": _complete,
 }
 
 
