@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyport.core.audit_chain import (
+    CHECKPOINT,
     FIRST_HASH,
     canonical,
     chain,
@@ -94,3 +95,27 @@ def test_garbage_is_refused(lines: list[str]) -> None:
 def test_a_line_without_end() -> None:
     with pytest.raises(PeerError, match="line 1"):
         check_export(["[" * 300_000], KEYS)
+
+
+def test_a_beginning_that_was_removed() -> None:
+    """Its checkpoint must be signed, and be of where the export begins."""
+    lines = made(after=4)
+    start = lines[0]
+    body = {"kind": CHECKPOINT, "cluster": "farm.example", "id": 4, "hash": start["previous"], "time": 1}
+    start["checkpoint"] = sign_document(KEY, body)
+    found = check_export(text(lines), KEYS)
+    assert (found.after, found.removed) == (4, True)
+    assert not check_export(text(made(after=4)), KEYS).removed
+    stranger = Ed25519Key.generate()
+    for wrong in (
+        sign_document(stranger, body),
+        sign_document(KEY, {**body, "id": 3}),
+        sign_document(KEY, {**body, "hash": "0" * 64}),
+        sign_document(KEY, {**body, "kind": "audit-head"}),
+        sign_document(KEY, {**body, "cluster": "other.example"}),
+        {},
+        None,
+    ):
+        start["checkpoint"] = wrong
+        with pytest.raises(PeerError):
+            check_export(text(lines), KEYS)

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from tinyport.admin.answers import rows
 from tinyport.admin.connection import connect
-from tinyport.core.audit_chain import MAX_LINE, Checked, check_export, open_head
+from tinyport.core.audit_chain import CHECKPOINT, FIRST_HASH, MAX_LINE, Checked, check_export, hash_in_export, open_head
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.names import printable
@@ -82,13 +82,26 @@ def _verify(args: argparse.Namespace) -> int:
     with connect(args) as client:
         checked = _check(args.file, _policy_keys(client))
         answer = client.request("GET", f"/v1/audit/hash?id={checked.last}")
-    if answer.get("hash") != checked.hash:
+    at, ours, more = answer.get("id"), checked.hash, "and the log of today goes on from it"
+    if isinstance(at, int) and at < checked.last:
+        if at < checked.after or args.file == "-":
+            return _said(args, checked, "the log of today begins later, and cannot be compared with it")
+        ours = _hash_at(args.file, at)
+        more = f"the log of today begins later, and knew the same event {at}"
+    if answer.get("hash") != ours:
         raise PeerError(
             f"the log of today is another one: its event {checked.last} is not the one of this export",
             hint="the log was replaced since, or auth was restored from an older backup",
             code="altered",
         )
-    return _said(args, checked, "and the log of today goes on from it")
+    return _said(args, checked, more)
+
+
+def _hash_at(name: str, id: int) -> str:
+    if id == 0:
+        return FIRST_HASH
+    with open(name, encoding="utf-8") as file:
+        return hash_in_export(_lines(file), id) or ""
 
 
 def _check(name: str, keys: list[bytes]) -> Checked:
@@ -116,10 +129,13 @@ def _said(args: argparse.Namespace, checked: Checked, more: str | None) -> int:
             "events": checked.events,
             "signed_at": checked.time,
             "whole": checked.after == 0,
+            "removed_before": checked.removed,
         },
         lambda: [
             f"{checked.events} events of {printable(checked.cluster)}, {checked.after + 1} to {checked.last}: "
-            f"none altered, none missing, signed at {format_time(checked.time)}" + (f"; {more}" if more else "")
+            f"none altered, none missing, signed at {format_time(checked.time)}"
+            + ("; what came before was removed after its time, as auth signed" if checked.removed else "")
+            + (f"; {more}" if more else "")
         ],
     )
     return 0
@@ -138,10 +154,18 @@ def _verify_log(args: argparse.Namespace) -> int:
             code="altered",
         )
     head = open_head(answer.get("head"), keys, cluster)
+    after, removed = 0, ""
+    if answer.get("checkpoint") is not None:
+        begin = open_head(answer["checkpoint"], keys, cluster, CHECKPOINT)
+        after = begin.id
+        removed = f"; the {begin.id} before were removed until {format_time(begin.time)}, as auth signed"
     emit(
         args,
-        {"cluster": cluster, "last": head.id, "hash": head.hash, "signed_at": head.time},
-        lambda: [f"{head.id} events of {printable(cluster)}: the chain holds, signed at {format_time(head.time)}"],
+        {"cluster": cluster, "after": after, "last": head.id, "hash": head.hash, "signed_at": head.time},
+        lambda: [
+            f"{head.id - after} events of {printable(cluster)}: the chain holds, signed at {format_time(head.time)}"
+            + removed
+        ],
     )
     return 0
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from tinyport.auth.api_events import LATEST, MAX_BATCH
 from tinyport.auth.refusals import not_found
-from tinyport.auth.store_audit import AuditQuery
+from tinyport.auth.service import Service
+from tinyport.auth.store_audit import AuditQuery, Checkpoint
 from tinyport.auth.web import KEEPALIVE, Answer, Call, Lines, stream
-from tinyport.core.audit_chain import export_end, export_event, export_start
+from tinyport.core.audit_chain import CHECKPOINT, FIRST_HASH, export_end, export_event, export_start, open_head
 from tinyport.core.errors import PeerError
 from tinyport.core.events import CODES
 
@@ -46,7 +48,24 @@ async def audit(call: Call) -> Answer:
 async def audit_head(call: Call) -> Answer:
     """The newest event's id and hash, signed: whoever keeps it can tell later whether the log was changed."""
     rows = call.service.store.read.audit
-    return {"head": await rows.signed_head(), "broken_at": await rows.broken_at()}
+    begin = await rows.checkpoint()
+    broken = await rows.broken_at()
+    if begin is not None and not _stands(call.service, begin):
+        broken = begin.id
+    return {
+        "head": await rows.signed_head(),
+        "broken_at": broken,
+        "checkpoint": None if begin is None else begin.signed,
+    }
+
+
+def _stands(service: Service, begin: Checkpoint) -> bool:
+    """Is the checkpoint what we signed?"""
+    try:
+        signed = open_head(begin.signed, [service.authority.policy_key_blob], service.cluster, CHECKPOINT)
+    except PeerError:
+        return False
+    return (signed.id, signed.hash) == (begin.id, begin.hash)
 
 
 async def _follow(call: Call, query: AuditQuery, lines: Lines) -> None:
@@ -76,28 +95,46 @@ async def _follow(call: Call, query: AuditQuery, lines: Lines) -> None:
 
 
 async def audit_hash(call: Call) -> Answer:
-    """The hash of one event: does the log still hold what an export from long ago holds?"""
+    """The hash of one event: does the log still hold what an export from long ago holds? Of one that was removed: that
+    of the last before it which is still known."""
     id = int(call.query_number("id", 0, 2**53) or 0)
-    hash = await call.service.store.read.audit.hash_of(id)
+    rows = call.service.store.read.audit
+    hash = await rows.hash_of(id)
     if hash is None:
-        raise not_found("event", str(id))
+        known = await rows.checkpoint(until=id)
+        newest = await rows.checkpoint()
+        if newest is None or id > newest.id:
+            raise not_found("event", str(id))
+        return {"id": known.id, "hash": known.hash} if known is not None else {"id": 0, "hash": FIRST_HASH}
     return {"id": id, "hash": hash}
 
 
 async def export(call: Call) -> Answer:
     """The whole log, or what came after an event, as it can be checked anywhere (docs/protocol/audit.md)."""
     after = int(call.query_number("after", 0, 2**53) or 0)
-    previous = await call.service.store.read.audit.hash_of(after)
+    rows = call.service.store.read.audit
+    begin = await rows.checkpoint()
+    if begin is not None and after < begin.id:
+        if after:
+            raise PeerError(
+                f"after: what came before event {begin.id + 1} was removed",
+                hint=f"--after {begin.id}, or all that there is without --after",
+                code="not_found",
+            )
+        after = begin.id
+    previous = await rows.hash_of(after)
     if previous is None:
         raise not_found("event", str(after))
-    return await stream(Lines(call, ("audit", "read")), lambda lines: _export(call, after, previous, lines))
+    checkpoint = begin.signed if begin is not None and after == begin.id else None
+    start = export_start(call.service.cluster, after, previous, checkpoint)
+    return await stream(Lines(call, ("audit", "read")), lambda lines: _export(call, after, start, lines))
 
 
-async def _export(call: Call, after: int, previous: str, lines: Lines) -> None:
+async def _export(call: Call, after: int, start: Mapping[str, object], lines: Lines) -> None:
     rows = call.service.store.read.audit
     # First the end, then what leads to it: the log may grow meanwhile.
     head, (last, _) = await rows.signed_head(), await rows.head()
-    await lines.send(export_start(call.service.cluster, after, previous))
+    await lines.send(start)
     at = after
     while found := await rows.chained(at, last, MAX_BATCH):
         await lines.send(*(export_event(*row) for row in found))

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tinyport.auth.authority import Authority
 from tinyport.auth.store import Store, WriteTables
+from tinyport.auth.store_audit import Checkpoint
 from tinyport.auth.unwritten import Unwritten
+from tinyport.core.audit_chain import CHECKPOINT, HEAD
 from tinyport.core.events import event
 
 #: how old a signed head may get, in seconds
@@ -56,12 +58,18 @@ class Audit:
 
     async def _sign(self, tables: WriteTables, id: int, hash: str) -> None:
         now = self._clock()
-        head = {"kind": "audit-head", "cluster": self._authority.cluster, "id": id, "hash": hash, "time": int(now)}
+        head = {"kind": HEAD, "cluster": self._authority.cluster, "id": id, "hash": hash, "time": int(now)}
         await tables.audit.set_head(id, hash, self._authority.sign(head))
         tables.after_commit(lambda: self._signed(now))
 
     def _signed(self, when: float) -> None:
         self._signed_at = when
+
+    def checkpoint(self, id: int, hash: str) -> Checkpoint:
+        """Signed: what is up to event ``id`` is removed now."""
+        now = self._clock()
+        body = {"kind": CHECKPOINT, "cluster": self._authority.cluster, "id": id, "hash": hash, "time": int(now)}
+        return Checkpoint(id, hash, now, self._authority.sign(body))
 
     async def keep_signed(self, store: Store) -> None:
         """Sign the head again when it has stood for some minutes: "and nothing has happened since" is worth as much as

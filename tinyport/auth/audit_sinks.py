@@ -129,7 +129,13 @@ async def feed(service: Service, sink: Sink) -> None:
         head = (await rows.head())[0]
         # Beyond the head: the database was restored from a backup. Its new events are new to the sink, too.
         at = head if held is None else min(held, head)
+        begin = await rows.checkpoint()
+        if begin is not None and at < begin.id:
+            # It was not configured for a while: nobody kept these events for it.
+            service.log.error("the audit log's copy lacks events", sink=sink.name, count=begin.id - at)
+            at = begin.id
         position.write(at)
+        service.copied[sink.name] = at
         failing = False
         while True:
             growth = service.audit.growth()
@@ -149,7 +155,7 @@ async def feed(service: Service, sink: Sink) -> None:
             if failing:
                 service.log.info("the audit log's copy goes on", sink=sink.name)
             failing = False
-            at = found[-1][0]
+            at = service.copied[sink.name] = found[-1][0]
     finally:
         position.close()
 
@@ -173,9 +179,11 @@ async def _give(sink: Sink, events: Sequence[Mapping[str, object]], position: Po
 
 async def feed_all(service: Service) -> None:
     """Every sink that is configured, until it is cancelled. The database being away holds them up, too."""
-    await asyncio.gather(
-        asyncio.Event().wait(), *(_fed(service, sink) for sink in make_sinks(service.settings.audit_sinks))
-    )
+    sinks = make_sinks(service.settings.audit_sinks)
+    for sink in sinks:
+        # Until it has said where it is.
+        service.copied[sink.name] = 0
+    await asyncio.gather(asyncio.Event().wait(), *(_fed(service, sink) for sink in sinks))
 
 
 async def _fed(service: Service, sink: Sink) -> None:

@@ -146,6 +146,17 @@ CREATE TABLE copies (
 CREATE INDEX copies_node ON copies (node);
 """
 
+# What audit_retention removed up to, signed. The triggers let nothing go of which no checkpoint tells.
+_CHECKPOINTS = """
+CREATE TABLE audit_checkpoints (
+    id INTEGER PRIMARY KEY, hash TEXT NOT NULL, time REAL NOT NULL, signed TEXT NOT NULL);
+CREATE TRIGGER checkpoints_stay BEFORE DELETE ON audit_checkpoints BEGIN SELECT RAISE(ABORT, 'checkpoints stay'); END;
+CREATE TRIGGER checkpoints_hold BEFORE UPDATE ON audit_checkpoints BEGIN SELECT RAISE(ABORT, 'checkpoints stay'); END;
+DROP TRIGGER audit_stays;
+CREATE TRIGGER audit_stays BEFORE DELETE ON audit WHEN OLD.id > (SELECT coalesce(max(id), 0) FROM audit_checkpoints)
+    BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -158,6 +169,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0009-replacing", _REPLACING),
     ("0010-devices", _DEVICES),
     ("0011-copies", _COPIES),
+    ("0012-audit-checkpoints", _CHECKPOINTS),
 )
 
 

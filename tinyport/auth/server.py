@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tinyport.auth.api_proxy import expire_presence, flush_last_seen, forget_online
 from tinyport.auth.api_web import SILENCE
+from tinyport.auth.audit_retention import prune_audit
 from tinyport.auth.audit_sinks import feed_all
 from tinyport.auth.authority import NODE_LIFE
 from tinyport.auth.figures import figures
@@ -183,13 +184,14 @@ async def _housekeeping(service: Service) -> None:
             if clock() - cleaned >= _CLEAN_EVERY:
                 cleaned = clock()
                 await clean(service)
+                await prune_audit(service)
         except TinyportError as error:
             # A full disk is no reason to stop judging.
             service.log.error("housekeeping failed", error=error)
 
 
 async def clean(service: Service) -> None:
-    """Drop rows that nobody can ask for any more. The audit log and offline nodes are not among them."""
+    """Drop rows that nobody can ask for any more. Offline nodes are not among them."""
     now = service.now()
     async with service.store.write() as tables:
         await tables.users.delete_invitations_expired_before(now)

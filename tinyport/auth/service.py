@@ -69,6 +69,8 @@ class Service:
     skews: dict[str, float] = field(default_factory=dict)
     #: node UUID → proxy UUID → (bytes on the wire, Unix time since when)
     traffic: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
+    #: where the audit log is copied to → the last event's id that is there
+    copied: dict[str, int] = field(default_factory=dict)
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
     boots: dict[str, str] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Rows about what happened: the audit log, which only grows, and the sessions that are alive.
+"""Rows about what happened: the audit log, which only grows at its end, and the sessions that are alive.
 
 Each event's hash covers the event and the hash before it, so nothing can be changed, left out or put in without
 every later hash telling; the newest hash is signed.
@@ -24,6 +24,16 @@ class AuditQuery:
     until: float | None = None
     after: int | None = None
     limit: int = 100
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything up to event ``id`` was removed; ``hash`` was its. ``time``: when (Unix seconds)."""
+
+    id: int
+    hash: str
+    time: float
+    signed: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -98,16 +108,19 @@ class AuditRows:
         return [(int(row["id"]), str(row["hash"]), unpack(row["body"])) for row in rows]
 
     async def hash_of(self, id: int) -> str | None:
-        """The hash of one event; FIRST_HASH for 0, None when there is no such event."""
+        """The hash of one event; FIRST_HASH for 0, None when there is no such event, or no more."""
         if id == 0:
             return FIRST_HASH
-        row = await self._rows.one("SELECT hash FROM audit WHERE id = ?", id)
+        row = await self._rows.one(
+            "SELECT hash FROM audit WHERE id = ? UNION SELECT hash FROM audit_checkpoints WHERE id = ?", id, id
+        )
         return None if row is None else str(row["hash"])
 
     async def broken_at(self, page: int = 1000) -> int | None:
-        """Walk the whole chain; the id of the first event that does not follow from the one before, None when all
-        do and the last one is the head."""
-        id, hash = 0, FIRST_HASH
+        """Walk the whole chain, from the last checkpoint if there is one; the id of the first event that does not
+        follow from the one before, None when all do and the last one is the head."""
+        begin = await self.checkpoint()
+        id, hash = (0, FIRST_HASH) if begin is None else (begin.id, begin.hash)
         while rows := await self._rows.all(
             "SELECT id, hash, body FROM audit WHERE id > ? ORDER BY id LIMIT ?", id, page
         ):
@@ -116,6 +129,36 @@ class AuditRows:
                     return id + 1
                 id, hash = row["id"], row["hash"]
         return None if (id, hash) == await self.head() else id + 1
+
+    # ---------------------------------------------------------------- its beginning
+
+    async def checkpoint(self, until: int | None = None) -> Checkpoint | None:
+        """The newest; that up to event ``until``."""
+        row = await self._rows.one(
+            "SELECT id, hash, time, signed FROM audit_checkpoints WHERE id <= ? ORDER BY id DESC LIMIT 1",
+            2**62 if until is None else until,
+        )
+        return None if row is None else Checkpoint(row["id"], row["hash"], row["time"], unpack(row["signed"]))
+
+    async def oldest(self, limit: int) -> list[tuple[int, str, float]]:
+        """(id, hash, when auth got it) of the oldest events; the times in them are words of their senders."""
+        rows = await self._rows.all("SELECT id, hash, body FROM audit ORDER BY id LIMIT ?", limit)
+        found = []
+        for row in rows:
+            event = unpack(row["body"])
+            found.append((int(row["id"]), str(row["hash"]), float(event.get("received", event["time"]))))
+        return found
+
+    async def prune(self, checkpoint: Checkpoint) -> int:
+        """Remove what the checkpoint speaks of; how many events that were."""
+        await self._rows.run(
+            "INSERT INTO audit_checkpoints VALUES (?, ?, ?, ?)",
+            checkpoint.id,
+            checkpoint.hash,
+            checkpoint.time,
+            pack(dict(checkpoint.signed)),
+        )
+        return await self._rows.run("DELETE FROM audit WHERE id <= ?", checkpoint.id)
 
     # ---------------------------------------------------------------- batches of events from nodes
 

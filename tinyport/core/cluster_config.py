@@ -19,6 +19,8 @@ SECOND_FACTORS = ("off", "optional", "required")
 # Less would hold hardly a screen.
 SMALLEST_SIZE = 64 * 1024
 SHORTEST_RETENTION = 3600
+# Whoever takes an administrator's account over must not be able to have their own traces removed.
+SHORTEST_AUDIT_RETENTION = 30 * 86400
 # NIST SP 800-63B section 5.1.1.2: at least 8 are asked for, and at least 64 must be allowed.
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 64
 MOST_ADDRESSES = 16
@@ -36,6 +38,8 @@ class ClusterConfig:
     recording_retention: str = "90d"
     recording_max_size: str = "64MB"
     recording_max_total: str = "10GB"
+    #: how long events stay in the audit log; None: for ever
+    audit_retention: str | None = None
     #: is somebody who gets a shell in a terminal told that it is recorded?
     recording_notice: bool = True
     second_factor: str = "off"
@@ -69,6 +73,10 @@ def _as_in_roles(check: Callable[[object], object]) -> Callable[[object], str | 
     return problem
 
 
+def _or_none(check: Callable[[object], object]) -> Callable[[object], str | None]:
+    return lambda value: None if value is None else _as_in_roles(check)(value)
+
+
 def _number(low: int, high: int) -> Callable[[object], str | None]:
     def check(value: object) -> str | None:
         right = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -88,6 +96,7 @@ def _measure(parse: Callable[[str], int], low: int, least: str) -> Callable[[obj
 
 
 _retention = _measure(parse_duration, SHORTEST_RETENTION, "1h")
+_audit_retention = _measure(parse_duration, SHORTEST_AUDIT_RETENTION, "30d")
 _size = _measure(parse_size, SMALLEST_SIZE, "64KiB")
 
 
@@ -115,6 +124,7 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "recording_retention": _as_in_roles(_retention),
     "recording_max_size": _as_in_roles(_size),
     "recording_max_total": _as_in_roles(_size),
+    "audit_retention": _or_none(_audit_retention),
     "recording_notice": _as_in_roles(session_terms.check_flag),
     "second_factor": _one_of(*SECOND_FACTORS),
     "password_min_length": _number(SHORTEST_PASSWORD, LONGEST_PASSWORD),
@@ -161,3 +171,12 @@ def recording_limits(config: Mapping[str, object]) -> RecordingLimits:
         value("recording_max_size", _size),
         value("recording_max_total", _size),
     )
+
+
+def audit_retention(config: Mapping[str, object]) -> int | None:
+    """Seconds; None: for ever, which is also what stands there in a way that this version cannot read."""
+    value = config.get("audit_retention")
+    try:
+        return None if value is None else _audit_retention(value)
+    except PeerError:
+        return None

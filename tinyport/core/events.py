@@ -77,6 +77,7 @@ CODES: dict[str, str] = {
     "break_glass.use": "TC004W",
     "ca.rotate": "TC001I",
     "ca.compromised": "TC002W",
+    "audit.prune": "TA003I",
     "auth.backup": "TA001I",
     "auth.restored": "TA002W",
     "events.lost": "TE001W",
