@@ -232,7 +232,7 @@ def test_resources_from_toml_and_lists(fake_auth: FakeAuth, tctl: At, tmp_path: 
         ('{"kind": "role", "name"', "is not JSON"),
         ('{"name": "x"}', 'needs kind = "..."'),
         ('kind = "role"', 'needs name = "..."'),
-        ('kind = "planet"\nname = "x"', "kinds: user, role"),
+        ('kind = "planet"\nname = "x"', "known are user, role"),
         ("kind = = 1", "role.file"),
         ("[1, 2]", "needs kind"),
     ],

@@ -16,6 +16,7 @@ from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerE
 from tinyport.host import console
 from tinyport.host.console import CommandLine
 from tinyport.host.console_wrap import width, wrapped
+from tinyport.link.refusal import error_of
 
 PROGRAMS: list[Callable[[], CommandLine]] = [tsh_parser, tctl_parser, tinyport_parser]
 
@@ -57,6 +58,14 @@ def test_every_error_has_its_status_and_its_words(
     said = capsys.readouterr().err
     assert said.startswith("tsh: error: ")
     assert "Traceback" not in said
+
+
+def test_every_problem_has_a_line_whoever_found_it(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = error_of(400, {"error": {"code": "config", "message": "m", "problems": ["role x: a", "role x: b"]}})
+    console.main("tctl", program(theirs), ["x"])
+    console.main("tctl", program(ConfigError(["one"])), ["x"])
+    expected = ["tctl: error: role x: a", "tctl: error: role x: b", "tctl: error: one"]
+    assert capsys.readouterr().err.splitlines() == expected
 
 
 def test_hostile_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:

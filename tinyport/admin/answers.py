@@ -9,7 +9,6 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from tinyport.core.durations import parse_duration
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.labels import parse_pairs
 from tinyport.host import moments
@@ -50,12 +49,7 @@ def words(value: object) -> str:
 
 def duration(text: str | None) -> int | None:
     """``--ttl``'s value in seconds. UsageError when it is none."""
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except TinyportError as error:
-        raise UsageError(error.message, hint=error.hint) from None
+    return None if text is None else moments.seconds(text)
 
 
 def pairs(given: list[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from tinyport.admin.config_file import parse_toml
 from tinyport.admin.connection import connect
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.names import printable
+from tinyport.core.spelling import suggestion
 from tinyport.host.console import CommandLine, UsageError, emit, output_options, to_json
 from tinyport.host.files import read_limited
 
@@ -92,6 +93,8 @@ def _json(text: str, file: str) -> list[object]:
 def _checked(document: object, file: str) -> tuple[str, str, dict[str, Any]]:
     kind = document.get("kind") if isinstance(document, dict) else None
     if not isinstance(document, dict) or kind not in KINDS:
+        if isinstance(kind, str):
+            raise OperatorError(f"{file}: there is no kind {printable(kind, 40)!r}", hint=suggestion(kind, KINDS))
         raise OperatorError(f'{file}: needs kind = "..."', hint=f"kinds: {', '.join(KINDS)}")
     name = document.get("name") or ("cluster" if kind == "cluster_config" else None)
     if not isinstance(name, str):

@@ -16,11 +16,12 @@ from tinyport.client.ssh_config import write_known_hosts
 from tinyport.client.trust import trusted_client
 from tinyport.client.whoami import auth_client
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
-from tinyport.core.durations import format_duration, parse_duration
+from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.names import NO_LOGIN, check_user, format_address, printable
 from tinyport.host import user_identity
 from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint, table
+from tinyport.host.moments import seconds
 from tinyport.host.profile import Profile, Profiles, home, proxy_address
 from tinyport.host.user_identity import UserIdentity
 from tinyport.link.login_keys import LoginKeys
@@ -32,7 +33,7 @@ def login(args: argparse.Namespace) -> int:
     before = _profile(profiles, args)
     proxy = _wanted_proxy(args, before)
     user = _wanted_user(args, before if before is not None and before.identity.proxy == proxy else None)
-    ttl = parse_duration(args.ttl) if args.ttl else None
+    ttl = seconds(args.ttl) if args.ttl else None
     keys = LoginKeys(user)
     wanted: dict[str, object] = {"ssh_public_key": public_line(keys.ssh_public_blob), "tls_csr": keys.tls_csr}
     if ttl is not None:

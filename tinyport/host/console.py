@@ -44,6 +44,7 @@ _CODE_STATUSES = {
 }
 
 _MAX_MESSAGE = 2000
+_MOST_PROBLEMS = 100
 #: columns that are worth breaking lines for
 _LEAST_ROOM = 16
 
@@ -242,11 +243,8 @@ def report(program: str, error: Exception, *, debug: bool = False) -> int:
         _show_traceback(error)
         if mine.detail:
             _complain(program, "debug", mine.detail)
-    if isinstance(mine, ConfigError):
-        for problem in mine.problems:
-            _complain(program, "error", problem)
-    else:
-        _complain(program, "error", mine.message)
+    for problem in _problems(mine):
+        _complain(program, "error", problem)
     for line in _particulars(mine):
         print_error(f"  {line}")
     if mine.hint:
@@ -262,6 +260,13 @@ def _as_ours(error: Exception) -> TinyportError:
         return OperatorError(f"{name}{error.strerror.lower()}")
     hint = "this is a defect of tinyport: run it again with -d and report what it shows"
     return PeerError(f"unexpected {type(error).__name__}: {error}", hint=hint, code="internal")
+
+
+def _problems(error: TinyportError) -> list[str]:
+    """All that is wrong, when an error carries more than one thing: ours, or one that auth found."""
+    found = error.problems if isinstance(error, ConfigError) else error.extra.get("problems")
+    texts = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+    return texts[:_MOST_PROBLEMS] or [error.message]
 
 
 def _particulars(error: TinyportError) -> list[str]:

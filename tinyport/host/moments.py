@@ -29,6 +29,14 @@ def ago(moment: object, now: float) -> str:
     return f"{span(distance)} ago" if distance >= 0 else f"in {span(distance)}"
 
 
+def seconds(text: str) -> int:
+    """A duration as people type it ("30m"). UsageError for anything else."""
+    try:
+        return parse_duration(text)
+    except PeerError as error:
+        raise UsageError(error.message, hint=error.hint) from None
+
+
 def when(text: str, now: float) -> float:
     """A moment as people type it, a duration back ("2h") or a local date ("2026-01-31", "2026-01-31T12:00"), as Unix
     seconds. UsageError for anything else.
