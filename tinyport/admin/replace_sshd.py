@@ -147,9 +147,13 @@ def node_answers(port: int, limit: float = ANSWER_LIMIT) -> bool:
                 stream.settimeout(limit)
                 # A node starts its worker for somebody who speaks first.
                 stream.sendall(b"SSH-2.0-tinyport_install\r\n")
-                return stream.recv(255).startswith(BANNER)
+                banner = stream.recv(255)
         except OSError:
-            time.sleep(0.2)
+            banner = b""
+        if banner:
+            return banner.startswith(BANNER)
+        # Nobody listens yet, or who took the connection left without a word: a node that is still starting.
+        time.sleep(0.2)
     return False
 
 
