@@ -1,4 +1,4 @@
-"""A Debian root of its own to install packages in: mounts and processes end with it, by namespaces of its own."""
+"""A Debian root of its own: mounts and processes end with it, by namespaces of its own. And our packages for it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ MIRROR = os.environ.get("TINYPORT_TEST_MIRROR", "http://deb.debian.org/debian")
 SUITE = "trixie"
 #: seconds before each try: mirrors refuse now and then, and come back
 PAUSES = (0, 2, 10, 30)
-#: systemd's own parts that maintainer scripts use, without the rest of it
-SMALL_SYSTEMD = ("systemd-standalone-sysusers", "systemd-standalone-tmpfiles")
-STAND_IN = Path(__file__).with_name("debian") / "systemctl.py"
 
 _HOLD = """
 set -e
@@ -28,7 +25,6 @@ mount --make-rprivate /
 mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/run"
-mkdir -p "$1/run/systemd/system" "$1/run/stand-in"
 echo ready
 while :; do sleep 3600; done
 """
@@ -56,8 +52,9 @@ class Root:
             # The first process of a pid namespace takes all others with it.
             self._holder.kill()
             self._holder.wait()
-            assert self._holder.stdout is not None
-            self._holder.stdout.close()
+            for stream in (self._holder.stdout, self._holder.stderr):
+                if stream is not None:
+                    stream.close()
             self._holder = None
 
     def words(self, *command: str) -> list[str]:
@@ -89,25 +86,7 @@ class Root:
         return self.run(*words, "-iname", f"*{word}*", "-print").stdout.split()
 
 
-def make(folder: Path, include: Sequence[str]) -> Root:
-    """Make a root of this machine's architecture with these packages."""
-    words = [need_program("mmdebstrap"), "--quiet", "--variant=apt", f"--include={','.join(include)}"]
-    words += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=path-exclude=/usr/share/doc/*-doc/*"]
-    _bootstrap(words, folder)
-    # The network of this machine, and what its apt needs for it.
-    shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
-    systemctl = folder / "usr/bin/systemctl"
-    assert not systemctl.exists()
-    shutil.copy(STAND_IN, systemctl)
-    systemctl.chmod(0o755)
-    # A unit of its own is a process that does not belong to the session.
-    run = folder / "usr/bin/systemd-run"
-    run.write_text('#!/bin/sh\nwhile case "$1" in -*) ;; *) false ;; esac; do shift; done\nexec setsid --wait "$@"\n')
-    run.chmod(0o755)
-    return Root(folder)
-
-
-def _bootstrap(words: Sequence[str], folder: Path) -> None:
+def bootstrap(words: Sequence[str], folder: Path) -> None:
     """Have mmdebstrap make ``folder``. Without a mirror: a failure in CI, a visible skip on a desk."""
     said = ""
     for pause in PAUSES:
@@ -146,7 +125,7 @@ def extract(folder: Path, architecture: str, include: Sequence[str], packages: S
     """Unpack Debian's packages and ours without running a maintainer script: seconds instead of minutes."""
     words = [need_program("mmdebstrap"), "--quiet", "--variant=extract", f"--arch={architecture}"]
     words += [f"--include={','.join(include)}", "--aptopt=Apt::Install-Recommends false"]
-    _bootstrap(words, folder)
+    bootstrap(words, folder)
     for package in packages:
         subprocess.run(["dpkg-deb", "--extract", str(package), str(folder)], check=True)
     return Root(folder)

@@ -1,4 +1,4 @@
-"""The Debian packages in a real trixie root: installed, used, upgraded under a session, removed, purged."""
+"""The Debian packages on a trixie that systemd has booted: installed, used, upgraded in use, removed, purged."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_program
-from tests.packaging import debian_root
+from tests.packaging import booted_root, debian_root
+from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
-from tests.packaging.debian_root import Root
 from tests.scenarios.cluster import LIMIT
 from tinyport.core.version import VERSION
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("debian")]
 
 #: what our packages depend on, so that installing them needs no network
 DEPENDENCIES = [
@@ -31,7 +31,7 @@ DEPENDENCIES = [
     "python3-segno",
     "libpam0g",
     "libpam-runtime",
-    "init-system-helpers",
+    "passwd",
     "openssh-server",
 ]
 NODE = ("tinyport-common", "tinyport-node")
@@ -52,27 +52,30 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator[Root]:
-    made = debian_root.make(
-        tmp_path_factory.mktemp("trixie") / "root", [*DEPENDENCIES, *debian_root.SMALL_SYSTEMD, "passwd"]
-    )
+def sshd_port() -> int:
+    """A port for that root's sshd, which has this machine's network."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, packages: Path, sshd_port: int) -> Iterator[BootedRoot]:
+    made = booted_root.make(tmp_path_factory.mktemp("trixie") / "root", DEPENDENCIES)
     shutil.copytree(packages, made.folder / "packages")
+    made.path("/etc/ssh/sshd_config.d/port.conf").write_text(f"Port {sshd_port}\nListenAddress 127.0.0.1\n")
     try:
         yield made.start()
     finally:
         made.stop()
 
 
-def install(root: Root, names: tuple[str, ...], version: str = VERSION) -> None:
+def install(root: BootedRoot, names: tuple[str, ...], version: str = VERSION) -> None:
     files = [f"/packages/{name}_{version}_all.deb" for name in names]
     root.run("dpkg", "--install", *files)
 
 
-def main_pid(root: Root, unit: str) -> str:
-    return root.run("cat", f"/run/stand-in/{unit}.pid").stdout
-
-
-def owners(root: Root, name: str) -> set[str]:
+def owners(root: BootedRoot, name: str) -> set[str]:
     """Who runs the processes of that name."""
     script = f'for p in /proc/[0-9]*; do read c < $p/comm; [ "$c" != {name} ] || stat -c %U $p; done'
     return set(root.run("sh", "-c", script, check=False).stdout.split())
@@ -94,13 +97,13 @@ def test_the_packages_say_what_they_are(packages: Path) -> None:
     assert f"tinyport-common (= {VERSION})" in shown
 
 
-def test_a_node_from_installation_to_purge(root: Root, people: People, load: Path) -> None:
+def test_a_node_from_installation_to_purge(root: BootedRoot, people: People, load: Path) -> None:
     before = set(root.find(""))
     install(root, NODE)
 
     # Set up, and waiting for a configuration.
-    assert root.run("systemctl", "is-enabled", "tinyport-node.service").returncode == 0
-    assert root.run("systemctl", "is-active", "tinyport-node.service", check=False).returncode == 3
+    assert root.is_("enabled", "tinyport-node.service")
+    assert not root.is_("active", "tinyport-node.service")
     assert not list(root.path("/etc/systemd/system").rglob("*.socket"))
     for account in ("tinyport", "tinyport-worker"):
         assert root.run("getent", "passwd", account).stdout.strip().endswith(":/nonexistent:/usr/sbin/nologin")
@@ -125,7 +128,7 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
     try:
         people.online("trixie")
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{root.run('cat', '/run/stand-in/tinyport-node.service.log').stdout}") from None
+        raise AssertionError(f"{error}\n{root.log('tinyport-node.service')}") from None
     assert not root.path("/etc/tinyport/token").exists()
     assert "trixie" in people.ssh("trixie", "cat /etc/os-release")
     assert people.ssh("trixie", "tty; exit 0", tty=True).startswith("/dev/pts/")
@@ -139,9 +142,9 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
     session = people.popen("trixie", "echo up; read line; echo got $line; exit 7")
     assert session.stdout is not None
     assert session.stdout.readline() == b"up\n"
-    first = main_pid(root, "tinyport-node.service")
+    first = root.main_pid("tinyport-node.service")
     install(root, NODE, NEXT)
-    assert main_pid(root, "tinyport-node.service") != first
+    assert root.main_pid("tinyport-node.service") != first
     people.reached("trixie")
     assert people.ssh("trixie", "echo new").strip() == "new"
     out, err = session.communicate(b"on\n", LIMIT)
@@ -150,7 +153,7 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
 
     # Removed: it stops; what it is and how it was configured stays.
     root.run("dpkg", "--remove", *NODE)
-    assert root.run("systemctl", "is-active", "tinyport-node.service", check=False).returncode == 3
+    assert not root.is_("active", "tinyport-node.service")
     assert root.path("/var/lib/tinyport/node/identity.json").exists()
     assert root.path("/etc/tinyport/tinyport.toml").exists()
     assert not root.path(MODULES).exists()
@@ -160,23 +163,19 @@ def test_a_node_from_installation_to_purge(root: Root, people: People, load: Pat
     assert people.ssh("trixie", "echo again").strip() == "again"
 
     root.run("dpkg", "--purge", *NODE)
-    assert "Traceback" not in root.run("cat", "/run/stand-in/tinyport-node.service.log").stdout
+    assert "Traceback" not in root.log("tinyport-node.service")
     assert root.find("tinyport") == []
     assert root.run("getent", "passwd", "tinyport", "tinyport-worker", check=False).stdout == ""
     left = {path for path in set(root.find("")) - before if not re.match("/root/|/etc/.*-$", path)}
     assert left <= {"/var/lib/systemd/deb-systemd-helper-enabled", "/var/lib/systemd/deb-systemd-helper-masked"}
 
 
-def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: Root, people: People) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    root.path("/etc/ssh/sshd_config.d/port.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\n")
-    root.run("systemctl", "start", "ssh.service")
+def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: BootedRoot, people: People, sshd_port: int) -> None:
     install(root, NODE)
     root.path("/etc/tinyport/tinyport.toml").write_text(people.toml("taker", "/var/lib/tinyport"))
 
     def banner() -> bytes:
-        with socket.create_connection(("127.0.0.1", port), LIMIT) as stream:
+        with socket.create_connection(("127.0.0.1", sshd_port), LIMIT) as stream:
             stream.settimeout(LIMIT)
             stream.sendall(b"SSH-2.0-test\r\n")
             return stream.recv(20)
@@ -189,16 +188,16 @@ def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: Root, people:
     # From a session: that one goes on while its daemon is stopped and started under it.
     assert "sshd is stopped and disabled" in people.ssh("taker", "tinyport install --replace-sshd")
     assert banner().startswith(b"SSH-2.0-tinyport")
-    for words in ("is-active", "is-enabled"):
-        assert root.run("systemctl", words, "ssh.service", check=False).returncode != 0
-        assert root.run("systemctl", words, "tinyport-node.socket", check=False).returncode == 0
+    for state in ("active", "enabled"):
+        assert not root.is_(state, "ssh.service")
+        assert root.is_(state, "tinyport-node.socket")
     people.reached("taker")
     assert people.ssh("taker", "echo still").strip() == "still"
     root.run("dpkg", "--purge", *NODE)
     assert root.find("tinyport") == []
 
 
-def test_a_server_on_the_distributions_libraries(root: Root) -> None:
+def test_a_server_on_the_distributions_libraries(root: BootedRoot) -> None:
     install(root, SERVER)
     for program in ("tctl", "tsh"):
         assert "usage" in root.run(program, "--help").stdout
@@ -211,9 +210,9 @@ def test_a_server_on_the_distributions_libraries(root: Root) -> None:
     assert "shed" in status
     invited = root.run("tctl", "users", "add", "bob", "--logins", "root", "--roles", "access").stdout
     assert "signup" in invited
-    first = main_pid(root, "tinyport-server.service")
+    first = root.main_pid("tinyport-server.service")
     install(root, SERVER, NEXT)
-    assert main_pid(root, "tinyport-server.service") != first
+    assert root.main_pid("tinyport-server.service") != first
     assert "bob" in root.run("tctl", "users", "ls").stdout
     root.run("dpkg", "--purge", *reversed(SERVER))
     assert root.find("tinyport") == []
