@@ -6,12 +6,13 @@
 #   make test-web    the page in a real browser (chromium), after its types were checked
 #   make test    every test that runs at each commit        make test-slow   those that take longer
 #   make test-arm    the node on emulated arm64 and armhf (root, qemu-user-static, mmdebstrap)
+#   make test-musl   what asks the C library for something, on a Python on musl, as OpenWrt has it (gcc, tcl; minutes)
 #   make check   format, lint, types, architecture, figures in the docs current    make fmt    put the format right
 #   make bench   the figures, beside their peers
 #   make deb     Debian packages in build/deb (needs dpkg-dev, debhelper, dh-python)
 #   make guard   has CPU per handshake or memory grown by more than a tenth?
 
-.PHONY: setup demo web test test-slow test-arm test-web check fmt bench guard deb clean
+.PHONY: setup demo web test test-slow test-arm test-musl test-web check fmt bench guard deb clean
 
 # Byte code matters for what we measure: without it an import costs seconds and megabytes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,6 +40,12 @@ test-slow: setup
 
 test-arm: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m emulated
+
+# The node's own tests, and the node as OpenWrt has it.
+test-musl: setup
+	sh tools/musl_python.sh build/musl
+	build/musl/env/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" \
+		tests/core tests/host tests/link tests/node tests/packaging/test_openwrt_node.py
 
 web:
 	sh tools/build_page.sh

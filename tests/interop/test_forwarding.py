@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -129,7 +130,7 @@ def test_a_remote_port_that_is_taken_is_refused(peer: Peer, client: list[str]) -
         target = peer.destination if client[0] == "ssh" else f"{peer.cluster.login_name}@{peer.cluster.node}"
         done = peer.cluster.run(*client, "-R", f"{server.port}:127.0.0.1:1", target, home=peer.user)
         assert done.returncode == 255, text(done)
-        said = b"tinyport: Address already in use" if client[0] != "ssh" else b"remote port forwarding failed"
+        said = f"tinyport: {os.strerror(errno.EADDRINUSE)}".encode() if client[0] != "ssh" else b"remote port forwarding failed"
         assert said in done.stderr, text(done)
 
 

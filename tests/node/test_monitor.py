@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -244,7 +245,8 @@ def test_a_taken_port_is_named(node: Node) -> None:
         node.start(listen=[("127.0.0.1", port)])
         assert node.wait() == 1
     text = node.log.read_text()
-    assert f"tinyport: error: cannot listen on 127.0.0.1:{port}: address already in use" in text
+    reason = os.strerror(errno.EADDRINUSE).lower()
+    assert f"tinyport: error: cannot listen on 127.0.0.1:{port}: {reason}" in text
     assert "tinyport: hint: " in text
     assert "Traceback" not in text
 

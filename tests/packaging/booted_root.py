@@ -76,6 +76,8 @@ mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p old
 pivot_root . old
 umount -l old
+# As systemd does it outside of containers; credentials come by it.
+mount --make-rshared /
 exec env -i container=tinyport-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /usr/lib/systemd/systemd --unit=multi-user.target --show-status=0 --log-target=journal
 """
@@ -109,7 +111,9 @@ class BootedRoot(Root):
         return f"tinyport-test-{os.getpid()}"
 
     def start(self) -> BootedRoot:
-        words = ["unshare", "--mount", "sh", "-c", _ENTER, "sh", str(self.folder), self._group, _BOOT]
+        # It ends with the tests, however they do.
+        words = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount"]
+        words += ["sh", "-c", _ENTER, "sh", str(self.folder), self._group, _BOOT]
         self._holder = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             self._inside = self._first_process()
@@ -156,6 +160,13 @@ class BootedRoot(Root):
     def is_(self, state: str, unit: str) -> bool:
         """``active`` or ``enabled``."""
         return self.run("systemctl", f"is-{state}", "--quiet", unit, check=False).returncode == 0
+
+    def shut_down(self) -> None:
+        """As a person turns it off: whoever runs is told first."""
+        assert self._holder is not None
+        self.run("systemctl", "--no-block", "poweroff")
+        self._holder.wait(LIMIT)
+        self.stop()
 
     def stop(self) -> None:
         super().stop()

@@ -1,4 +1,4 @@
-"""A cluster for packaged nodes to join, and what a person then does with them."""
+"""A cluster for packaged nodes to join, what a person then does with them, and a machine for the packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import need_program
+from tests.packaging import trixie as trixie_machine
+from tests.packaging.trixie import Trixie
 from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
 
 
@@ -80,6 +83,24 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
         yield People(cluster.start())
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both versions of each Debian package."""
+    need_program("dh")
+    return trixie_machine.build(tmp_path_factory.mktemp("debs"))
+
+
+@pytest.fixture(scope="session")
+def trixie(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator[Trixie]:
+    """The machine that tests of one group share; each leaves it without packages of ours."""
+    made = Trixie(tmp_path_factory.mktemp("trixie") / "root", packages)
+    try:
+        made.root.start()
+        yield made
+    finally:
+        made.root.stop()
 
 
 @pytest.fixture

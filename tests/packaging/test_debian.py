@@ -3,76 +3,26 @@
 from __future__ import annotations
 
 import re
-import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need_program
-from tests.packaging import booted_root, debian_root
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
+from tests.packaging.trixie import CONFIGURATION, NEXT, NODE, SERVER, Trixie, free_port
 from tests.scenarios.cluster import LIMIT
 from tinyport.core.version import VERSION
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("debian")]
 
-#: what our packages depend on, so that installing them needs no network
-DEPENDENCIES = [
-    "python3-asyncssh",
-    "python3-cryptography",
-    "python3-aiohttp",
-    "python3-aiosqlite",
-    "python3-argon2",
-    "python3-prometheus-client",
-    "python3-segno",
-    "libpam0g",
-    "libpam-runtime",
-    "passwd",
-    "openssh-server",
-]
-NODE = ("tinyport-common", "tinyport-node")
-SERVER = ("tinyport-common", "tinyport-client", "tinyport-server")
+INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"
 MODULES = "/usr/lib/python3/dist-packages/tinyport"
-NEXT = f"{VERSION}+next"
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both versions of each package: NAME_VERSION_all.deb."""
-    need_program("dh")
-    folder = tmp_path_factory.mktemp("debs")
-    for version in ("", NEXT):
-        for path in debian_root.build(tmp_path_factory.mktemp("build"), version).glob("*.deb"):
-            shutil.copy(path, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sshd_port() -> int:
-    """A port for that root's sshd, which has this machine's network."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, packages: Path, sshd_port: int) -> Iterator[BootedRoot]:
-    made = booted_root.make(tmp_path_factory.mktemp("trixie") / "root", DEPENDENCIES)
-    shutil.copytree(packages, made.folder / "packages")
-    made.path("/etc/ssh/sshd_config.d/port.conf").write_text(f"Port {sshd_port}\nListenAddress 127.0.0.1\n")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
-
-
-def install(root: BootedRoot, names: tuple[str, ...], version: str = VERSION) -> None:
-    files = [f"/packages/{name}_{version}_all.deb" for name in names]
-    root.run("dpkg", "--install", *files)
+@pytest.fixture
+def root(trixie: Trixie) -> BootedRoot:
+    return trixie.root
 
 
 def owners(root: BootedRoot, name: str) -> set[str]:
@@ -97,9 +47,9 @@ def test_the_packages_say_what_they_are(packages: Path) -> None:
     assert f"tinyport-common (= {VERSION})" in shown
 
 
-def test_a_node_from_installation_to_purge(root: BootedRoot, people: People, load: Path) -> None:
+def test_a_node_from_installation_to_purge(trixie: Trixie, root: BootedRoot, people: People, load: Path) -> None:
     before = set(root.find(""))
-    install(root, NODE)
+    trixie.install(NODE)
 
     # Set up, and waiting for a configuration.
     assert root.is_("enabled", "tinyport-node.service")
@@ -123,7 +73,7 @@ def test_a_node_from_installation_to_purge(root: BootedRoot, people: People, loa
     token = people.cluster.tctl_json("tokens", "add", "--type", "node")["token"]
     root.path("/etc/tinyport/token").write_text(f"{token}\n")
     place = '{ path = "/etc/tinyport/token", erase = true }'
-    root.path("/etc/tinyport/tinyport.toml").write_text(people.toml("trixie", "/var/lib/tinyport", place))
+    trixie.write(CONFIGURATION, people.toml("trixie", "/var/lib/tinyport", place))
     root.run("systemctl", "start", "tinyport-node.service")
     try:
         people.online("trixie")
@@ -143,7 +93,7 @@ def test_a_node_from_installation_to_purge(root: BootedRoot, people: People, loa
     assert session.stdout is not None
     assert session.stdout.readline() == b"up\n"
     first = root.main_pid("tinyport-node.service")
-    install(root, NODE, NEXT)
+    trixie.install(NODE, NEXT)
     assert root.main_pid("tinyport-node.service") != first
     people.reached("trixie")
     assert people.ssh("trixie", "echo new").strip() == "new"
@@ -158,11 +108,11 @@ def test_a_node_from_installation_to_purge(root: BootedRoot, people: People, loa
     assert root.path("/etc/tinyport/tinyport.toml").exists()
     assert not root.path(MODULES).exists()
     # Installed again it is the same node.
-    install(root, NODE)
+    trixie.install(NODE)
     people.reached("trixie")
     assert people.ssh("trixie", "echo again").strip() == "again"
 
-    root.run("dpkg", "--purge", *NODE)
+    trixie.purge(NODE)
     assert "Traceback" not in root.log("tinyport-node.service")
     assert root.find("tinyport") == []
     assert root.run("getent", "passwd", "tinyport", "tinyport-worker", check=False).stdout == ""
@@ -170,49 +120,61 @@ def test_a_node_from_installation_to_purge(root: BootedRoot, people: People, loa
     assert left <= {"/var/lib/systemd/deb-systemd-helper-enabled", "/var/lib/systemd/deb-systemd-helper-masked"}
 
 
-def test_sshds_port_is_taken_over_from_a_session_of_the_node(root: BootedRoot, people: People, sshd_port: int) -> None:
-    install(root, NODE)
-    root.path("/etc/tinyport/tinyport.toml").write_text(people.toml("taker", "/var/lib/tinyport"))
-
-    def banner() -> bytes:
-        with socket.create_connection(("127.0.0.1", sshd_port), LIMIT) as stream:
-            stream.settimeout(LIMIT)
-            stream.sendall(b"SSH-2.0-test\r\n")
-            return stream.recv(20)
+def test_sshds_port_is_taken_over_from_a_session_of_the_node(trixie: Trixie, root: BootedRoot, people: People) -> None:
+    trixie.install(NODE)
+    trixie.write(CONFIGURATION, people.toml("taker", "/var/lib/tinyport"))
 
     # From elsewhere: the node runs beside sshd.
     said = root.run("tinyport", "install", "--replace-sshd").stdout
     assert "log in through tinyport, and there: sudo /usr/bin/tinyport install --replace-sshd" in said
     people.reached("taker")
-    assert banner().startswith(b"SSH-2.0-OpenSSH")
+    trixie.banner(trixie.sshd_port, b"SSH-2.0-OpenSSH")
     # From a session: that one goes on while its daemon is stopped and started under it.
     assert "sshd is stopped and disabled" in people.ssh("taker", "tinyport install --replace-sshd")
-    assert banner().startswith(b"SSH-2.0-tinyport")
+    trixie.banner(trixie.sshd_port, b"SSH-2.0-tinyport")
     for state in ("active", "enabled"):
         assert not root.is_(state, "ssh.service")
         assert root.is_(state, "tinyport-node.socket")
     people.reached("taker")
     assert people.ssh("taker", "echo still").strip() == "still"
-    root.run("dpkg", "--purge", *NODE)
+    # And back, as the page has it, in a session of the node again.
+    back = re.search("^# (systemctl disable .* ssh)$", INSTALL.read_text(), re.M)
+    assert back is not None
+    people.ssh("taker", back[1])
+    trixie.banner(trixie.sshd_port, b"SSH-2.0-OpenSSH")
+    trixie.purge(NODE)
     assert root.find("tinyport") == []
 
 
-def test_a_server_on_the_distributions_libraries(root: BootedRoot) -> None:
-    install(root, SERVER)
+def test_a_server_with_all_its_hardening(trixie: Trixie, root: BootedRoot) -> None:
+    """On the distribution's libraries and a privileged port, with its keys encrypted by a credential's passphrase."""
+    trixie.install(SERVER)
     for program in ("tctl", "tsh"):
         assert "usage" in root.run(program, "--help").stdout
-    root.path("/etc/tinyport/tinyport.toml").write_text(
-        '[auth]\ncluster_name = "shed"\nlisten = "127.0.0.1:0"\n[proxy]\nlisten = "127.0.0.1:0"\n'
-        'public_addr = ["127.0.0.1:3999"]\n'
+    port = free_port(below=1024)
+    trixie.write(
+        CONFIGURATION,
+        '[auth]\ncluster_name = "shed"\nlisten = "127.0.0.1:0"\n'
+        f'[proxy]\nlisten = "127.0.0.1:{port}"\npublic_addr = ["127.0.0.1:{port}"]\n',
     )
-    root.run("systemctl", "start", "tinyport-server.service")
+    passphrase = "/etc/credstore/tinyport.key-passphrase"
+    trixie.write(passphrase, "correct horse battery staple\n")
+    unit = "tinyport-server.service"
+    root.run("systemctl", "start", unit)
+    trixie.banner(port, b"SSH-2.0-tinyport")
     status = root.run("tctl", "status").stdout
     assert "shed" in status
     invited = root.run("tctl", "users", "add", "bob", "--logins", "root", "--roles", "access").stdout
     assert "signup" in invited
-    first = root.main_pid("tinyport-server.service")
-    install(root, SERVER, NEXT)
-    assert root.main_pid("tinyport-server.service") != first
+    root.run("systemctl", "reload", unit)
+    first = root.main_pid(unit)
+    trixie.install(SERVER, NEXT)
+    assert root.main_pid(unit) != first
     assert "bob" in root.run("tctl", "users", "ls").stdout
-    root.run("dpkg", "--purge", *reversed(SERVER))
+    trixie.banner(port, b"SSH-2.0-tinyport")
+    # Without the passphrase nobody could sign anything, and it is said.
+    root.path(passphrase).unlink()
+    assert root.run("timeout", "20", "systemctl", "restart", unit, check=False).returncode != 0
+    assert "the cluster's keys are encrypted, and there is no passphrase" in root.log(unit)
+    trixie.purge(SERVER[::-1])
     assert root.find("tinyport") == []

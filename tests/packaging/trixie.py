@@ -1,0 +1,97 @@
+"""A trixie that systemd has booted, with sshd on a port of its own and our packages at hand in both versions."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+from tests.packaging import booted_root, debian_root
+from tests.packaging.booted_root import BootedRoot
+from tests.scenarios.cluster import LIMIT, wait_for
+from tinyport.core.version import VERSION
+
+#: what our packages depend on, so that installing them needs no network
+DEPENDENCIES = (
+    "python3-asyncssh",
+    "python3-cryptography",
+    "python3-aiohttp",
+    "python3-aiosqlite",
+    "python3-argon2",
+    "python3-prometheus-client",
+    "python3-segno",
+    "libpam0g",
+    "libpam-runtime",
+    "passwd",
+    "openssh-server",
+)
+NODE = ("tinyport-common", "tinyport-node")
+SERVER = ("tinyport-common", "tinyport-client", "tinyport-server")
+NEXT = f"{VERSION}+next"
+CONFIGURATION = "/etc/tinyport/tinyport.toml"
+
+
+def build(folder: Path) -> Path:
+    """Both versions of each package below ``folder``: NAME_VERSION_all.deb. Returns where they are."""
+    found = folder / "packages"
+    found.mkdir()
+    for number, version in enumerate(("", NEXT)):
+        (folder / str(number)).mkdir()
+        for path in debian_root.build(folder / str(number), version).glob("*.deb"):
+            shutil.copy(path, found)
+    return found
+
+
+def free_port(below: int = 0) -> int:
+    """A port that nobody has on any address: any, or the highest below ``below``."""
+    for port in range(below - 1, 0, -1) if below else (0,):
+        try:
+            with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as free:
+                found: int = free.getsockname()[1]
+                return found
+        except OSError:
+            continue
+    raise AssertionError(f"no port below {below} is free")
+
+
+class Trixie:
+    """The machine: ``root`` is what runs in it. ``start`` before anything is run, ``stop`` at the end."""
+
+    def __init__(self, folder: Path, packages: Path) -> None:
+        self.root: BootedRoot = booted_root.make(folder, DEPENDENCIES)
+        self.sshd_port = free_port()
+        shutil.copytree(packages, self.root.path("/packages"))
+        # It has this machine's network.
+        self.write("/etc/ssh/sshd_config.d/port.conf", f"Port {self.sshd_port}\nListenAddress 127.0.0.1\n")
+
+    def write(self, path: str, text: str) -> None:
+        self.root.path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.root.path(path).write_text(text)
+
+    def drop_in(self, unit: str, text: str) -> None:
+        """Change a unit as an administrator does."""
+        self.write(f"/etc/systemd/system/{unit}.d/test.conf", text)
+        self.root.run("systemctl", "daemon-reload")
+
+    def install(self, names: tuple[str, ...], version: str = VERSION) -> None:
+        self.root.run("dpkg", "--install", *(f"/packages/{name}_{version}_all.deb" for name in names))
+
+    def purge(self, names: tuple[str, ...]) -> None:
+        self.root.run("dpkg", "--purge", *names)
+        for folder in self.root.path("/etc/systemd/system").glob("tinyport-*.d"):
+            shutil.rmtree(folder)
+        self.root.run("systemctl", "daemon-reload")
+
+    def banner(self, port: int, expected: bytes) -> None:
+        """Whoever serves the port says this first, and soon."""
+
+        def said() -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", port), LIMIT) as stream:
+                    stream.settimeout(LIMIT)
+                    stream.sendall(b"SSH-2.0-test\r\n")
+                    return stream.recv(len(expected)) == expected
+            except ConnectionError:
+                return False
+
+        wait_for(f"{expected!r} on port {port}", said)
