@@ -130,7 +130,8 @@ def test_a_remote_port_that_is_taken_is_refused(peer: Peer, client: list[str]) -
         target = peer.destination if client[0] == "ssh" else f"{peer.cluster.login_name}@{peer.cluster.node}"
         done = peer.cluster.run(*client, "-R", f"{server.port}:127.0.0.1:1", target, home=peer.user)
         assert done.returncode == 255, text(done)
-        said = f"tinyport: {os.strerror(errno.EADDRINUSE)}".encode() if client[0] != "ssh" else b"remote port forwarding failed"
+        taken = os.strerror(errno.EADDRINUSE).encode()
+        said = b"tinyport: " + taken if client[0] != "ssh" else b"remote port forwarding failed"
         assert said in done.stderr, text(done)
 
 
