@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,6 +29,8 @@ def test_the_line_to_paste_makes_a_node(cluster: Cluster, tmp_path: Path) -> Non
     file = tmp_path / "etc" / "tinyport.toml"
     pasted = cluster.run("sh", "-c", inside.replace("/etc/tinyport", str(file.parent)))
     assert pasted.returncode == 0, text(pasted)
+    # The port is this machine's, where others may run.
+    file.write_text(re.sub(r"(?m)^# listen = .*", "listen = []", file.read_text()))
     words = [str(BIN / "tinyport"), "start", "-c", str(file), "--data-dir", str(tmp_path / "data")]
     words += ["--nodename", "pasted"]
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(words, stderr=log, env=cluster.env()) as node:
@@ -84,6 +87,49 @@ def test_a_board_that_is_written_anew_takes_its_old_place(cluster: Cluster, tmp_
     finally:
         device.stop()
         cluster.tctl("nodes", "rm", "board")
+
+
+def test_a_device_that_waits_is_accepted_rejected_or_given_an_old_place(cluster: Cluster, tmp_path: Path) -> None:
+    names = ("old", "new", "let-in", "turned-away")
+    devices = {}
+    for name in names:
+        (tmp_path / name).mkdir()
+        devices[name] = Device(cluster, tmp_path / name, cluster.ready["proxy"], name=name)
+        if name != "old":
+            devices[name].token = cluster.tctl_json("tokens", "add", "--pending")["token"]
+    user = cluster.add_user("nora", cluster.login_name)
+    try:
+        for device in devices.values():
+            device.start()
+        wait_for("the old one", lambda: cluster.node_status("old") == "online")
+        waiting = [devices[name] for name in names[1:]]
+        wait_for("the others", lambda: all(cluster.node_status(name) == "pending" for name in names[1:]))
+        wait_for("their tunnels", lambda: all("tunnel up" in device.log() for device in waiting))
+        refused = cluster.tsh("ssh", f"{cluster.login_name}@let-in", "echo in", home=user)
+        assert refused.returncode == 255, text(refused)
+        assert "is pending" in text(refused)
+        assert cluster.tctl("nodes", "accept", "let-in").returncode == 0
+        assert cluster.tctl("nodes", "reject", "turned-away").returncode == 0
+        wait_for("it to be let in", lambda: cluster.node_status("let-in") == "online")
+        done = cluster.tsh("ssh", f"{cluster.login_name}@let-in", "echo in", home=user)
+        assert done.stdout == b"in\n", text(done)
+        wait_for("it to be turned away", lambda: "removed from the cluster" in devices["turned-away"].log())
+        assert cluster.node_status("turned-away") == "absent"
+        uuid = node_of(cluster, "old")["uuid"]
+        early = cluster.tctl("nodes", "accept", "new", "--replaces", "old")
+        assert early.returncode == 1, text(early)
+        devices["old"].stop()
+        wait_for("the old one to leave", lambda: cluster.node_status("old") == "offline")
+        assert cluster.tctl("nodes", "accept", "new", "--replaces", "old").returncode == 0
+        wait_for("the old place to be taken", lambda: cluster.node_status("old") == "online")
+        assert node_of(cluster, "old")["uuid"] == uuid
+        assert cluster.node_status("new") == "absent"
+        done = cluster.tsh("ssh", f"{cluster.login_name}@old", "echo in", home=user)
+        assert done.stdout == b"in\n", text(done)
+    finally:
+        for device in devices.values():
+            device.stop()
+        cluster.tctl("nodes", "rm", "old", "let-in")
 
 
 def test_of_a_copied_card_the_later_device_waits_and_becomes_a_node(cluster: Cluster, tmp_path: Path) -> None:

@@ -60,7 +60,11 @@ def add_commands(parser: CommandLine) -> None:
             examples=[f"tctl nodes {name} ID", f"tctl nodes {name} --status pending --selector batch=7 --yes"],
         )
         verb.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
-        verb.set_defaults(verb=name)
+        verb.set_defaults(verb=name, replaces=None)
+        if name == "accept":
+            verb.add_argument(
+                "--replaces", metavar="NODE", help="it takes this node's place, which is offline, at its next contact"
+            )
     label = nodes.command(
         "label",
         _label,
@@ -169,6 +173,14 @@ def _table(nodes: list[dict[str, Any]]) -> list[str]:
         seen = "now" if node.get("status") == "online" else ago(node.get("last_seen"))
         labels = labels_text(node.get("labels"))
         lines.append((node.get("name"), node.get("status"), seen, node.get("version"), labels))
+        twin = table_of(node.get("same_serial"))
+        if twin:
+            there = (
+                "online"
+                if twin.get("status") == "online"
+                else f"{twin.get('status')}, seen {ago(twin.get('last_seen'))}"
+            )
+            lines.append((f"  serial of {printable(str(twin.get('name')), 80)}", "", "", "", there))
         # An older auth knows of none.
         lines += [_copy_line(copy) for copy in (rows(node, "copies") if "copies" in node else [])]
     return table(
@@ -286,8 +298,16 @@ def _each(
 
 
 def _decide(args: argparse.Namespace) -> int:
+    if args.replaces and len(args.ids) != 1:
+        raise UsageError("one device takes the place of one node", hint="tctl nodes accept ID --replaces greenhouse")
+
     def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
-        answer = client.request("POST", path("/v1/nodes", id, args.verb), {})
+        answer = client.request("POST", path("/v1/nodes", id, args.verb), body(replaces=args.replaces))
+        if args.replaces:
+            return (
+                answer,
+                f"node {_name(answer, id)} takes the place of {printable(args.replaces, 80)} at its next contact",
+            )
         return answer, f"node {_name(answer, id)} was {args.verb}ed"
 
     return _each(args, args.ids, act)

@@ -23,6 +23,7 @@ def add_commands(parser: CommandLine) -> None:
         examples=[
             "tctl tokens add --type node --ttl 30m --labels site=berlin",
             "tctl tokens add --replaces greenhouse",
+            "tctl tokens add --serial 10000000abcd,10000000abce --uses 2 --ttl 7d",
             "tctl tokens add --type node --uses 500 --ttl 7d --name-template 'pi-{serial}' --pending",
         ],
         parents=[output_options()],
@@ -36,6 +37,11 @@ def add_commands(parser: CommandLine) -> None:
     add.add_argument("--pending", action="store_true", help="an administrator has to accept each machine")
     add.add_argument(
         "--replaces", metavar="NODE", help="the device takes this node's place: a board written anew, or a new board"
+    )
+    add.add_argument(
+        "--serial",
+        metavar="S,...",
+        help="boards that take their old places, where they are offline; any other device waits to be accepted",
     )
     tokens.command("ls", _list, help="list tokens", parents=[output_options()], examples=["tctl tokens ls"])
     remove = tokens.command(
@@ -54,6 +60,7 @@ def _add(args: argparse.Namespace) -> int:
         cidr=names(args.cidr) or None,
         pending=args.pending or None,
         replaces=args.replaces,
+        serials=names(args.serial) or None,
     )
     with connect(args) as client:
         answer = client.request("POST", "/v1/tokens", request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from tinyport.auth.callers import LOCAL, USER, Caller
-from tinyport.auth.copies import there_is_one
+from tinyport.auth.copies import move_to, there_is_one
 from tinyport.auth.refusals import not_found
 from tinyport.auth.service import Service
 from tinyport.auth.store import Tables, WriteTables
@@ -32,8 +32,12 @@ def last_seen(service: Service, node: NodeRow) -> float | None:
     return max(heard or 0.0, node.last_seen) or None
 
 
-def node_document(service: Service, node: NodeRow, copies: Sequence[CopyRow] = ()) -> dict[str, object]:
-    """A node as listings and resources show it. ``copies``: other devices that have its identity."""
+def node_document(
+    service: Service, node: NodeRow, copies: Sequence[CopyRow] = (), twin: NodeRow | None = None
+) -> dict[str, object]:
+    """A node as listings and resources show it. ``copies``: other devices that have its identity; ``twin``: the node
+    that had its serial number before.
+    """
     return {
         "kind": node.kind,
         "uuid": node.uuid,
@@ -49,7 +53,18 @@ def node_document(service: Service, node: NodeRow, copies: Sequence[CopyRow] = (
         "proxies": service.presence.proxies_of(node.uuid),
         "traffic": _traffic(service, node.uuid),
         "skew": service.skews.get(node.uuid, 0.0),
-        "copies": [_copy(service, one) for one in copies if not one.became],
+        "copies": [_copy(service, one) for one in copies if not one.became and not one.place],
+        "serial": node.serial,
+        "same_serial": None if twin is None or node.state != "pending" else _twin(service, twin),
+    }
+
+
+def _twin(service: Service, twin: NodeRow) -> dict[str, object]:
+    return {
+        "uuid": twin.uuid,
+        "name": twin.name,
+        "status": status_of_node(service, twin),
+        "last_seen": last_seen(service, twin),
     }
 
 
@@ -105,7 +120,13 @@ async def list_nodes(call: Call) -> Answer:
     selectors = call.request.query.getall("selector", [])
     found = matching(nodes, lambda node: _visible(call.caller, node), selectors, call.query("search") or "")
     copies = await service.store.read.copies.open()
-    return {"nodes": [node_document(service, node, copies.get(node.uuid, ())) for node in found]}
+    by_uuid = {node.uuid: node for node in nodes if _visible(call.caller, node)}
+    return {
+        "nodes": [
+            node_document(service, node, copies.get(node.uuid, ()), by_uuid.get(node.twin) if node.twin else None)
+            for node in found
+        ]
+    }
 
 
 def matching(
@@ -205,9 +226,16 @@ async def delete_node(call: Call) -> Answer:
 
 
 async def accept_node(call: Call) -> Answer:
-    """Pending or quarantined → active. Of a cloned one: there is only one device."""
+    """Pending or quarantined → active. Of a cloned one: there is only one device. With ``replaces``: a pending one
+    takes that node's place at its next contact.
+    """
+    replaces = call.fields.optional_text("replaces", 300)
     async with call.service.store.write() as tables:
         node = await find_node(tables, call.path("id"))
+        if replaces is not None:
+            old = await find_node(tables, replaces)
+            await _replace(call, tables, node, old)
+            return {"node": node_document(call.service, node), "replaces": {"uuid": old.uuid, "name": old.name}}
         copies = await tables.copies.of(node.uuid)
         if node.state == "quarantined" or copies:
             await there_is_one(call.service, tables, node)
@@ -226,6 +254,23 @@ async def accept_node(call: Call) -> Answer:
             )
         node = await find_node(tables, node.uuid)
     return {"node": node_document(call.service, node)}
+
+
+async def _replace(call: Call, tables: WriteTables, node: NodeRow, old: NodeRow) -> None:
+    if node.state != "pending" or node.kind != "node" or old.kind != "node" or old.uuid == node.uuid:
+        raise PeerError("replaces: a pending node takes the place of another node")
+    if old.state == "active" and call.service.presence.online(old.uuid):
+        raise PeerError(f"{old.name} is online", hint="one that is there is not replaced", code="in_use")
+    await move_to(call.service, tables, node, old)
+    await call.service.audit.record(
+        tables,
+        "node.update",
+        node=node.name,
+        node_uuid=node.uuid,
+        by=call.caller.actor,
+        was=node.state,
+        replaces=old.uuid,
+    )
 
 
 async def reject_node(call: Call) -> Answer:

@@ -8,6 +8,7 @@ from tinyport.auth.api_nodes import find_node
 from tinyport.auth.joining import check_template
 from tinyport.auth.minting import make_token
 from tinyport.auth.refusals import not_found
+from tinyport.auth.registering import check_serial
 from tinyport.auth.settings import JOIN_KINDS
 from tinyport.auth.store import WriteTables
 from tinyport.auth.store_tokens import TokenRow
@@ -36,6 +37,7 @@ def token_document(token: TokenRow) -> dict[str, object]:
         "cidr": list(token.cidr),
         "pending": token.pending,
         "replaces": token.replaces,
+        "serials": list(token.serials),
     }
 
 
@@ -73,13 +75,19 @@ async def add_token(call: Call) -> Answer:
             )
     replaces = fields.optional_text("replaces", 300) or ""
     if replaces:
-        if kind != "node" or uses > 1 or template or fields.has("labels"):
+        if kind != "node" or uses > 1 or template or fields.has("labels") or fields.has("serials"):
             raise PeerError("replaces: for one node, whose name and labels stay")
         node = await find_node(call.service.store.read, replaces)
         if node.kind != "node":
             raise PeerError(f"{node.name} is a {node.kind}: only nodes are replaced")
         call.caller.require("nodes", "update")
         replaces = node.uuid
+    serials = fields.texts("serials", check_serial)
+    if serials:
+        if kind != "node":
+            raise PeerError("serials: only nodes take an old place")
+        # Each of these becomes a node that is there already.
+        call.caller.require("nodes", "update")
     row = TokenRow(
         id="",
         digest="",
@@ -92,6 +100,7 @@ async def add_token(call: Call) -> Answer:
         cidr=fields.texts("cidr", _network),
         pending=pending,
         replaces=replaces,
+        serials=serials,
     )
     async with call.service.store.write() as tables:
         made, secret = await make_token(call.service, tables, row, call.caller.actor)

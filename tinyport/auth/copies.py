@@ -18,7 +18,7 @@ from tinyport.auth.store_copies import CopyRow
 from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.store_tokens import TokenRow
 from tinyport.auth.tls_certificates import BACKDATE, Leaf
-from tinyport.core.errors import AccessDenied
+from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.core.instances import meet
 
 #: how long a copy has to join after it was given the token for that
@@ -81,8 +81,9 @@ def _is_newest(history: Sequence[tuple[str, float]], instance: str) -> bool:
 
 
 async def find_copy(tables: Tables, node: str, instance: str) -> CopyRow | None:
-    """What is known of this process, when it is a copy's."""
-    return next((one for one in await tables.copies.of(node) if instance and one.instance == instance), None)
+    """What is known of this process, when it is a copy's. A node that moves to another's place is all of it."""
+    copies = await tables.copies.of(node) if instance else []
+    return next((one for one in copies if one.instance == instance or one.place), None)
 
 
 async def copy_that_asks(
@@ -92,6 +93,10 @@ async def copy_that_asks(
     whose certificate is older than one that another process has used.
     """
     known = await find_copy(tables, node.uuid, instance)
+    if known is not None and known.instance != instance:
+        await tables.copies.started_again(known.id, instance, service.now())
+        await service.issuer.refresh_node(tables, node.uuid)
+        known = await find_copy(tables, node.uuid, instance)
     if known is not None or not instance or shown >= node.generation:
         return known
     if _is_newest(await tables.nodes.instances(node.uuid), instance):
@@ -138,10 +143,10 @@ async def refuse_copy(service: Service, tables: WriteTables, node: NodeRow, copy
         expires=service.now() + SPLIT_TOKEN_LIFE,
         uses=1,
         labels={str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {},
-        name_template=str(copy.split.get("name_template")),
+        name_template=str(copy.split.get("name_template") or ""),
         pending=bool(copy.split.get("pending")),
         # Its answer was lost: the same node again, were it with another key.
-        replaces=copy.became,
+        replaces=copy.became or copy.place,
         copy=copy.id,
     )
     await tables.tokens.delete_of_copy(copy.id)
@@ -149,6 +154,34 @@ async def refuse_copy(service: Service, tables: WriteTables, node: NodeRow, copy
     refusal = AccessDenied(f"this device is another one than {node.name}: it joins as itself", code="split")
     refusal.extra["token"] = text
     return refusal
+
+
+async def joined_as_another(service: Service, tables: WriteTables, copy: str, node: NodeRow) -> None:
+    """The copy with this id is a node of its own now."""
+    row = await tables.copies.became(copy, node.uuid)
+    if row is None:
+        return
+    if row.place:
+        # What it was until now was only for the time that it waited.
+        await tables.nodes.delete(row.node)
+        service.issuer.removed(tables, row.node)
+        return
+    await service.issuer.refresh_node(tables, row.node)
+
+
+async def move_to(service: Service, tables: WriteTables, node: NodeRow, old: NodeRow) -> None:
+    """At its next contact the pending ``node`` takes the place of ``old``, by joining again."""
+    history = await tables.nodes.instances(node.uuid)
+    if not history:
+        raise PeerError(
+            f"{node.name} was not here yet, or its tinyport is older",
+            hint=f"on the device, join again: tctl tokens add --replaces {old.name}",
+        )
+    await tables.copies.forget(node.uuid)
+    copy = CopyRow(secrets.token_hex(4), node.uuid, history[-1][0], service.now(), service.now())
+    await tables.copies.add(copy)
+    await tables.copies.split(copy.id, {"place": old.uuid})
+    await service.issuer.refresh_node(tables, node.uuid)
 
 
 def quarantined(node: NodeRow) -> AccessDenied:

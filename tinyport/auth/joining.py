@@ -12,9 +12,16 @@ from dataclasses import dataclass, replace
 
 from tinyport.auth.authority import IssuedPair
 from tinyport.auth.callers import Caller
-from tinyport.auth.copies import copy_that_asks, quarantined, refuse_copy, shown_generation
+from tinyport.auth.copies import (
+    copy_that_asks,
+    joined_as_another,
+    quarantined,
+    refuse_copy,
+    shown_generation,
+)
+from tinyport.auth.presence import LEASE
 from tinyport.auth.refusals import exists, refuse_locked
-from tinyport.auth.registering import recognised
+from tinyport.auth.registering import board_of, recognised
 from tinyport.auth.service import Service
 from tinyport.auth.settings import StaticToken
 from tinyport.auth.store import WriteTables
@@ -185,14 +192,11 @@ async def join(
     if known is None and token.replaces:
         known, taken = await _take_place(service, tables, wanted, token)
     elif known is None:
-        known = await _register(service, tables, wanted, token)
+        known, taken = await _enter(service, tables, wanted, token)
     elif wanted.addresses and wanted.kind == "proxy":
         await tables.nodes.set_addresses(known.uuid, wanted.addresses)
     if token.copy:
-        # A copy of another node has its own identity now.
-        twin = await tables.copies.became(token.copy, known.uuid)
-        if twin is not None:
-            await service.issuer.refresh_node(tables, twin)
+        await joined_as_another(service, tables, token.copy, known)
     refuse_locked(service.issuer.policy, service.now(), {"node": {known.name, known.uuid}})
     pair = await issue(service, tables, known, wanted.request)
     if taken:
@@ -244,11 +248,41 @@ async def _take_place(
         return await _register(
             service, tables, wanted, replace(token, name_template="{name}-{uuid8}", pending=True)
         ), False
-    await tables.nodes.take_over(node.uuid, wanted.ssh_key, token.id)
+    await tables.copies.forget(node.uuid)
+    await tables.nodes.take_over(node.uuid, wanted.ssh_key, token.id, wanted.board)
     return await tables.nodes.get(node.uuid) or node, True
 
 
-async def _register(service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow) -> NodeRow:
+async def _enter(service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow) -> tuple[NodeRow, bool]:
+    """A key that nobody has seen: a new node, or a board that was written anew and takes its old place (True)."""
+    if wanted.kind != "node" or await recognised(tables, wanted.ssh_key, wanted.board) is not None:
+        return await _register(service, tables, wanted, token), False
+    board = await board_of(tables, token, wanted.board)
+    old = board.old
+    if old is None:
+        # A token for certain boards lets no other in without a look.
+        waits = bool(token.serials) and not board.named
+        return await _register(service, tables, wanted, replace(token, pending=token.pending or waits)), False
+    if board.named and _is_gone(service, old):
+        await tables.copies.forget(old.uuid)
+        await tables.nodes.take_over(old.uuid, wanted.ssh_key, token.id, wanted.board)
+        return await tables.nodes.get(old.uuid) or old, True
+    taken = bool(token.name_template) or await tables.nodes.by_name(wanted.nodename) is not None
+    aside = replace(token, name_template="{name}-{uuid8}" if taken else "", pending=True)
+    return await _register(service, tables, wanted, aside, twin=old.uuid), False
+
+
+def _is_gone(service: Service, node: NodeRow) -> bool:
+    """Is it known to be offline? Just after auth has started, that takes a while."""
+    if service.presence.online(node.uuid):
+        return False
+    return service.presence.settled(service.settings.monotonic()) or node.last_seen < service.now() - 2 * LEASE
+
+
+async def _register(
+    service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow, *, twin: str = ""
+) -> NodeRow:
+    """``twin``: UUID of the node whose board it may be."""
     uuid_text = str(uuid.uuid4())
     name = wanted.nodename
     registered = await recognised(tables, wanted.ssh_key, wanted.board) if wanted.kind == "node" else None
@@ -272,6 +306,8 @@ async def _register(service: Service, tables: WriteTables, wanted: JoinRequest, 
         created=service.now(),
         addresses=wanted.addresses,
         version=wanted.version,
+        serial=wanted.board if wanted.kind == "node" else "",
+        twin=twin,
     )
     await tables.nodes.add(node)
     if registered is not None and not await tables.registrations.use(registered.id, uuid_text):

@@ -157,6 +157,15 @@ CREATE TRIGGER audit_stays BEFORE DELETE ON audit WHEN OLD.id > (SELECT coalesce
     BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;
 """
 
+# Boards by their serial numbers. serial: as the device said when it joined; twin: UUID of the node that it may be.
+_BOARDS = """
+ALTER TABLE nodes ADD COLUMN serial TEXT NOT NULL DEFAULT '';
+ALTER TABLE nodes ADD COLUMN twin TEXT NOT NULL DEFAULT '';
+ALTER TABLE tokens ADD COLUMN serials TEXT NOT NULL DEFAULT '[]';
+CREATE INDEX nodes_serial ON nodes (serial) WHERE serial <> '';
+CREATE INDEX registrations_node ON registrations (node) WHERE node IS NOT NULL;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -170,6 +179,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0010-devices", _DEVICES),
     ("0011-copies", _COPIES),
     ("0012-audit-checkpoints", _CHECKPOINTS),
+    ("0013-boards", _BOARDS),
 )
 
 

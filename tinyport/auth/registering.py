@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tinyport.auth.service import Service
-from tinyport.auth.store import WriteTables
+from tinyport.auth.store import Tables, WriteTables
+from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.store_registrations import RegistrationRow
+from tinyport.auth.store_tokens import TokenRow
 from tinyport.core.certificate import fingerprint, parse_public_line
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_label, check_node, printable
@@ -28,7 +31,7 @@ def parse_registration(item: object, now: float) -> RegistrationRow:
     if ("serial" in item) == ("ssh_key" in item):
         raise PeerError("a device has either a serial or an ssh_key")
     if "serial" in item:
-        kind, value = "serial", _serial(item["serial"])
+        kind, value = "serial", check_serial(item["serial"])
     else:
         line = item["ssh_key"]
         if not isinstance(line, str):
@@ -48,7 +51,8 @@ def parse_registration(item: object, now: float) -> RegistrationRow:
     )
 
 
-def _serial(value: object) -> str:
+def check_serial(value: object) -> str:
+    """A board's serial number, in lower case. PeerError for what is none."""
     if not isinstance(value, str) or not 4 <= len(value) <= MAX_SERIAL or not value.isprintable() or " " in value:
         raise PeerError(f"serial: 4 to {MAX_SERIAL} characters without spaces are needed")
     return value.lower()
@@ -73,3 +77,24 @@ async def recognised(tables: WriteTables, ssh_key: bytes, board: str) -> Registr
         if found is not None and found.node is None:
             return found
     return None
+
+
+@dataclass(frozen=True)
+class Board:
+    """What is known of the board that joins. ``named``: the token names its serial number; ``old``: the node that it
+    was before, when an administrator has named it, in the token or in a registration that was used.
+    """
+
+    named: bool
+    old: NodeRow | None
+
+
+async def board_of(tables: Tables, token: TokenRow, serial: str) -> Board:
+    """``serial`` is a claim, so it counts only where an administrator has named it."""
+    named = serial in token.serials
+    registered = await tables.registrations.find("serial", serial) if serial else None
+    if registered is not None and registered.node is not None:
+        return Board(named, await tables.nodes.get(registered.node))
+    # Machines that were copied with their machine-id say one number: of these none is known by it.
+    said = await tables.nodes.by_serial(serial) if named else []
+    return Board(named, said[0] if len(said) == 1 else None)

@@ -25,6 +25,11 @@ class CopyRow:
     split: Mapping[str, object] | None = None
     became: str = ""
 
+    @property
+    def place(self) -> str:
+        """UUID of the node whose place a pending one takes; "" for what is a copy indeed."""
+        return str((self.split or {}).get("place") or "")
+
 
 class CopyRows:
     def __init__(self, rows: Rows) -> None:
@@ -72,13 +77,11 @@ class CopyRows:
     async def split(self, id: str, terms: Mapping[str, object]) -> None:
         await self._rows.run("UPDATE copies SET split = ? WHERE id = ?", pack(dict(terms)), id)
 
-    async def became(self, id: str, uuid: str) -> str | None:
-        """It is a node of its own from now on. The node that it was a copy of, None when there is no such copy."""
-        row = await self._rows.one("SELECT node FROM copies WHERE id = ?", id)
-        if row is None:
-            return None
+    async def became(self, id: str, uuid: str) -> CopyRow | None:
+        """It is a node of its own from now on; None when there is no such copy."""
         await self._rows.run("UPDATE copies SET became = ? WHERE id = ?", uuid, id)
-        return str(row["node"])
+        row = await self._rows.one("SELECT * FROM copies WHERE id = ?", id)
+        return None if row is None else _copy(row)
 
     async def forget(self, node: str) -> int:
         """There are no copies of this node."""

@@ -37,6 +37,10 @@ class NodeRow:
     content: str = ""
     #: certificates that began before (Unix seconds) are another device's, whose place this one took
     since: float = 0.0
+    #: the board's, as the device said when it joined
+    serial: str = ""
+    #: of a pending one: UUID of the node that had its serial number before
+    twin: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ _AT_ONCE = 500
 
 _COLUMNS = (
     "uuid, kind, name, ssh_key, state, labels, token, created, generation, issued_generation, last_seen, addresses, "
-    "declared_labels, peer, version, document_serial, content, since"
+    "declared_labels, peer, version, document_serial, content, since, serial, twin"
 )
 
 
@@ -73,6 +77,14 @@ class NodeRows:
 
     async def by_key(self, ssh_key: bytes) -> NodeRow | None:
         return await self._one("ssh_key = ?", ssh_key)
+
+    async def by_serial(self, serial: str) -> list[NodeRow]:
+        """Those that said this serial number when they joined: their word, and machines that were copied share one.
+        Two at most, and none that waits because it said another's.
+        """
+        query = f"SELECT {_COLUMNS} FROM nodes WHERE serial = ? AND twin = '' LIMIT 2"  # noqa: S608
+        rows = await self._rows.all(query, serial)
+        return [_node(row) for row in rows]
 
     async def all(self, kind: str) -> list[NodeRow]:
         rows = await self._rows.all(f"SELECT {_COLUMNS} FROM nodes WHERE kind = ? ORDER BY name", kind)  # noqa: S608
@@ -96,8 +108,8 @@ class NodeRows:
 
     async def add(self, node: NodeRow) -> None:
         await self._rows.run(
-            "INSERT INTO nodes (uuid, kind, name, ssh_key, state, labels, token, created, addresses, version) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO nodes (uuid, kind, name, ssh_key, state, labels, token, created, addresses, version, serial, "
+            "twin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             node.uuid,
             node.kind,
             node.name,
@@ -108,6 +120,8 @@ class NodeRows:
             node.created,
             pack(list(node.addresses)),
             node.version,
+            node.serial,
+            node.twin,
         )
 
     async def set_generations(self, uuid: str, generation: int, issued: int) -> None:
@@ -115,13 +129,16 @@ class NodeRows:
             "UPDATE nodes SET generation = ?, issued_generation = ? WHERE uuid = ?", generation, issued, uuid
         )
 
-    async def take_over(self, uuid: str, ssh_key: bytes, token: str) -> None:
+    async def take_over(self, uuid: str, ssh_key: bytes, token: str, serial: str) -> None:
         """Another device is this node from now on."""
         await self._rows.run(
             "UPDATE nodes SET ssh_key = ?, token = ?, generation = issued_generation, instances = '[]', "
-            "state = CASE state WHEN 'quarantined' THEN 'active' ELSE state END WHERE uuid = ?",
+            "state = CASE state WHEN 'quarantined' THEN 'active' ELSE state END, "
+            "serial = CASE ? WHEN '' THEN serial ELSE ? END WHERE uuid = ?",
             ssh_key,
             token,
+            serial,
+            serial,
             uuid,
         )
 

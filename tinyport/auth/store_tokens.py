@@ -26,6 +26,8 @@ class TokenRow:
     pending: bool = False
     #: UUID of the node whose place the device takes; "" for a node of its own
     replaces: str = ""
+    #: boards (lower case) whose old places it gives back; others wait for an administrator
+    serials: tuple[str, ...] = ()
     #: id of the copy that becomes a node of its own by it
     copy: str = ""
 
@@ -44,7 +46,7 @@ class TokenRows:
     async def add(self, token: TokenRow) -> None:
         await self._rows.run(
             "INSERT INTO tokens (id, digest, type, created, expires, uses, used, labels, name_template, cidr, pending, "
-            "replaces, copy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "replaces, copy, serials) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             token.id,
             token.digest,
             token.type,
@@ -58,6 +60,7 @@ class TokenRows:
             int(token.pending),
             token.replaces,
             token.copy,
+            pack(list(token.serials)),
         )
 
     async def use(self, id: str, now: float) -> bool:
@@ -92,4 +95,5 @@ def _token(row: sqlite3.Row) -> TokenRow:
         pending=bool(row["pending"]),
         replaces=row["replaces"],
         copy=row["copy"],
+        serials=tuple(unpack(row["serials"])),
     )

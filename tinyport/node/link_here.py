@@ -36,6 +36,8 @@ class Here:
     def doubted(self) -> None:
         """Another tunnel took the place of ours: somebody else's?"""
         self._wanted = True
+        # What was heard before says nothing of who is there now.
+        self._heard = 0.0
 
     def tunnel_up(self) -> None:
         """There is a way to auth."""
