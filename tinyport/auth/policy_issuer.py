@@ -139,10 +139,11 @@ class PolicyIssuer:
         }
         if node.since:
             content["since"] = node.since
-        copies = [one for one in await tables.copies.of(uuid) if not one.became]
+        copies = await tables.copies.of(uuid)
         if copies:
+            # Those that have their own identity by now, too: their last tunnel with this one may still be there.
             content["copies"] = sorted(one.instance for one in copies)
-            split = sorted(one.instance for one in copies if one.split is not None)
+            split = sorted(one.instance for one in copies if one.split is not None and not one.became)
             if split:
                 content["split"] = split
         ended = [one for one in await tables.audit.live_sessions(uuid) if one.ended_by is not None]
