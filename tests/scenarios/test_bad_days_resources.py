@@ -267,14 +267,16 @@ def test_no_descriptor_left(fragile: Cluster, name: str) -> None:
     user = fragile.add_user("wendy", fragile.login_name)
     gets_in(fragile, user)
     pid = process(fragile, name)
-    highest = max(int(entry) for entry in os.listdir(f"/proc/{pid}/fd"))
-    allow_files(pid, highest + 1)
-    done = ssh(fragile, user, "echo in")
-    # An answer, and no end of the process.
-    assert done.returncode in (0, 255), text(done)
-    assert b"Traceback" not in done.stderr
-    assert alive(pid), fragile.log()
-    allow_files(pid, 1024)
+    # Each step of the others has a test of its own: node/test_keeper_descriptors.py.
+    for more in range(1, 7 if name == "tinyport-link" else 2):
+        highest = max(int(entry) for entry in os.listdir(f"/proc/{pid}/fd"))
+        allow_files(pid, highest + more)
+        done = ssh(fragile, user, "echo in")
+        # An answer, and no end of the process.
+        assert done.returncode in (0, 255), text(done)
+        assert b"Traceback" not in done.stderr
+        assert alive(pid), fragile.log()
+        allow_files(pid, 1024)
     wait_for("people to get in again", lambda: ssh(fragile, user, "echo in").stdout == b"in\n")
     assert alive(pid), fragile.log()
     assert "Traceback" not in fragile.log()
