@@ -43,6 +43,10 @@ def test_from_the_invitation_to_a_shell(cluster: Cluster) -> None:
             assert about["may"]["users"] == []
             status, answer = await browser.ask("GET", "/web/api/v1/nodes")
             assert cluster.node in [node["name"] for node in answer["nodes"]]
+            # Each of several selectors reaches auth.
+            for query in ("selector=bad&selector=no=where", "selector=no=where&selector=bad"):
+                status, answer = await browser.ask("GET", f"/web/api/v1/nodes?{query}")
+                assert (status, answer["error"]["code"]) == (400, "bad_request")
             screen = await browser.open(cluster.node, cluster.login_name)
             await screen.type("stty size; echo $((6 * 7))-$TERM-$COLORTERM\r")
             await screen.until(b"42-xterm-256color-truecolor")

@@ -136,9 +136,6 @@ class Presence:
         """Does a proxy of ours hold a tunnel to that cluster?"""
         return any(now < lease.end and name in lease.partners for lease in self._leases.values())
 
-    def online_count(self) -> int:
-        return len(self._online)
-
     def nodes_through(self, proxy: str) -> int:
         """How many nodes are online through it."""
         lease = self._leases.get(proxy)
@@ -155,9 +152,6 @@ class Presence:
     def heard_at_least(self) -> float | None:
         """Every node that is online was heard then or later (Unix seconds); None when none is."""
         return min((lease.heard for lease in self._leases.values() if lease.nodes), default=None)
-
-    def all_online(self) -> Iterable[str]:
-        return list(self._online)
 
     def proxy_online(self, proxy: str, now: float) -> bool:
         lease = self._leases.get(proxy)

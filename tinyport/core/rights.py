@@ -14,7 +14,7 @@ from functools import cached_property
 
 from tinyport.core import labels as label_rules
 from tinyport.core import session_terms
-from tinyport.core.durations import format_duration, parse_duration
+from tinyport.core.durations import parse_duration
 from tinyport.core.errors import PeerError
 from tinyport.core.forwarding import ForwardRule, merge, parse_forwarding
 from tinyport.core.names import check_login
@@ -250,9 +250,3 @@ def may(roles: Iterable[Role], resource: str, verb: str) -> bool:
     if any(_rule_hits(role.deny.rules, resource, verb) for role in roles):
         return False
     return any(_rule_hits(role.allow.rules, resource, verb) for role in roles)
-
-
-def describe_ttl(role: Role) -> str:
-    """The role's longest certificate life as text, for tables."""
-    limit = max_session_ttl([role])
-    return format_duration(limit) if limit is not None else "-"

@@ -35,10 +35,6 @@ def mpint(value: int) -> bytes:
     return string(value.to_bytes(value.bit_length() // 8 + 1, "big") if value else b"")
 
 
-def name_list(names: list[str]) -> bytes:
-    return string(",".join(names).encode("ascii"))
-
-
 def strings(data: bytes, what: str, limit: int = MAX_STRING) -> list[bytes]:
     """All of ``data`` as strings, one after the other. PeerError when it is anything else.
 

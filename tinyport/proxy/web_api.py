@@ -4,7 +4,6 @@ comes from this very page; everything else is refused before it is looked at."""
 from __future__ import annotations
 
 import hmac
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from tinyport.proxy.web_limits import Tries
 from tinyport.proxy.web_sessions import Ask, WebSession, WebSessions
 from tinyport.proxy.web_streams import pass_stream
 from tinyport.proxy.web_terminal import Terminals
+from tinyport.proxy.web_words import read_object, text_of
 
 # The prefix has the browser refuse it unless it is Secure, of this host alone, and for every path
 # (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2).
@@ -113,25 +113,25 @@ class People:
         body = await self._stranger(request)
         answer = await self._ask(
             "/v1/web/invitation",
-            {"invitation": _text(body, "invitation", MAX_INVITATION), "source": self._peer(request)[0]},
+            {"invitation": text_of(body, "invitation", MAX_INVITATION), "source": self._peer(request)[0]},
         )
         return _answer(answer)
 
     async def _signup(self, request: web.Request) -> web.Response:
         body = await self._stranger(request)
         question: dict[str, object] = {
-            "invitation": _text(body, "invitation", MAX_INVITATION),
-            "password": _text(body, "password", MAX_PASSWORD),
+            "invitation": text_of(body, "invitation", MAX_INVITATION),
+            "password": text_of(body, "password", MAX_PASSWORD),
             "source": self._peer(request)[0],
         }
         if body.get("otp"):
-            question["otp"] = _text(body, "otp", 16)
+            question["otp"] = text_of(body, "otp", 16)
         return _answer(await self._ask("/v1/web/signup", question))
 
     async def _login(self, request: web.Request) -> web.Response:
         body = await self._stranger(request)
-        user, password = _text(body, "user", MAX_NAME), _text(body, "password", MAX_PASSWORD)
-        otp = _text(body, "otp", 16) if body.get("otp") else None
+        user, password = text_of(body, "user", MAX_NAME), text_of(body, "password", MAX_PASSWORD)
+        otp = text_of(body, "otp", 16) if body.get("otp") else None
         agent = request.headers.get("User-Agent", "")[:200]
         before = self._held(request)
         session, cookie = await self.sessions.log_in(user, password, otp, self._peer(request)[0], agent)
@@ -214,7 +214,8 @@ class People:
         if path == "nodes" and cluster is not None and self._elsewhere.is_other(cluster):
             return await self._nodes_elsewhere(request, session, cluster)
         body = await _body(request) if request.method in ("POST", "PUT", "PATCH") else None
-        query = {key: value[:500] for key, value in request.query.items() if key != "follow"}
+        # A selector may stand there more than once.
+        query = [(key, value[:500]) for key, value in request.query.items() if key != "follow"]
         status, data = await session.api.ask(request.method, "/v1/" + path, query, body)
         return web.Response(status=status, body=data, content_type="application/json")
 
@@ -250,20 +251,7 @@ def _cookie(request: web.Request) -> tuple[str, str]:
 async def _body(request: web.Request) -> dict[str, object]:
     if request.content_type != "application/json":
         raise PeerError("JSON is needed")
-    try:
-        found = json.loads(await request.read())
-    except (ValueError, RecursionError):
-        raise PeerError("not JSON") from None
-    if not isinstance(found, dict):
-        raise PeerError("not a JSON object")
-    return found
-
-
-def _text(body: Mapping[str, object], name: str, limit: int) -> str:
-    value = body.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= limit:
-        raise PeerError(f"{name}: a text of at most {limit} characters is needed")
-    return value
+    return read_object(await request.read())
 
 
 def _answer(body: Mapping[str, object]) -> web.Response:

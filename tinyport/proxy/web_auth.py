@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
 
 from tinyport.core.errors import AccessDenied, PeerError, Unavailable
 from tinyport.core.names import format_address
+from tinyport.link.api import MAX_ANSWER
 
 ANSWER_LIMIT = 15.0
 CONNECT_LIMIT = 3.0
 # What goes on says every ten seconds that it lives.
 SILENCE_LIMIT = 30.0
-MAX_ANSWER = 8 * 1024 * 1024
 
 
 class UserApi:
@@ -55,7 +55,7 @@ class UserApi:
             await client.close()
 
     async def ask(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None
+        self, method: str, path: str, query: Sequence[tuple[str, str]] = (), body: object = None
     ) -> tuple[int, bytes]:
         """An answer as it came: status and JSON. Unavailable when there is none."""
         if self._client is None:

@@ -30,6 +30,7 @@ from tinyport.proxy.ssh_gateway import Dial
 from tinyport.proxy.ssh_terminal import Shell, open_shell
 from tinyport.proxy.web_replay import Replay
 from tinyport.proxy.web_sessions import WebSession
+from tinyport.proxy.web_words import number_of, read_object, text_of
 
 MOST_TERMINALS = 16
 #: a browser that lost its network has so long to come back
@@ -155,16 +156,16 @@ class Terminal:
 
     def _told(self, text: str) -> bool:
         """A message of the browser; does it want an answer? PeerError when it is none that we know."""
-        message = _object(text)
+        message = read_object(text)
         kind = message.get("type")
         if kind == "ack":
-            self._replay.acknowledge(_number(message, "bytes", 0, 2**53))
+            self._replay.acknowledge(number_of(message, "bytes", 0, 2**53))
             if self._paused and not self._replay.full and self.shell is not None:
                 self._paused = False
                 self.shell.resume()
         elif kind == "resize":
             if self.shell is not None:
-                self.shell.resize(_number(message, "cols", 1, 1000), _number(message, "rows", 1, 1000))
+                self.shell.resize(number_of(message, "cols", 1, 1000), number_of(message, "rows", 1, 1000))
         elif kind == "close":
             self.close("closed")
         elif kind != "ping":
@@ -190,12 +191,12 @@ class Terminals:
         await browser.prepare(request)
         try:
             first = await asyncio.wait_for(browser.receive_str(), HEARTBEAT)
-            wish = _object(first)
+            wish = read_object(first)
             if wish.get("type") == "resume":
                 terminal = session.terminals.get(str(wish.get("id")))
                 if terminal is None:
                     raise AccessDenied("this terminal has ended", hint="open a new one", code="not_found")
-                await terminal.serve(browser, _number(wish, "seen", 0, 2**53))
+                await terminal.serve(browser, number_of(wish, "seen", 0, 2**53))
             else:
                 await self._open(browser, session, wish, peer)
         except TinyportError as error:
@@ -213,8 +214,8 @@ class Terminals:
         if wish.get("type") == "join":
             target, login, joined = await _joined(session, wish)
         else:
-            target, login = _text(wish, "node", MAX_TARGET), check_login(wish.get("login"))
-        size = (_number(wish, "cols", 1, 1000), _number(wish, "rows", 1, 1000))
+            target, login = text_of(wish, "node", MAX_TARGET), check_login(wish.get("login"))
+        size = (number_of(wish, "cols", 1, 1000), number_of(wish, "rows", 1, 1000))
         if len(session.terminals) >= MOST_TERMINALS:
             raise AccessDenied(f"at most {MOST_TERMINALS} terminals at once", hint="close one", code="in_use")
         session.touched = time.monotonic()
@@ -289,7 +290,7 @@ class _Way:
 async def _joined(session: WebSession, wish: Mapping[str, object]) -> tuple[str, str, Joined]:
     """(node, login, what is joined). Which sessions there are for this person is auth's word; whether they may join is
     the node's."""
-    id, mode = _text(wish, "session", MAX_SESSION), wish.get("mode")
+    id, mode = text_of(wish, "session", MAX_SESSION), wish.get("mode")
     if mode not in MODES:
         raise PeerError(f"mode: {' or '.join(MODES)}")
     status, data = await session.api.ask("GET", "/v1/sessions")
@@ -313,27 +314,3 @@ async def _refuse(browser: web.WebSocketResponse, error: TinyportError) -> None:
         await browser.close()
     except (ConnectionError, RuntimeError):
         return
-
-
-def _object(text: str) -> dict[str, object]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise PeerError("not JSON") from None
-    if not isinstance(found, dict):
-        raise PeerError("not a JSON object")
-    return found
-
-
-def _text(message: Mapping[str, object], name: str, limit: int) -> str:
-    value = message.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= limit:
-        raise PeerError(f"{name}: a text of at most {limit} characters is needed")
-    return value
-
-
-def _number(message: Mapping[str, object], name: str, low: int, high: int) -> int:
-    value = message.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise PeerError(f"{name}: a number from {low} to {high} is needed")
-    return value
