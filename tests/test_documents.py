@@ -57,7 +57,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     lines += _INLINE.findall(_BLOCK.sub("", page.read_text()))
     for line in lines:
         # What a shell puts in is one word.
-        yield shlex.split(_ENDS.split(re.sub(r"\$\(.*?\)", "X", line))[0])
+        yield shlex.split(_ENDS.split(re.sub(r"\$\(.*?\)", "1", line))[0])
 
 
 def problem(words: list[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from argparse import SUPPRESS
 from collections.abc import Callable
 
 import pytest
@@ -104,11 +105,20 @@ def test_pipes_get_no_colours() -> None:
 
 
 @pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])
-def test_every_command_has_help_with_an_example(build: Callable[[], CommandLine]) -> None:
+def test_every_command_has_help_with_an_example(
+    build: Callable[[], CommandLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
     def walk(parser: CommandLine, path: str) -> None:
         for name, command in parser.commands().items():
             text = command.format_help()
             assert "example" in text or name == "version", f"{path} {name} has no example"
+            assert not [action.dest for action in command._actions if not action.help and action.dest != SUPPRESS]
+            # Prose is wrapped; what one would type is not.
+            assert max(map(len, text.partition("\n\n")[2].partition("\nexample")[0].splitlines())) <= 80, (
+                f"{path} {name}"
+            )
             walk(command, f"{path} {name}")
 
     walk(build(), build().prog)

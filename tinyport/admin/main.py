@@ -169,7 +169,7 @@ def _add_configuration(parser: CommandLine) -> None:
         description="Name every problem of a configuration file: file, key, what was read, what is allowed.",
         examples=["tinyport check-config /etc/tinyport/tinyport.toml"],
     )
-    check.add_argument("file", metavar="FILE")
+    check.add_argument("file", metavar="FILE", help="tinyport.toml")
     install = parser.command(
         "install",
         _install,

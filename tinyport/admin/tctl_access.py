@@ -24,8 +24,13 @@ def add_commands(parser: CommandLine) -> None:
         parents=[output_options()],
     )
     target = lock.add_mutually_exclusive_group()
-    for name in ("user", "node", "role", "login"):
-        target.add_argument(f"--{name}", metavar=name[0].upper())
+    for name, whom in (
+        ("user", "somebody, everywhere"),
+        ("node", "everybody, on this node"),
+        ("role", "whoever has this role"),
+        ("login", "everybody, as this login"),
+    ):
+        target.add_argument(f"--{name}", metavar=name[0].upper(), help=whom)
     target.add_argument(
         "--device",
         metavar="SHA256:...",
@@ -36,7 +41,7 @@ def add_commands(parser: CommandLine) -> None:
     unlock = parser.command(
         "unlock", _unlock, help="remove a lock", parents=[output_options()], examples=["tctl unlock ID"]
     )
-    unlock.add_argument("id", metavar="ID")
+    unlock.add_argument("id", metavar="ID", help='"tctl lock" lists them')
     explain = parser.command(
         "explain",
         _explain,
@@ -44,8 +49,8 @@ def add_commands(parser: CommandLine) -> None:
         examples=["tctl explain alice pi@greenhouse"],
         parents=[output_options()],
     )
-    explain.add_argument("user", metavar="USER")
-    explain.add_argument("target", metavar="LOGIN@NODE")
+    explain.add_argument("user", metavar="USER", help="who")
+    explain.add_argument("target", metavar="LOGIN@NODE", help="as whom, and where")
 
 
 def _lock(args: argparse.Namespace) -> int:

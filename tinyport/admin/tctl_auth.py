@@ -27,11 +27,11 @@ def add_commands(parser: CommandLine) -> None:
         "export",
         _export,
         help="print an authority's public keys",
-        description="user and host: lines for TrustedUserCAKeys and @cert-authority; tls: PEM; policy: the policy key.",
+        description="Print lines for TrustedUserCAKeys (user) or @cert-authority (host), PEM (tls), the policy key.",
         examples=["tctl auth export --type user > user_ca.pub", "tctl auth export --type tls --fingerprint"],
         parents=[output_options()],
     )
-    export.add_argument("--type", choices=("user", "host", "tls", "policy"), required=True)
+    export.add_argument("--type", choices=("user", "host", "tls", "policy"), required=True, help="which CA or key")
     export.add_argument("--fingerprint", action="store_true", help="fingerprints (tls: CA pins) only")
     sign = auth.command(
         "sign",
@@ -53,7 +53,7 @@ def add_commands(parser: CommandLine) -> None:
     sign.add_argument(
         "--login", action="append", metavar="L", help="with --break-glass: as whom (root); may be repeated"
     )
-    sign.add_argument("-o", "--output", "--out", required=True, metavar="FILE")
+    sign.add_argument("-o", "--output", "--out", required=True, metavar="FILE", help="where to write it")
     sign.add_argument("--format", choices=("file", "openssh"), default="file", help="file: for tsh -i (default)")
     sign.add_argument("--ttl", metavar="12h", help="default 12h; with --break-glass 366d")
     tctl_rotate.add_command(auth)

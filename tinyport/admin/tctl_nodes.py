@@ -36,7 +36,7 @@ def add_commands(parser: CommandLine) -> None:
         examples=["tctl nodes ls", "tctl nodes ls site=berlin --search attic", "tctl nodes ls -v"],
         parents=[output_options()],
     )
-    listing.add_argument("labels", nargs="*", metavar="k=v")
+    listing.add_argument("labels", nargs="*", metavar="k=v", help="only nodes with all these labels; * is a wildcard")
     listing.add_argument("--search", metavar="TEXT", help="in names and labels")
     listing.add_argument(
         "-v", "--verbose", action="store_true", help="tunnels, addresses, traffic, clocks that are off and UUIDs"

@@ -41,7 +41,7 @@ def add_commands(parser: CommandLine) -> None:
     remove = parser.command(
         "rm", _remove, help="remove a resource", examples=["tctl rm role/old"], parents=[output_options()]
     )
-    remove.add_argument("resource", metavar="KIND/NAME")
+    remove.add_argument("resource", metavar="KIND/NAME", help='"tctl get KIND" lists them')
 
 
 def _path(text: str, *, named: bool) -> str:

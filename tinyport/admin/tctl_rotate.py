@@ -43,7 +43,7 @@ def add_command(auth: CommandLine) -> None:
         ],
         parents=[output_options()],
     )
-    command.add_argument("--type", choices=(*r.TYPES, "all"), required=True)
+    command.add_argument("--type", choices=(*r.TYPES, "all"), required=True, help="which CA")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--phase", choices=r.PHASES, help="take this one step by hand")
     how.add_argument("--grace-period", "--grace", dest="grace", metavar="48h", help="all steps within this time")

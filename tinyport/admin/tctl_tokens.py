@@ -47,7 +47,7 @@ def add_commands(parser: CommandLine) -> None:
     remove = tokens.command(
         "rm", _remove, help="revoke a token", parents=[output_options()], examples=["tctl tokens rm abcdefghij"]
     )
-    remove.add_argument("id", metavar="ID")
+    remove.add_argument("id", metavar="ID", help='"tctl tokens ls" lists them')
 
 
 def _add(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ def add_commands(parser: CommandLine) -> None:
         examples=["tctl users add alice --logins pi,root --roles access"],
         parents=[output_options()],
     )
-    add.add_argument("name", metavar="NAME")
+    add.add_argument("name", metavar="NAME", help="what the user is called in this cluster")
     add.add_argument("--logins", default="", metavar="a,b", help="who the user may be on nodes; an auditor needs none")
     add.add_argument("--roles", required=True, metavar="r,s", help="for example access")
     add.add_argument("--ttl", metavar="1h", help="how long the invitation is good")
@@ -32,14 +32,14 @@ def add_commands(parser: CommandLine) -> None:
     reset = _named(users, "reset", _reset, "withdraw certificates and password, print a new invitation")
     reset.add_argument("--ttl", metavar="1h", help="how long the invitation is good")
     update = _named(users, "update", _update, "change roles or logins")
-    update.add_argument("--roles", metavar="r,s")
-    update.add_argument("--logins", metavar="a,b")
+    update.add_argument("--roles", metavar="r,s", help="in place of those that are there")
+    update.add_argument("--logins", metavar="a,b", help="in place of those that are there")
     _named(users, "unlock", _unlock, "let a user try again who failed too often")
 
 
 def _named(users: CommandLine, name: str, run: Any, help: str) -> CommandLine:
     command = users.command(name, run, help=help, parents=[output_options()], examples=[f"tctl users {name} alice"])
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help='"tctl users ls" lists them')
     return command
 
 

@@ -65,11 +65,26 @@ def exit_status(error: TinyportError) -> int:
     return DENIED if isinstance(error, AccessDenied) else FAILED
 
 
+_EXAMPLES = ("examples:", "example:")
+
+
+def sentence(text: str) -> str:
+    """A summary as a sentence: a capital and a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Commands in a plain list, and room for the names of all of ours."""
 
     def __init__(self, prog: str, **more: Any) -> None:
         super().__init__(prog, max_help_position=28, **more)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # Examples are lines as they are typed; everything else is prose.
+        if text.startswith(_EXAMPLES):
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
 
     def _format_action(self, action: argparse.Action) -> str:
         if isinstance(action, argparse._SubParsersAction):
@@ -94,11 +109,11 @@ class CommandLine(argparse.ArgumentParser):
         add_help: bool = True,
         parents: Sequence[argparse.ArgumentParser] = (),
     ) -> None:
-        epilog = "\n".join(("examples:" if len(examples) > 1 else "example:", *(f"  {line}" for line in examples)))
+        epilog = "\n".join((_EXAMPLES[len(examples) < 2], *(f"  {line}" for line in examples)))
         super().__init__(
             prog=prog,
             usage=usage,
-            description=description,
+            description=sentence(description) if description else None,
             epilog=epilog if examples else None,
             formatter_class=_Help,
             allow_abbrev=False,

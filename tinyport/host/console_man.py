@@ -24,7 +24,7 @@ def man_page(
     lines = [
         f'.TH "{_text(name.upper())}" "{section}" "" "tinyport" "User Commands"',
         ".SH NAME",
-        f"{_text(name)} \\- {_text(_sentence(parser.description or '').rstrip('.').lower())}",
+        f"{_text(name)} \\- {_text(_summary(parser.description or ''))}",
         ".SH SYNOPSIS",
         f".B {_text(name)}",
         _synopsis(parser),
@@ -54,8 +54,10 @@ def _text(text: str) -> str:
     return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in escaped.splitlines())
 
 
-def _sentence(text: str) -> str:
-    return text.split(". ")[0]
+def _summary(text: str) -> str:
+    """The first sentence, as apropos(1) lists it: no capital but an abbreviation's, no full stop."""
+    first = text.split(". ")[0].rstrip(".")
+    return first if first[1:2].isupper() else first[:1].lower() + first[1:]
 
 
 def _shown(parser: CommandLine, common: frozenset[str]) -> list[argparse.Action]:
@@ -75,7 +77,8 @@ def _synopsis(parser: CommandLine, common: frozenset[str] = frozenset()) -> str:
     for action in _shown(parser, common):
         value = _value(action)
         if action.option_strings:
-            words.append(f"[{action.option_strings[0]}{' ' + value if action.nargs != 0 else ''}]")
+            word = action.option_strings[0] + (f" {value}" if action.nargs != 0 else "")
+            words.append(word if action.required else f"[{word}]")
         else:
             words.append({"?": f"[{value}]", "*": f"[{value} ...]", "+": f"{value} ..."}.get(str(action.nargs), value))
     return _text(" ".join([*words, *(["COMMAND ..."] if parser.commands() else [])]))
@@ -90,14 +93,9 @@ def _commands(parser: CommandLine, common: frozenset[str]) -> Iterator[str]:
         yield ".PP"
         yield f"\\fB{_text(command.prog)}\\fR {_synopsis(command, common)}"
         yield ".PP"
-        yield _text(_capital(command.description or ""))
+        yield _text(command.description or "")
         yield from _options(command, common)
         yield from _examples(command.examples)
-
-
-def _capital(text: str) -> str:
-    sentence = text[:1].upper() + text[1:]
-    return sentence if sentence.endswith(".") or not sentence else f"{sentence}."
 
 
 def _options(parser: CommandLine, common: frozenset[str] = frozenset()) -> list[str]:

@@ -26,9 +26,9 @@ Ask = Callable[[str], Mapping[str, object]]
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--user", metavar="U")
-    parser.add_argument("--node", metavar="N")
-    parser.add_argument("--login", metavar="L")
+    parser.add_argument("--user", metavar="U", help="of this user")
+    parser.add_argument("--node", metavar="N", help="on this node")
+    parser.add_argument("--login", metavar="L", help="as this login")
     parser.add_argument("--since", metavar="T", help='begun since: how long ago ("2h"), or a date ("2026-01-31T12:00")')
     parser.add_argument("--until", metavar="T", help="begun before")
     parser.add_argument("--text", metavar="TEXT", help="that showed this text")
