@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import socket
 import threading
@@ -17,6 +18,7 @@ from tinyport.admin.main import build_parser, main
 from tinyport.admin.reread import again
 from tinyport.admin.start_command import overridden, with_credential
 from tinyport.admin.status_command import ask_monitor, node_lines
+from tinyport.admin.token_input import read_token
 from tinyport.core.config import SECTIONS, parse_config
 from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.host.sd_notify import notify
@@ -310,3 +312,39 @@ def test_a_passphrase_may_be_a_credential_of_systemds(tmp_path: Path, monkeypatc
     assert with_credential(named) == named
     with pytest.raises(ConfigError, match=r"must be \{ path"):
         config_file.check({"auth": {"cluster_name": "farm", "key_passphrase": "in the file itself"}}, "t.toml")
+
+
+@pytest.mark.parametrize("given", [f"{TOKEN}\n", f"  {TOKEN}  \nand more\n", TOKEN])
+def test_a_token_comes_on_standard_input(
+    tinyport: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    path = tmp_path / "tinyport.toml"
+    words = ("--roles", "node", "--server", "h:443", "--token", "-", "--ca-pin", PIN, "-o", str(path))
+    assert tinyport("configure", *words).status == 0
+    assert config_file.load(path).tinyport.token == TOKEN
+
+
+@pytest.mark.parametrize("given", ["", "\n", "x" * 400])
+def test_no_token_on_standard_input(tinyport: Any, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    for command in ("configure", "start"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        words = ("--roles", "node", "--server", "h:443", "--token", "-", "--ca-pin", PIN)
+        ran = tinyport(command, *words)
+        assert (ran.status, "no token on standard input" in ran.err) == (2, True)
+
+
+def test_a_token_is_asked_for_without_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def getpass(prompt: str) -> str:
+        asked.append(prompt)
+        return f"{TOKEN} "
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("getpass.getpass", getpass)
+    assert (read_token("-"), read_token("x.y"), read_token(None), asked) == (TOKEN, "x.y", None, ["join token: "])

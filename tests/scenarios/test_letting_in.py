@@ -24,10 +24,12 @@ def test_the_line_to_paste_makes_a_node(cluster: Cluster, tmp_path: Path) -> Non
     assert done.returncode == 0, text(done)
     (line,) = done.stdout.decode().splitlines()
     # All of it but what changes this machine.
-    inside = line.removeprefix("sudo sh -c '").removesuffix(" && tinyport install'")
-    assert inside != line
+    token, _, rest = line.strip().partition(" | sudo sh -c '")
+    inside = rest.removesuffix(" && tinyport install'")
+    assert token.startswith("printf ")
+    assert inside not in ("", rest)
     file = tmp_path / "etc" / "tinyport.toml"
-    pasted = cluster.run("sh", "-c", inside.replace("/etc/tinyport", str(file.parent)))
+    pasted = cluster.run("sh", "-c", f"{token} | ({inside.replace('/etc/tinyport', str(file.parent))})")
     assert pasted.returncode == 0, text(pasted)
     # The port is this machine's, where others may run.
     file.write_text(re.sub(r"(?m)^# listen = .*", "listen = []", file.read_text()))

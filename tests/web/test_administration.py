@@ -46,7 +46,8 @@ def test_invite_label_lock_and_read_of_it_in_the_log(person: Person, other: Pers
     line = dialog.locator("pre").inner_text()
     pin = str(cluster.ready["ca_pin"])
     server = re.escape(str(cluster.ready["proxy"]))
-    assert re.fullmatch(rf"tinyport start --roles=node --server {server} --token \S+\.\S+ --ca-pin {pin}", line)
+    start = rf"tinyport start --roles=node --server {server} --token - --ca-pin {pin}"
+    assert re.fullmatch(rf"printf '%s\\n' \S+\.\S+ \| {start}", line)
     dialog.get_by_role("button", name="Done").click()
     page.get_by_role("table", name="Join tokens").get_by_text("site").wait_for()
     # A label, a role, and a lock, which is removed again.

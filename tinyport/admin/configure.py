@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinyport.admin import config_file
 from tinyport.admin.start_command import overridden, roles_of
+from tinyport.admin.token_input import read_token
 from tinyport.core.config import parse_config
 from tinyport.core.errors import OperatorError
 from tinyport.host.files import write_private
@@ -27,6 +28,7 @@ _TRUSTED_CLUSTER = """\
 def run(args: argparse.Namespace) -> int:
     """Print the file, or write it where nothing is yet. ConfigError when an option's value would not be accepted."""
     roles = roles_of(args.roles or "node")
+    args.token = read_token(args.token)
     text = commented_configuration(roles, args)
     # What we write we must be able to read. A token's file may come later.
     parse_config(config_file.parse_toml(text, "tinyport.toml"), "tinyport.toml", lambda _: "id.0123456789abcdef")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tinyport.host.console import CommandLine, Run, emit, output_options
 from tinyport.host.console import main as run_command_line
 
-_JOIN = "tinyport start --roles=node --server port.example.com:443 --token ID.SECRET --ca-pin sha256:..."
+_JOIN = "tinyport start --roles=node --server port.example.com:443 --token - --ca-pin sha256:..."
 
 
 def _start(args: argparse.Namespace) -> int:
@@ -118,7 +118,9 @@ def _debug(parser: argparse.ArgumentParser) -> None:
 def _role_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument("--roles", metavar="R,...", help=f"which of auth, proxy, node (default: {default})")
     parser.add_argument("--server", metavar="HOST:PORT", help="the cluster's proxy; for a proxy, auth")
-    parser.add_argument("--token", metavar="VALUE|FILE", help="join token, or a file that holds it")
+    parser.add_argument(
+        "--token", metavar="VALUE|FILE|-", help="join token, or a file that holds it; - reads it from standard input"
+    )
     parser.add_argument("--ca-pin", metavar="sha256:...", action="append", help="the cluster's CA pin")
     parser.add_argument(
         "--diag-addr",
@@ -153,7 +155,7 @@ def _add_configuration(parser: CommandLine) -> None:
         description="Write a commented tinyport.toml for this machine.",
         examples=[
             "tinyport configure --roles auth,proxy --cluster-name farm.example --public-addr port.example.com:443",
-            "tinyport configure --roles node --server port.example.com:443 --token ID.SECRET --ca-pin sha256:... "
+            "tinyport configure --roles node --server port.example.com:443 --token - --ca-pin sha256:... "
             "-o /etc/tinyport/tinyport.toml",
         ],
     )

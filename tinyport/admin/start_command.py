@@ -9,6 +9,7 @@ from typing import Any
 
 from tinyport.admin import config_file
 from tinyport.admin.reread import again
+from tinyport.admin.token_input import read_token
 from tinyport.core import tokens
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.labels import parse_pairs
@@ -24,6 +25,7 @@ CREDENTIALS = {"tinyport.token": ("tinyport", "token"), "tinyport.key-passphrase
 def run(args: argparse.Namespace) -> int:
     """Run the enabled roles until SIGTERM. One role: this process becomes it. Several: a supervisor and its roles."""
     path = config_file.chosen_path(args.config)
+    args.token = read_token(args.token)
     source = "command line" if path is None else str(path)
     document = with_credential(overridden({} if path is None else config_file.read_document(path), args))
     config = config_file.check(document, source)

@@ -13,6 +13,7 @@ from tinyport.admin import tctl_registrations
 from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of, words
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
+from tinyport.admin.token_input import piped
 from tinyport.core.clock import SKEW_WORTH_SAYING
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import OperatorError, TinyportError
@@ -203,20 +204,22 @@ def _add(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("POST", "/v1/tokens", request)
         server = public_proxy(client) or NO_PROXY
-    token = f"--token {answer.get('token')} --ca-pin {first_pin(answer)}"
-    line = (
-        f"sudo sh -c 'mkdir -p /etc/tinyport && tinyport configure --roles node --server {server} {token} "
-        "-o /etc/tinyport/tinyport.toml && tinyport install'"
+    line = piped(
+        str(answer.get("token")),
+        f"sudo sh -c 'mkdir -p /etc/tinyport && tinyport configure --roles node --server {server} --token - --ca-pin "
+        f"{first_pin(answer)} -o /etc/tinyport/tinyport.toml && tinyport install'",
     )
-    emit(args, {**answer, "line": line}, lambda: [line])
+    # The space: see piped().
+    emit(args, {**answer, "line": line}, lambda: [f" {line}"])
     return 0
 
 
-# Where the packages and `tinyport install` put them. What the device was is nobody's any more.
+# Where the packages and `tinyport install` put them. What the device was is nobody's any more. The token goes to a
+# file, which the node erases once it has joined.
 _AGAIN = (
-    "sudo sh -c 'rm -f /var/lib/tinyport/node/identity.json; "
-    'sed -i -e "/^token *=/d" -e "/^\\[tinyport\\]/a token = \\"{token}\\"" /etc/tinyport/tinyport.toml; '
-    "systemctl restart tinyport-node'"
+    "sudo sh -c 'rm -f /var/lib/tinyport/node/identity.json; umask 077; cat > /etc/tinyport/token; "
+    'sed -i -e "/^token *=/d" -e "/^\\[tinyport\\]/a token = { path = \\"/etc/tinyport/token\\" }" '
+    "/etc/tinyport/tinyport.toml; systemctl restart tinyport-node'"
 )
 
 
@@ -230,7 +233,7 @@ def _split(args: argparse.Namespace) -> int:
         count = "one device becomes a node" if len(copies) == 1 else f"{len(copies)} devices become nodes"
         emit(args, answer, lambda: [f"{name} stays; {count} of its own at the next contact"])
         return 0
-    lines = {word: _AGAIN.format(token=answer.get(word)) for word in ("original", "copy")}
+    lines = {word: piped(str(answer.get(word)), _AGAIN) for word in ("original", "copy")}
     shown = [
         f"node {name} is quarantined until one of the two takes its place again. On that one:",
         f"  {lines['original']}",

@@ -6,6 +6,7 @@ import argparse
 
 from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of
 from tinyport.admin.connection import auth_address, connect, public_proxy
+from tinyport.admin.token_input import piped
 from tinyport.core.errors import PeerError
 from tinyport.core.names import is_pin, printable
 from tinyport.host.console import CommandLine, emit, output_options, table
@@ -86,7 +87,8 @@ def first_pin(answer: dict[str, object]) -> str:
 
 def join_line(kind: str, server: str, answer: dict[str, object]) -> str:
     """The command by which a machine joins with the token in ``answer``."""
-    return f"tinyport start --roles={kind} --server {server} --token {answer.get('token')} --ca-pin {first_pin(answer)}"
+    start = f"tinyport start --roles={kind} --server {server} --token - --ca-pin {first_pin(answer)}"
+    return piped(str(answer.get("token")), start)
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -168,7 +168,8 @@ function TokenDialog({ onClose, onDone }: { onClose: () => void; onDone: (made: 
 function MadeDialog({ made, proxy, onClose }: { made: Made; proxy: string; onClose: () => void }) {
   // As tctl tokens add prints it. A proxy joins at auth, whose address this page does not know.
   const server = made.type === "node" ? proxy : "AUTH:3025";
-  const line = `tinyport start --roles=${made.type} --server ${server} --token ${made.token} --ca-pin ${made.ca_pins[0] ?? ""}`;
+  const start = `tinyport start --roles=${made.type} --server ${server} --token - --ca-pin ${made.ca_pins[0] ?? ""}`;
+  const line = `printf '%s\\n' ${made.token} | ${start}`;
   return (
     <Dialog title="Run this on the device" onClose={onClose} wide>
       <div class="stack">
