@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,37 @@ def test_what_is_selected_is_listed_first(fake_auth: FakeAuth, tctl: At) -> None
     assert "pi-1" in ran.err
     assert "pi-4" not in ran.err
     assert [method for method, _, _ in fake_auth.asked] == ["GET"]
+
+
+@pytest.mark.parametrize(("typed", "status"), [("2\n", 0), ("yes\n", 2), ("\n", 2), ("", 2)])
+def test_at_a_terminal_the_number_is_asked_for(
+    fake_auth: FakeAuth, tctl: At, monkeypatch: pytest.MonkeyPatch, typed: str, status: int
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    fake_auth.says("GET", "/v1/nodes", {"nodes": NODES})
+    for one in NODES[:2]:
+        fake_auth.says("DELETE", f"/v1/nodes/{one['uuid']}", {"name": one["name"], "uuid": one["uuid"]})
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    monkeypatch.setattr("sys.stderr", shown)
+    ran = tctl(fake_auth.data_dir)("nodes", "rm", "site=old")
+    assert ran.status == status
+    assert "2 nodes. Type their number to go on: " in shown.getvalue()
+    assert [method for method, _, _ in fake_auth.asked].count("DELETE") == (0 if status else 2)
+
+
+def test_nodes_are_locked_by_label(fake_auth: FakeAuth, tctl: At) -> None:
+    fake_auth.says("GET", "/v1/nodes", {"nodes": NODES})
+    fake_auth.says("POST", "/v1/locks", {"id": "abcd"})
+    words = ("lock", "site=old", "--ttl", "2h", "--message", "being moved", "--yes")
+    ran = tctl(fake_auth.data_dir)("nodes", *words)
+    assert (ran.status, ran.out.count("is locked; tctl unlock abcd removes it")) == (0, 2)
+    assert [body for method, _, body in fake_auth.asked if method == "POST"] == [
+        {"target": {"node": one["uuid"]}, "ttl": 7200, "message": "being moved"} for one in NODES[:2]
+    ]
 
 
 def test_then_it_is_done_to_each(fake_auth: FakeAuth, tctl: At) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyport.admin import tctl_registrations
-from tinyport.admin.answers import ago, body, labels_text, names, pairs, path, rows, table_of, words
+from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of, words
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
 from tinyport.admin.token_input import piped
@@ -60,7 +60,7 @@ def add_commands(parser: CommandLine) -> None:
             parents=[output_options(), several],
             examples=[f"tctl nodes {name} ID", f"tctl nodes {name} --status pending --selector batch=7 --yes"],
         )
-        verb.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
+        verb.add_argument("ids", nargs="*", metavar="ID|k=v", help="name or UUID, or a label that selects")
         verb.set_defaults(verb=name, replaces=None)
         if name == "accept":
             verb.add_argument(
@@ -81,10 +81,21 @@ def add_commands(parser: CommandLine) -> None:
         "rm",
         _remove,
         help="remove nodes; they cannot come back with what they have",
-        examples=["tctl nodes rm greenhouse", "tctl nodes rm --selector site=old --status offline --yes"],
+        examples=["tctl nodes rm greenhouse", "tctl nodes rm site=old --status offline"],
         parents=[output_options(), several],
     )
-    remove.add_argument("ids", nargs="*", metavar="ID", help="name or UUID")
+    remove.add_argument("ids", nargs="*", metavar="ID|k=v", help="name or UUID, or a label that selects")
+    lock = nodes.command(
+        "lock",
+        _lock,
+        help="lock nodes, each by a lock of its own",
+        description="As tctl lock --node, on many at once. A node that gets such a label later is not among them.",
+        examples=["tctl nodes lock site=berlin --ttl 2h --message 'being moved'"],
+        parents=[output_options(), several],
+    )
+    lock.add_argument("ids", nargs="*", metavar="ID|k=v", help="name or UUID, or a label that selects")
+    lock.add_argument("--ttl", metavar="2h", help="until when; without it, until it is removed")
+    lock.add_argument("--message", metavar="M", help="what whoever is kept out reads")
 
     split = nodes.command(
         "split",
@@ -249,13 +260,16 @@ def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) ->
     """The nodes that are meant: those that are named, or all that the options select; none when the person has only
     been shown them.
     """
-    if ids and (args.selector or args.status):
-        raise UsageError("name nodes, or select them by --selector and --status; not both")
+    # No name has a "=": k=v in a name's place selects as --selector does.
+    selectors = [*args.selector, *(word for word in ids if "=" in word)]
+    ids = [word for word in ids if "=" not in word]
+    if ids and (selectors or args.status):
+        raise UsageError("name nodes, or select them by labels and --status; not both")
     if ids:
         return list(ids)
-    if not args.selector and not args.status:
+    if not selectors and not args.status:
         raise UsageError("which nodes?", hint="name them, or give --selector k=v")
-    wanted = pairs(args.selector)
+    wanted = pairs(selectors)
     found = [
         node
         for node in rows(client.request("GET", "/v1/nodes"), "nodes")
@@ -267,8 +281,17 @@ def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) ->
     if not args.yes:
         for line in _table(found):
             print(line, file=sys.stderr)
-        raise UsageError(f"{len(found)} nodes are selected, and nothing was done", hint="do it with --yes")
+        if not _confirmed(len(found)):
+            raise UsageError(f"{len(found)} nodes are selected, and nothing was done", hint="do it with --yes")
     return [str(node["uuid"]) for node in found]
+
+
+def _confirmed(count: int) -> bool:
+    """Whoever sits at a terminal says how many they mean."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"{count} nodes. Type their number to go on: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline(100).strip() == str(count)
 
 
 def _each(
@@ -334,6 +357,17 @@ def _remove(args: argparse.Namespace) -> int:
     def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
         answer = client.request("DELETE", path("/v1/nodes", id))
         return answer, f"node {_name(answer, id)} was removed"
+
+    return _each(args, args.ids, act)
+
+
+def _lock(args: argparse.Namespace) -> int:
+    ttl = duration(args.ttl)
+
+    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+        answer = client.request("POST", "/v1/locks", body(target={"node": id}, ttl=ttl, message=args.message))
+        lock = table_of(answer.get("lock")) or answer
+        return answer, f"node {printable(id, 80)} is locked; tctl unlock {lock.get('id')} removes it"
 
     return _each(args, args.ids, act)
 
