@@ -257,6 +257,30 @@ def test_openssh_through_the_tunnel(cluster: Cluster, partner: Cluster, tunnel: 
     assert (done.returncode, done.stdout) == (0, b"in\n"), text(done)
 
 
+def test_a_command_on_many_of_its_nodes(cluster: Cluster, partner: Cluster, tunnel: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return partner.tsh("run", "--cluster", HERE, "--login", cluster.login_name, *words, home="dev")
+
+    done = run(cluster.node, "--", "echo $TINYPORT_NODE $TINYPORT_CLUSTER")
+    assert (done.returncode, done.stdout) == (0, f"{cluster.node}: {cluster.node} {HERE}\n".encode()), text(done)
+    label = f"run={tmp_path.name}"
+    assert cluster.tctl("nodes", "label", cluster.node, label).returncode == 0
+    try:
+        done = run("--output-dir", str(tmp_path / "out"), label, "--", "echo there; exit 3")
+        assert (done.returncode, b"failed: status 3" in done.stderr) == (1, True), text(done)
+        assert (tmp_path / "out" / f"{cluster.node}.out").read_bytes() == b"there\n"
+    finally:
+        assert cluster.tctl("nodes", "label", cluster.node, "run=").returncode == 0
+    for words, said in (
+        (("nowhere", "--", "true"), b"there is no node nowhere"),
+        (("run=nowhere", "--", "true"), b"no node matches"),
+        (("--parallel", "91", cluster.node, "--", "true"), b"at most 90 in another cluster"),
+    ):
+        done = run(*words)
+        assert done.returncode != 0
+        assert said in done.stderr, text(done)
+
+
 def test_nodes_are_listed_as_their_own_cluster_lets_one_see(cluster: Cluster, partner: Cluster, tunnel: Path) -> None:
     def listed(*words: str) -> list[dict[str, Any]]:
         done = partner.tsh("ls", "--cluster", HERE, *words, "--format", "json", home="dev")

@@ -220,6 +220,7 @@ def run(build: Build) -> None:
         "tsh run site=berlin -- uptime",
         "tsh run --login root --parallel 50 --output-dir out model=pi4 -- apt-get -y upgrade",
         "tsh run --format json greenhouse shed -- df -h",
+        "tsh run --cluster partner.example site=berlin -- uptime",
         parents=[output_options()],
         parser_class=RunCommandLine,
         description="Run a command on all nodes with these labels, or of these names, at once. Nodes that are away are "
@@ -227,6 +228,7 @@ def run(build: Build) -> None:
     )
     add = parser.add_argument
     add("-l", "--login", metavar="LOGIN", help="who to be on the nodes (TINYPORT_LOGIN)")
+    add("--cluster", metavar="C", help='on nodes of another cluster that "tsh clusters" lists')
     add("--parallel", type=int, default=20, metavar="N", help="on how many at a time (default 20)")
     add("--output-dir", metavar="DIR", help="NODE.out and NODE.err there, in place of lines here")
     add("--timeout", metavar="T", help='how long it may take on each node ("30s", "10m")')

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyport.client.dial import dial_cluster
@@ -84,16 +84,35 @@ async def connected_elsewhere(
 ) -> AsyncIterator[asyncssh.SSHClientConnection]:
     """An authenticated connection to ``wish.target`` in another cluster. OperatorError ``not_found`` when our cluster
     knows none of that name; AccessDenied, PeerError and Unavailable as ``engine.connected``."""
-    cluster = named(identity, cluster_name)
-    node = wanted_principal(wish.target, cluster.name)
-    if node is None:
-        raise OperatorError("labels find nodes of one's own cluster only", hint="give the node's name", code="usage")
-    refused = _Refused()
-    async with _proxy(identity, cluster, refused) as proxy:
-        way = _ThroughProxy(proxy, refused.judge(cluster, node, "node"))
-        connection = await _connect(node, 22, way, engine_options(identity, wish), refused)
-        async with _closing(connection, node):
-            yield connection
+    async with ways_elsewhere(identity, cluster_name) as way, way(wish) as connection:
+        yield connection
+
+
+#: a wish → an authenticated connection to its node
+Way = Callable[[Wish], AbstractAsyncContextManager["asyncssh.SSHClientConnection"]]
+
+
+@asynccontextmanager
+async def ways_elsewhere(identity: UserIdentity, cluster_name: str) -> AsyncIterator[Way]:
+    """One connection to another cluster's proxy, for as many nodes as one likes. Raises as ``connected_elsewhere``."""
+    # It asks auth, and others may be at work in this loop.
+    cluster = await asyncio.to_thread(named, identity, cluster_name)
+
+    async with _proxy(identity, cluster, _Refused()) as proxy:
+
+        @asynccontextmanager
+        async def way(wish: Wish) -> AsyncIterator[asyncssh.SSHClientConnection]:
+            node = wanted_principal(wish.target, cluster.name)
+            if node is None:
+                hint = "give the node's name"
+                raise OperatorError("labels find nodes of one's own cluster only", hint=hint, code="usage")
+            refused = _Refused()
+            there = _ThroughProxy(proxy, refused.judge(cluster, node, "node"))
+            connection = await _connect(node, 22, there, engine_options(identity, wish), refused)
+            async with _closing(connection, node):
+                yield connection
+
+        yield way
 
 
 async def nodes_elsewhere(

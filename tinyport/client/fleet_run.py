@@ -7,7 +7,8 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -22,16 +23,20 @@ from tinyport.client.whoami import auth_client, identity_of
 from tinyport.core.durations import format_duration, parse_duration
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError
 from tinyport.core.labels import parse_pairs
-from tinyport.core.names import printable
+from tinyport.core.names import check_node, is_uuid, printable
 from tinyport.host.console import UsageError, paint, table, to_json
 from tinyport.host.user_identity import UserIdentity
 
 if TYPE_CHECKING:
     import asyncssh
 
+    from tinyport.client.elsewhere import Way
+
 #: nothing ran anywhere
 NOTHING = 255
 MOST_PARALLEL = 256
+# Its proxy takes 100 sessions on one connection.
+MOST_ELSEWHERE = 90
 _COLOURS = {"ok": "green", "failed": "red", "away": "yellow"}
 _STDERR = 1
 
@@ -73,7 +78,10 @@ def run(args: argparse.Namespace) -> int:
     folder = None if args.output_dir is None else output_folder(args.output_dir)
     identity = identity_of(args)
     login = checked_login(args.login or default_login(identity))
-    nodes = chosen_nodes(identity, args.words)
+    cluster = args.cluster if args.cluster and args.cluster != identity.cluster else None
+    if cluster is not None and args.parallel > MOST_ELSEWHERE:
+        raise UsageError(f"--parallel is at most {MOST_ELSEWHERE} in another cluster")
+    nodes = chosen_nodes(identity, args.words, cluster)
     if not nodes:
         raise OperatorError("no node matches that your roles let you see", hint='"tsh ls" lists them')
     as_json = args.format == "json"
@@ -84,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         return Kept() if as_json else Lines(name, display)
 
     display = Display(len(nodes))
-    fleet = Fleet(identity, login, command, args.parallel, limit, display, sink)
+    fleet = Fleet(identity, login, command, args.parallel, limit, display, sink, cluster)
     results = fleet.run(nodes)
     display.close()
     if as_json:
@@ -107,8 +115,9 @@ def _seconds(text: str | None) -> float | None:
         raise UsageError(f"--timeout {printable(text, 40)}: {error.message}") from None
 
 
-def chosen_nodes(identity: UserIdentity, words: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Nodes with all the labels among ``words`` (``k=v``), and those that are named; by name, each once.
+def chosen_nodes(identity: UserIdentity, words: Sequence[str], cluster: str | None = None) -> list[Mapping[str, Any]]:
+    """Nodes of our cluster, or of another (``cluster``): with all the labels among ``words`` (``k=v``), and those that
+    are named; by name, each once.
 
     OperatorError for a name that no visible node has, or what is no label.
     """
@@ -119,14 +128,13 @@ def chosen_nodes(identity: UserIdentity, words: Sequence[str]) -> list[Mapping[s
     except PeerError as error:
         raise OperatorError(error.message, hint=error.hint, code="usage") from None
     found: dict[str, Mapping[str, Any]] = {}
-    with auth_client(identity) as client:
+    with _listing(identity, cluster) as ask:
         if pairs:
-            query = urlencode([("selector", pair) for pair in pairs])
-            found.update(_by_uuid(client.request("GET", f"/v1/nodes?{query}")))
+            found.update(_by_uuid(ask(pairs)))
         if names:
-            everything = _by_uuid(client.request("GET", "/v1/nodes"))
+            everything = _by_uuid(ask([]))
             for name in names:
-                short = name.removesuffix(f".{identity.cluster}")
+                short = name.removesuffix(f".{cluster or identity.cluster}")
                 mine = {uuid: node for uuid, node in everything.items() if short in (uuid, node["name"])}
                 if not mine:
                     raise OperatorError(f"there is no node {printable(name, 80)}", hint='"tsh ls" lists the nodes')
@@ -134,13 +142,31 @@ def chosen_nodes(identity: UserIdentity, words: Sequence[str]) -> list[Mapping[s
     return sorted(found.values(), key=lambda node: str(node["name"]))
 
 
-def _by_uuid(answer: Mapping[str, object]) -> dict[str, Mapping[str, Any]]:
-    nodes = answer.get("nodes")
+@contextmanager
+def _listing(identity: UserIdentity, cluster: str | None) -> Iterator[Callable[[Sequence[str]], object]]:
+    """Something to ask for the nodes with all these labels."""
+    if cluster is not None:
+        from tinyport.client.elsewhere import nodes_elsewhere
+
+        yield lambda pairs: asyncio.run(nodes_elsewhere(identity, cluster, pairs, ""))
+        return
+    with auth_client(identity) as client:
+
+        def ask(pairs: Sequence[str]) -> object:
+            query = urlencode([("selector", pair) for pair in pairs])
+            return client.request("GET", "/v1/nodes" + (f"?{query}" if query else "")).get("nodes")
+
+        yield ask
+
+
+def _by_uuid(nodes: object) -> dict[str, Mapping[str, Any]]:
     if not isinstance(nodes, list) or not all(
-        isinstance(node, dict) and isinstance(node.get("uuid"), str) and isinstance(node.get("name"), str)
-        for node in nodes
+        isinstance(node, dict) and is_uuid(str(node.get("uuid"))) for node in nodes
     ):
-        raise PeerError("auth's list of nodes is not one", hint="is auth of another version?")
+        raise PeerError("the list of nodes is not one", hint="is auth of another version?")
+    for node in nodes:
+        # Files are called by it, and another cluster's words are a stranger's.
+        check_node(node.get("name"))
     return {node["uuid"]: node for node in nodes}
 
 
@@ -156,7 +182,11 @@ class Fleet:
         limit: float | None,
         display: Display,
         sink: Callable[[str], Sink],
+        cluster: str | None = None,
     ) -> None:
+        """``cluster``: another one than the identity's."""
+        self._cluster = cluster
+        self._way: Way = self._own_way
         self._identity = identity
         self._login = login
         self._command = command
@@ -176,7 +206,7 @@ class Fleet:
             else:
                 self._away(results[node["uuid"]], node)
         try:
-            asyncio.run(self._all(here))
+            asyncio.run(self._all(here) if self._cluster is None else self._all_elsewhere(here, self._cluster))
             again = [one for one in here if one.uuid in self._want_code]
             if again:
                 self._display.hide()
@@ -210,6 +240,12 @@ class Fleet:
         finally:
             ticking.cancel()
 
+    async def _all_elsewhere(self, results: Sequence[Result], cluster: str) -> None:
+        from tinyport.client.elsewhere import ways_elsewhere
+
+        async with ways_elsewhere(self._identity, cluster) as self._way:
+            await self._all(results)
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1)
@@ -225,7 +261,7 @@ class Fleet:
             except asyncio.TimeoutError:
                 self._end(result, "failed", f"not done after {format_duration(self._limit or 0)}")
             except AccessDenied as error:
-                if error.code == "mfa_required":
+                if error.code == "mfa_required" and self._cluster is None:
                     self._want_code[result.uuid] = error
                 else:
                     # It went away between auth's list and our dial.
@@ -237,9 +273,7 @@ class Fleet:
                 result.output = sink.close()
 
     async def _command_on(self, result: Result, sink: Sink) -> None:
-        wish = Wish(target=result.uuid, login=self._login)
-        dialled = await _dialled(self._identity, wish)
-        async with connected(self._identity, wish, dialled) as connection:
+        async with self._way(Wish(target=result.uuid, login=self._login)) as connection:
             ended = await _ran(connection, self._command, sink)
         result.status, result.signal = ended.status, ended.signal
         if ended.status == 0:
@@ -250,6 +284,12 @@ class Fleet:
             self._end(result, "failed", f"ended by SIG{ended.signal}")
         else:
             self._end(result, "failed", "the connection was lost")
+
+    @asynccontextmanager
+    async def _own_way(self, wish: Wish) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        dialled = await _dialled(self._identity, wish)
+        async with connected(self._identity, wish, dialled) as connection:
+            yield connection
 
 
 async def _dialled(identity: UserIdentity, wish: Wish) -> Dialled:
