@@ -79,6 +79,33 @@ def test_what_a_node_costs_is_told_once_it_says_something(fake_auth: FakeAuth, t
     ]
 
 
+def test_one_node_in_full(fake_auth: FakeAuth, tctl: At) -> None:
+    traffic = {"today": 620_000, "month": 9_100_000, "budget": 500_000, "over": True}
+    node = {
+        **NODE,
+        "declared_labels": {"os": "\x1b[2J"},
+        "traffic": traffic,
+        "skew": 0,
+        "proxies": ["x"],
+        "created": NOW,
+    }
+    answer = {
+        "node": node,
+        "days": [{"day": f"2026-01-{day:02}", "bytes": day * 1000} for day in range(1, 31)],
+        "months": [{"month": "2025-12", "bytes": 5_000_000}],
+    }
+    fake_auth.says("GET", "/v1/nodes/greenhouse", answer)
+    lines = tctl(fake_auth.data_dir)("nodes", "show", "greenhouse").out.splitlines()
+    assert "traffic         620kB today, over 500kB, 9100kB this month" in lines
+    assert "budget          500kB a day" in lines
+    assert ["2025-12", "5000kB"] in [line.split() for line in lines]
+    assert ["2026-01-30", "30.0kB"] in [line.split() for line in lines]
+    assert "2026-01-02" not in " ".join(lines)
+    assert not any("\x1b" in line for line in lines)
+    fake_auth.says("GET", "/v1/nodes/greenhouse", {"node": NODE, "days": [], "months": []})
+    assert "traffic         -" in tctl(fake_auth.data_dir)("nodes", "show", "greenhouse").out.splitlines()
+
+
 def test_a_copy_stands_below_its_node(fake_auth: FakeAuth, tctl: At) -> None:
     copy = {"id": "3f9a01bc", "online": False, "peer": "192.0.2.7:4242", "found": NODE["last_seen"], "split": False}
     copies = [copy, {**copy, "id": "77aa01bc", "online": True, "peer": "\x1b[2J", "split": True}]

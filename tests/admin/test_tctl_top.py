@@ -37,3 +37,11 @@ def test_auth_was_started_anew() -> None:
     lines = screen({**FIRST, "time": 1002.0, "requests": 1, "events": {"user.login": 1}}, FIRST)
     assert any(line.split() == ["logins", "1", "-"] for line in lines)
     assert "auth      50 MB, - requests a second" in lines
+
+
+def test_traffic() -> None:
+    most = [{"name": "pi\x1b[2J", "today": 620_000, "month": 9_100_000}]
+    lines = screen({**FIRST, "traffic": {"today": 1_500_000, "month": 20_000_000, "over": 1, "most": most}}, None)
+    assert "traffic   1500kB today, 20.0MB this month; 1 over budget" in lines
+    assert any(line.split()[-2:] == ["620kB", "9100kB"] for line in lines)
+    assert not any("\x1b" in line for line in lines)

@@ -252,13 +252,23 @@ def test_networks() -> None:
 
 
 def test_beats_become_rarer_where_the_budget_or_the_number_of_tunnels_asks_for_it() -> None:
-    assert beat_within({}, 1, 50.0) == 50.0
-    two = beat_within({}, 2, 50.0)
+    assert beat_within({}, 1, 50.0, {}) == 50.0
+    two = beat_within({}, 2, 50.0, {})
     assert two > 50
     assert 2 * BEAT_COST * DAY / two < 500_000
-    assert beat_within({"node_budget": "5MB"}, 8, 50.0) == 50.0
-    assert beat_within({"node_budget": "nonsense"}, 1, 50.0) == 50.0
-    assert beat_within({"node_budget": "1B"}, 1, 50.0) == 900.0
+    assert beat_within({"node_budget": "5MB"}, 8, 50.0, {}) == 50.0
+    assert beat_within({"node_budget": "nonsense"}, 1, 50.0, {}) == 50.0
+    assert beat_within({"node_budget": "1B"}, 1, 50.0, {}) == 900.0
+    # By label: the first that fits, and never by what cannot be read.
+    budgets = [{"labels": {"uplink": "lte"}, "budget": "100kB"}, {"labels": {"site": "b*"}, "budget": "5MB"}, 7]
+    for labels, same_as in (
+        ({"uplink": "lte", "site": "berlin"}, "100kB"),
+        ({"site": "berlin"}, "5MB"),
+        ({"site": "paris"}, "500kB"),
+        ({}, "500kB"),
+    ):
+        found = beat_within({"node_budgets": budgets}, 2, 50.0, labels)
+        assert found == beat_within({"node_budget": same_as}, 2, 50.0, {}), labels
 
 
 def test_a_crowd_of_nodes_is_told_before_any_handshake_and_people_are_not(cluster: Cluster, tmp_path: Path) -> None:
@@ -335,9 +345,11 @@ def test_a_new_budget_changes_the_beat_of_tunnels_that_stand(cluster: Cluster, t
         async with world(cluster, tmp_path, [pi]) as here:
             node = await here.node(pi)
             here.auth.say({"policy": cluster.policy(config={"node_budget": "100kB"})})
-            assert (await node.heard("beat"))["beat"] == pytest.approx(beat_within({"node_budget": "100kB"}, 1, 50.0))
+            assert (await node.heard("beat"))["beat"] == pytest.approx(
+                beat_within({"node_budget": "100kB"}, 1, 50.0, {})
+            )
             here.auth.say({"policy": cluster.policy(proxy_uuids={"a:1": "x", "b:1": "y"})})
-            assert (await node.heard("beat", 2))["beat"] == beat_within({}, 2, 50.0)
+            assert (await node.heard("beat", 2))["beat"] == beat_within({}, 2, 50.0, {})
 
     run(main())
 

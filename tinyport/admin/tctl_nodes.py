@@ -23,6 +23,7 @@ from tinyport.host.console import CommandLine, UsageError, emit, output_options,
 from tinyport.host.console_progress import format_size
 from tinyport.link.api import AuthClient
 
+_DAYS_SHOWN = 14
 _COLOURS = {"online": "green", "offline": "dim", "pending": "yellow", "quarantined": "red"}
 #: seconds for which bytes were counted that say what a day costs
 _TELLING = 3600
@@ -97,6 +98,15 @@ def add_commands(parser: CommandLine) -> None:
     lock.add_argument("--ttl", metavar="2h", help="until when; without it, until it is removed")
     lock.add_argument("--message", metavar="M", help="what whoever is kept out reads")
 
+    show = nodes.command(
+        "show",
+        _show,
+        help="one node, with its traffic by day and month",
+        examples=["tctl nodes show greenhouse", "tctl nodes show greenhouse --format json"],
+        parents=[output_options()],
+    )
+    show.add_argument("id", metavar="ID", help="name or UUID")
+
     split = nodes.command(
         "split",
         _split,
@@ -162,11 +172,57 @@ def _long_table(nodes: list[dict[str, Any]]) -> list[str]:
 
 
 def _traffic(traffic: Mapping[str, object]) -> str:
-    """A day's, once that says something: a handshake is all that there is of a node that has just come."""
+    """Of today and this month, and whether that is more than it should; an older auth knows only a day's. Once that
+    says something: a handshake is all that there is of a node that has just come."""
+    today, month = traffic.get("today"), traffic.get("month")
+    if isinstance(today, (int, float)) and isinstance(month, (int, float)):
+        over = f", over {format_size(_size(traffic.get('budget')))}" if traffic.get("over") else ""
+        return f"{format_size(today)} today{over}, {format_size(month)} this month" if month else "-"
     a_day, since = traffic.get("a_day"), traffic.get("since")
     if not isinstance(a_day, (int, float)) or not isinstance(since, (int, float)):
         return "-"
     return f"{format_size(a_day)}/day" if time.time() - since >= _TELLING else "-"
+
+
+def _size(value: object) -> float:
+    return value if isinstance(value, (int, float)) else 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("GET", path("/v1/nodes", args.id))
+    emit(args, answer, lambda: _page(answer))
+    return 0
+
+
+def _page(answer: Mapping[str, object]) -> list[str]:
+    """One node for people. What it says of itself is hostile text."""
+    node = table_of(answer.get("node"))
+    traffic, copies = table_of(node.get("traffic")), rows({"copies": [], **node}, "copies")
+    proxies = node.get("proxies")
+    facts = [
+        ("name", node.get("name")),
+        ("uuid", node.get("uuid")),
+        ("status", node.get("status")),
+        ("last seen", "now" if node.get("status") == "online" else ago(node.get("last_seen"))),
+        ("joined", ago(node.get("created"))),
+        ("version", node.get("version")),
+        ("labels", labels_text(node.get("labels"))),
+        ("its own labels", labels_text(node.get("declared_labels"))),
+        ("from", node.get("peer")),
+        ("addresses", words(node.get("addresses"))),
+        ("tunnels", len(proxies) if isinstance(proxies, list) else 0),
+        ("clock", _clock(node.get("skew"))),
+        ("copies", len(copies) or None),
+        ("traffic", _traffic(traffic)),
+        ("budget", f"{format_size(_size(traffic.get('budget')))} a day" if traffic else None),
+    ]
+    lines = [f"{name:<16}{printable(str(value), 300)}" for name, value in facts if value not in (None, "")]
+    days = [(one.get("day"), format_size(_size(one.get("bytes")))) for one in rows(answer, "days")[-_DAYS_SHOWN:]]
+    months = [(one.get("month"), format_size(_size(one.get("bytes")))) for one in rows(answer, "months")]
+    for title, found in (("MONTH", months), ("DAY", days)):
+        lines += ["", *table(found, (title, "TRAFFIC"))] if found else []
+    return lines
 
 
 def _clock(skew: object) -> str:

@@ -13,6 +13,7 @@ from tinyport.admin.answers import rows, table_of
 from tinyport.admin.connection import connect
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, UsageError, format_time, output_options, table
+from tinyport.host.console_progress import format_size
 
 #: event → what people call it; shown in this order, the others by how many there were
 _SHOWN = {
@@ -88,8 +89,19 @@ def screen(found: Mapping[str, object], before: Mapping[str, object] | None) -> 
         f"sessions  {_number(found, 'sessions'):.0f} open",
         f"auth      {_number(found, 'memory') / 2**20:.0f} MB, "
         f"{_rate(found, before, 'requests', seconds)} requests a second",
-        "",
     ]
+    traffic = table_of(found.get("traffic"))
+    if traffic:
+        # An older auth adds nothing up.
+        over = _number(traffic, "over")
+        today, month = (format_size(_number(traffic, name)) for name in ("today", "month"))
+        lines.append(f"traffic   {today} today, {month} this month" + (f"; {over:.0f} over budget" if over else ""))
+    lines.append("")
+    most = [
+        [node.get("name"), format_size(_number(node, "today")), format_size(_number(node, "month"))]
+        for node in rows({"most": [], **traffic}, "most")
+    ]
+    lines += [*table(most, ["most traffic", "today", "this month"]), ""] if most else []
     proxies = [
         [proxy.get("name"), "online" if proxy.get("online") else "offline", f"{_number(proxy, 'tunnels'):.0f}"]
         for proxy in rows(found, "proxies")

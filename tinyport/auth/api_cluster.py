@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tinyport.auth.callers import LOCAL
 from tinyport.auth.explaining import explain_access
-from tinyport.auth.figures import memory_of_this_process, nodes_by_state
+from tinyport.auth.figures import memory_of_this_process, nodes_by_state, over_budget
 from tinyport.auth.rotating import rotation_state
 from tinyport.auth.trusting import state as trusted_state
 from tinyport.auth.web import Answer, Call
@@ -49,6 +50,7 @@ async def figures(call: Call) -> Answer:
         "nodes": await nodes_by_state(service),
         "sessions": len(await rows.audit.live_sessions()),
         "memory": memory_of_this_process(),
+        "traffic": await _traffic(call),
         "proxies": [
             {
                 "name": proxy.name,
@@ -56,6 +58,30 @@ async def figures(call: Call) -> Answer:
                 "tunnels": service.presence.nodes_through(proxy.uuid),
             }
             for proxy in await rows.nodes.all("proxy")
+        ],
+    }
+
+
+#: of the nodes that cost most today
+MOST_SHOWN = 5
+
+
+async def _traffic(call: Call) -> dict[str, object]:
+    """What all nodes cost on the wire; by name those that cost most, as far as the asker may read nodes."""
+    service = call.service
+    sums = service.traffic.all_sums(service.now())
+    nodes = await service.store.read.nodes.all("node")
+    most = sorted((node for node in nodes if node.uuid in sums), key=lambda node: -sums[node.uuid].today)[:MOST_SHOWN]
+    named = call.caller.kind == LOCAL or call.caller.may("nodes", "read")
+    return {
+        "bytes": service.traffic.total,
+        "today": sum(one.today for one in sums.values()),
+        "month": sum(one.month for one in sums.values()),
+        "over": len(over_budget(service, nodes)),
+        "most": [
+            {"name": node.name, "today": sums[node.uuid].today, "month": sums[node.uuid].month}
+            for node in most
+            if named and sums[node.uuid].today
         ],
     }
 

@@ -11,8 +11,11 @@ from tinyport.auth.service import Service
 from tinyport.auth.store import Tables, WriteTables
 from tinyport.auth.store_copies import CopyRow
 from tinyport.auth.store_nodes import NodeRow
+from tinyport.auth.store_traffic import month_of, name_of
+from tinyport.auth.traffic import Sums
 from tinyport.auth.web import Answer, Call
 from tinyport.core import labels
+from tinyport.core.cluster_config import node_budget
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_label, is_uuid, printable
 
@@ -51,7 +54,7 @@ def node_document(
         "version": node.version,
         "created": node.created,
         "proxies": service.presence.proxies_of(node.uuid),
-        "traffic": _traffic(service, node.uuid),
+        "traffic": _traffic(service, node),
         "skew": service.skews.get(node.uuid, 0.0),
         "copies": [_copy(service, one) for one in copies if not one.became and not one.place],
         "serial": node.serial,
@@ -80,17 +83,47 @@ def _copy(service: Service, copy: CopyRow) -> dict[str, object]:
     }
 
 
-def _traffic(service: Service, uuid: str) -> dict[str, float] | None:
+def _traffic(service: Service, node: NodeRow) -> dict[str, object] | None:
     """Bytes on the wire between the node and the proxies that are there, since the first of them began to count; what
-    that is in a day.
+    that is in a day; and what days and months came to (UTC), beside the budget of a day.
     """
-    told = service.traffic.get(uuid)
+    told = service.traffic.meters.get(node.uuid)
     if not told:
         return None
+    sums = service.traffic.sums(node.uuid, service.now()) or Sums(0)
+    budget = node_budget(service.issuer.policy.config, node.labels)
     count, since = sum(one for one, _ in told.values()), min(since for _, since in told.values())
     # Not of less than a minute, and the proxy's clock may be ahead of ours.
     days = max(service.now() - since, 60.0) / 86400
-    return {"bytes": count, "since": since, "a_day": round(count / days)}
+    return {
+        "bytes": count,
+        "since": since,
+        "a_day": round(count / days),
+        "today": sums.today,
+        "yesterday": sums.yesterday,
+        "month": sums.month,
+        "last_month": sums.last_month,
+        "budget": budget,
+        "over": sums.today > budget,
+    }
+
+
+async def show_node(call: Call) -> Answer:
+    """One node, with what it cost by day and month as far back as that is kept."""
+    rows = call.service.store.read
+    node = await find_node(rows, call.path("id"))
+    copies = (await rows.copies.open()).get(node.uuid, ())
+    days = await rows.traffic.days_of(node.uuid)
+    months = await rows.traffic.months_of(node.uuid)
+    for row in days:
+        months[month_of(row.day)] = months.get(month_of(row.day), 0) + row.bytes
+    return {
+        "node": node_document(call.service, node, copies),
+        "days": [{"day": name_of(row.day), "bytes": row.bytes} for row in days],
+        "months": [
+            {"month": f"{month // 12}-{month % 12 + 1:02}", "bytes": count} for month, count in sorted(months.items())
+        ],
+    }
 
 
 def _visible(caller: Caller, node: NodeRow) -> bool:
@@ -207,10 +240,8 @@ async def remove_node(call: Call, tables: WriteTables, node: NodeRow, why: str) 
     def forget() -> None:
         service.presence.forget(node.uuid)
         service.written.pop(node.uuid, None)
-        service.traffic.pop(node.uuid, None)
+        service.traffic.forget(node.uuid)
         service.skews.pop(node.uuid, None)
-        for told in service.traffic.values():
-            told.pop(node.uuid, None)
         service.boots.pop(node.uuid, None)
         service.copies.pop(node.uuid, None)
         service.proxy_sources.pop(node.uuid, None)

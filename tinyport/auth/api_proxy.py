@@ -160,7 +160,7 @@ def _told(service: Service, proxy: str, uuid: str, body: Mapping[str, object]) -
             service.skews.pop(uuid, None)
     count, since = body.get("bytes"), body.get("bytes_since")
     if type(count) is int and 0 <= count < 2**63 and isinstance(since, (int, float)) and 0 < since < 2**53:
-        service.traffic.setdefault(uuid, {})[proxy] = (count, float(since))
+        service.traffic.said(uuid, proxy, count, float(since), service.now())
 
 
 async def _copies(service: Service, proxy: str, uuid: str, body: Mapping[str, object]) -> None:

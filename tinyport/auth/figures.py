@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyport.auth.store_nodes import NodeRow
+from tinyport.core.cluster_config import node_budget
 from tinyport.link.diagnostics import Figure
 
 if TYPE_CHECKING:
@@ -47,6 +49,12 @@ async def nodes_by_state(service: Service) -> dict[str, int]:
         elif node.state in found:
             found[node.state] += 1
     return found
+
+
+def over_budget(service: Service, nodes: Iterable[NodeRow]) -> list[NodeRow]:
+    """Those that came to more today than the budget of a day."""
+    sums, config = service.traffic.all_sums(service.now()), service.issuer.policy.config
+    return [node for node in nodes if node.uuid in sums and sums[node.uuid].today > node_budget(config, node.labels)]
 
 
 def memory_of_this_process() -> int:
@@ -102,6 +110,17 @@ async def figures(service: Service) -> list[Figure]:
             "Events that are missing in the audit log because the disk was full, since auth started",
             service.unwritten.events_ever,
             counts=True,
+        ),
+        Figure.one(
+            "traffic_bytes",
+            "Bytes between nodes and proxies on the wire, since auth started",
+            service.traffic.total,
+            counts=True,
+        ),
+        Figure.one(
+            "nodes_over_budget",
+            "Nodes that came to more than their budget today",
+            len(over_budget(service, await rows.nodes.all("node"))),
         ),
         Figure.one("locks", "Locks in the policy", len(policy.locks)),
         Figure.one("policy_serial", "Serial of the policy that nodes follow", policy.serial),

@@ -166,6 +166,18 @@ CREATE INDEX nodes_serial ON nodes (serial) WHERE serial <> '';
 CREATE INDEX registrations_node ON registrations (node) WHERE node IS NOT NULL;
 """
 
+# What nodes cost on the wire, see store_traffic.
+_TRAFFIC = """
+CREATE TABLE traffic_days (
+    day INTEGER NOT NULL, node TEXT NOT NULL, bytes INTEGER NOT NULL, told INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (day, node)) WITHOUT ROWID;
+CREATE TABLE traffic_months (
+    month INTEGER NOT NULL, node TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (month, node)) WITHOUT ROWID;
+CREATE TABLE traffic_meters (
+    node TEXT NOT NULL, proxy TEXT NOT NULL, bytes INTEGER NOT NULL, since REAL NOT NULL,
+    PRIMARY KEY (node, proxy)) WITHOUT ROWID;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0001-start", _START),
     ("0002-second-factors", _SECOND_FACTORS),
@@ -180,6 +192,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("0011-copies", _COPIES),
     ("0012-audit-checkpoints", _CHECKPOINTS),
     ("0013-boards", _BOARDS),
+    ("0014-traffic", _TRAFFIC),
 )
 
 

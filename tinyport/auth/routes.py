@@ -86,6 +86,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/clusters", api_trusted.clusters_to_go_to, _PEOPLE),
     _people("GET", "/v1/status", api_cluster.status, "status", "read"),
     _people("GET", "/v1/figures", api_cluster.figures, "status", "read"),
+    _people("GET", "/v1/nodes/{id}", api_nodes.show_node, "nodes", "read"),
     _people("PATCH", "/v1/nodes/{id}", api_nodes.update_node, "nodes", "update"),
     _people("DELETE", "/v1/nodes/{id}", api_nodes.delete_node, "nodes", "delete"),
     _people("POST", "/v1/nodes/{id}/accept", api_nodes.accept_node, "nodes", "update"),

@@ -26,6 +26,7 @@ from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
 from tinyport.auth.settings import AuthAddresses, AuthSettings
+from tinyport.auth.traffic import load_traffic, save_traffic
 from tinyport.auth.web import HEARD, SOURCES, make_app
 from tinyport.core.errors import ConfigError, TinyportError
 from tinyport.core.names import format_address
@@ -99,6 +100,7 @@ async def serve_service(
     settings = service.settings
     path = settings.data_dir / "auth" / "api.sock"
     await forget_online(service)
+    await load_traffic(service)
     leaf = _Leaf(service)
     app = make_app(service, ROUTES)
     runner = web.AppRunner(
@@ -150,6 +152,11 @@ async def serve_service(
         sinks.cancel()
         await asyncio.gather(housekeeping, sinks, return_exceptions=True)
         await runner.cleanup()
+        try:
+            await save_traffic(service)
+        except TinyportError as error:
+            # The proxies say it again, unless they are started anew, too.
+            service.log.error("traffic of the last hour could not be written", error=error)
 
 
 def _silent() -> logging.Logger:
@@ -185,6 +192,7 @@ async def _housekeeping(service: Service) -> None:
                 cleaned = clock()
                 await clean(service)
                 await prune_audit(service)
+                await save_traffic(service)
         except TinyportError as error:
             # A full disk is no reason to stop judging.
             service.log.error("housekeeping failed", error=error)

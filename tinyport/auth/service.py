@@ -22,6 +22,7 @@ from tinyport.auth.sealing import META as SEAL
 from tinyport.auth.sealing import new_seal
 from tinyport.auth.settings import AuthSettings
 from tinyport.auth.store import Store, open_store
+from tinyport.auth.traffic import Traffic
 from tinyport.auth.trusting import follow_file
 from tinyport.auth.unwritten import Unwritten
 from tinyport.auth.watchers import Watchers
@@ -67,8 +68,7 @@ class Service:
     written: dict[str, int] = field(default_factory=dict)
     #: node UUID → seconds by which its clock is ahead, where it is off
     skews: dict[str, float] = field(default_factory=dict)
-    #: node UUID → proxy UUID → (bytes on the wire, Unix time since when)
-    traffic: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
     #: where the audit log is copied to → the last event's id that is there
     copied: dict[str, int] = field(default_factory=dict)
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)

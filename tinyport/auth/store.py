@@ -28,6 +28,7 @@ from tinyport.auth.store_nodes import NodeRows
 from tinyport.auth.store_recordings import RecordingRows
 from tinyport.auth.store_registrations import RegistrationRows
 from tinyport.auth.store_tokens import TokenRows
+from tinyport.auth.store_traffic import TrafficRows
 from tinyport.auth.store_trusted import TrustedRows
 from tinyport.auth.store_users import UserRows
 from tinyport.auth.store_web import WebSessionRows
@@ -128,6 +129,7 @@ class Tables:
         self.registrations = RegistrationRows(database)
         self.audit = AuditRows(database)
         self.recordings = RecordingRows(database)
+        self.traffic = TrafficRows(database)
 
 
 class WriteTables(Tables):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from tinyport.core import session_terms
 from tinyport.core.durations import parse_duration, parse_size
 from tinyport.core.errors import ConfigError, PeerError
-from tinyport.core.names import parse_address, printable
+from tinyport.core.labels import has_all
+from tinyport.core.names import check_label, parse_address, printable
 from tinyport.core.spelling import suggestion
 
 #: does a login need a one-time code, too? ``optional``: of those who have set one up
@@ -24,6 +25,7 @@ SHORTEST_AUDIT_RETENTION = 30 * 86400
 # NIST SP 800-63B section 5.1.1.2: at least 8 are asked for, and at least 64 must be allowed.
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 64
 MOST_ADDRESSES = 16
+MOST_BUDGETS = 16
 NODE_BUDGET = "500kB"
 # Below that the beats of one tunnel would be farther apart than what lies between is patient; there is always one.
 LEAST_BUDGET = 50_000
@@ -53,6 +55,8 @@ class ClusterConfig:
     proxy_addresses: Sequence[str] = ()
     #: bytes a day that an idle node may send and receive on its tunnels
     node_budget: str = NODE_BUDGET
+    #: budgets of nodes with certain labels, ``{"labels": {"uplink": "lte"}, "budget": "100kB"}``; the first that fits
+    node_budgets: Sequence[Mapping[str, object]] = ()
 
 
 def _one_of(*allowed: str) -> Callable[[object], str | None]:
@@ -119,6 +123,26 @@ def _budget(value: object) -> str | None:
     return None if bytes_a_day >= LEAST_BUDGET else f"must be {LEAST_BUDGET // 1000}kB or more"
 
 
+def _budgets(value: object) -> str | None:
+    if not isinstance(value, list) or len(value) > MOST_BUDGETS:
+        return f"must be a list of at most {MOST_BUDGETS}"
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, dict) or set(item) != {"labels", "budget"}:
+            return f'number {number} must have "labels" and "budget"'
+        problem = _budget(item["budget"])
+        if problem is not None:
+            return f"number {number}: budget: {problem}"
+        wanted = item["labels"]
+        if not isinstance(wanted, dict) or not 0 < len(wanted) <= MOST_BUDGETS:
+            return f"number {number}: labels: must name some"
+        try:
+            for key, text in wanted.items():
+                check_label(key, text)
+        except PeerError as error:
+            return f"number {number}: labels: {error.message}"
+    return None
+
+
 _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "session_recording": _one_of(*session_terms.RECORDINGS),
     "recording_retention": _as_in_roles(_retention),
@@ -130,6 +154,7 @@ _CHECKS: Mapping[str, Callable[[object], str | None]] = {
     "password_min_length": _number(SHORTEST_PASSWORD, LONGEST_PASSWORD),
     "proxy_addresses": _addresses,
     "node_budget": _budget,
+    "node_budgets": _budgets,
     **{key: _as_in_roles(session_terms.CHECKS[key]) for key in session_terms.CONFIG_KEYS},
 }
 KEYS = tuple(sorted(field.name for field in fields(ClusterConfig)))
@@ -178,5 +203,29 @@ def audit_retention(config: Mapping[str, object]) -> int | None:
     value = config.get("audit_retention")
     try:
         return None if value is None else _audit_retention(value)
+    except PeerError:
+        return None
+
+
+def node_budget(config: Mapping[str, object], labels: Mapping[str, str] | None) -> int:
+    """Bytes a day of a node that has these labels from auth; None: the least that any node has. What a policy says in a
+    way that this version cannot read is passed over."""
+    default = _budget_of(config.get("node_budget")) or parse_size(NODE_BUDGET)
+    found = config.get("node_budgets")
+    least = default
+    for item in found if isinstance(found, list) else ():
+        budget = _budget_of(item.get("budget")) if isinstance(item, dict) else None
+        wanted = item.get("labels") if isinstance(item, dict) else None
+        if budget is None or not isinstance(wanted, dict) or not wanted:
+            continue
+        least = min(least, budget)
+        if labels is not None and has_all({str(key): str(text) for key, text in wanted.items()}, labels):
+            return budget
+    return least if labels is None else default
+
+
+def _budget_of(value: object) -> int | None:
+    try:
+        return parse_size(value) if isinstance(value, str) else None
     except PeerError:
         return None

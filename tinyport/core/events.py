@@ -58,6 +58,7 @@ CODES: dict[str, str] = {
     "node.register": "TJ012I",
     "node.unregister": "TJ013I",
     "node.split": "TJ014I",
+    "node.over_budget": "TJ016W",
     "token.create": "TT001I",
     "token.delete": "TT002I",
     "role.create": "T9000I",

@@ -10,9 +10,7 @@ import socket
 import struct
 from collections.abc import Mapping
 
-from tinyport.core.cluster_config import NODE_BUDGET
-from tinyport.core.durations import parse_size
-from tinyport.core.errors import PeerError
+from tinyport.core.cluster_config import node_budget
 
 # IPv4 or IPv6, TCP, and the timestamps that Linux puts into every segment (RFC 7323).
 _HEADERS = {socket.AF_INET: 20 + 20 + 12, socket.AF_INET6: 40 + 20 + 12}
@@ -47,14 +45,11 @@ def wire_bytes(sock: socket.socket) -> int:
     return int(sent + received + headers * (segments_out + segments_in))
 
 
-def beat_within(config: Mapping[str, object], tunnels: int, usual: float) -> float:
-    """Seconds between the beats of each of a node's ``tunnels``, so that all of them together stay within the cluster's
-    ``node_budget``. ``usual``: where that leaves room for a beat every 50 s.
+def beat_within(config: Mapping[str, object], tunnels: int, usual: float, labels: Mapping[str, str]) -> float:
+    """Seconds between the beats of each of a node's ``tunnels``, so that all of them together stay within the budget
+    that the cluster gives to nodes with these ``labels``. ``usual``: where that leaves room for a beat every 50 s.
     """
-    try:
-        budget = parse_size(str(config.get("node_budget", NODE_BUDGET)))
-    except PeerError:
-        budget = parse_size(NODE_BUDGET)
+    budget = node_budget(config, labels)
     usual_cost = (BEAT_COST + ASKING_COST / 3) * max(tunnels, 1) * DAY / USUAL_BEAT
     return round(min(usual * max(usual_cost / max(budget, 1), 1.0), SLOWEST_BEAT), 2)
 

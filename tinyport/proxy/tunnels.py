@@ -177,12 +177,14 @@ class Tunnels:
     def _meter(self, uuid: str) -> Meter:
         return self._meters.setdefault(uuid, Meter(time.time()))
 
-    def _beat_now(self) -> float:
-        """How often nodes are to beat, by the policy of now."""
+    def _beat_now(self, uuid: str) -> float:
+        """How often a node is to beat, by the policy of now."""
         if not self._knowledge.has_policy:
             return self._beat
         policy = self._knowledge.policy
-        return beat_within(policy.config, len(set(policy.proxy_uuids.values())), self._beat)
+        known = self._knowledge.node(uuid)
+        labels = {} if known is None else known.document.labels
+        return beat_within(policy.config, len(set(policy.proxy_uuids.values())), self._beat, labels)
 
     # ------------------------------------------------------------------ a tunnel's life
 
@@ -204,7 +206,7 @@ class Tunnels:
             await stream.close()
             return
         stream.end_when_unconfirmed(UNCONFIRMED_LIMIT)
-        tunnel = Tunnel(stream, hello, uuid, self._beat_now(), self._meter(uuid))
+        tunnel = Tunnel(stream, hello, uuid, self._beat_now(uuid), self._meter(uuid))
         tunnel.began = began
         stream.on_close = tunnel.meter.ended
         self._enter(tunnel)
@@ -322,6 +324,8 @@ class Tunnels:
             self._sort_copies(uuid)
             for tunnel in self._all_of(uuid):
                 self._bring_node_document(tunnel)
+                # Its labels may mean another budget.
+                tunnel.set_beat(self._beat_now(uuid))
                 try:
                     self._refuse_replaced(uuid, tunnel.began)
                 except AccessDenied as error:
@@ -357,12 +361,11 @@ class Tunnels:
         signed = self._knowledge.signed_policy
         if signed is None:
             return
-        beat = self._beat_now()
         # One frame, encoded once: what a thousand slow nodes have not taken yet is one object in memory.
         frame = _document(signed)
         for count, tunnel in enumerate([*self._tunnels.values(), *self._aside.all()]):
             tunnel.offer(frame)
-            tunnel.set_beat(beat)
+            tunnel.set_beat(self._beat_now(tunnel.uuid))
             try:
                 refuse_locked(self._knowledge, tunnel.uuid)
             except AccessDenied as error:

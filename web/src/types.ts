@@ -41,6 +41,8 @@ export interface Node {
   version: string;
   created: number;
   proxies: string[];
+  /** bytes on the wire, by day and month as UTC has them; null: no proxy has told of any */
+  traffic?: { today?: number; month?: number; budget?: number; over?: boolean } | null;
 }
 
 export interface LiveSession {

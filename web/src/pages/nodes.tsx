@@ -13,7 +13,7 @@ import { go, link } from "../routes";
 import { may } from "../session";
 import { openTerminal } from "../terminal/tabs";
 import type { Node, Whoami } from "../types";
-import { labelsText, parseLabels } from "../words";
+import { labelsText, parseLabels, size } from "../words";
 
 const TONES: Record<Node["status"], Tone> = { online: "good", offline: "dim", pending: "warn", quarantined: "bad" };
 /** rows at once; a fleet of thousands is searched, not scrolled */
@@ -96,6 +96,11 @@ function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: C
               seen <When at={node.last_seen} />
             </small>
           )}
+          {node.traffic?.month ? (
+            <small>
+              {size(node.traffic.today ?? 0)} today{node.traffic.over && ", over budget"}, {size(node.traffic.month)} this month
+            </small>
+          ) : null}
         </>
       ),
     },
