@@ -49,7 +49,7 @@ class Cluster:
 
     ``around``: what stands before its command line, such as ``unshare --mount``. ``name``: the cluster's, where
     quickstart's own would not do. ``proxy``: more lines of its ``[proxy]``. ``listen``: where that is.
-    ``environment``: what its programs find in theirs besides.
+    ``environment``: what its programs find in theirs besides. ``level``: of its log.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Cluster:
         proxy: str = "",
         listen: str = "127.0.0.1:0",
         environment: Mapping[str, str] | None = None,
+        level: str | None = None,
     ) -> None:
         self._around = list(around)
         self.folder = folder
@@ -70,11 +71,14 @@ class Cluster:
         self._log = folder / "quickstart.log"
         self._listen = listen
         self._environment = dict(environment or {})
-        if name is not None or proxy:
+        if name is not None or proxy or level:
             self.data.mkdir(mode=0o700)
             usual = first_configuration(self.data, listen)
             named = usual.replace(json.dumps(CLUSTER_NAME), json.dumps(name or CLUSTER_NAME))
-            (self.data / "tinyport.toml").write_text(named.replace("[proxy]\n", f"[proxy]\n{proxy}\n"))
+            more = named.replace("[proxy]\n", f"[proxy]\n{proxy}\n")
+            if level is not None:
+                more = more.replace("[tinyport]\n", f'[tinyport]\nlog = {{ level = "{level}" }}\n')
+            (self.data / "tinyport.toml").write_text(more)
 
     # ------------------------------------------------------------------ life
 
@@ -118,8 +122,9 @@ class Cluster:
         assert self._process is not None
         return self._process.pid
 
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")[-20_000:]
+    def log(self, most: int = 20_000) -> str:
+        """The end of what its programs wrote."""
+        return self._log.read_text(errors="replace")[-most:]
 
     # ------------------------------------------------------------------ commands
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.scenarios.cluster import Cluster, text, wait_for
-from tests.scenarios.nginx import HTTP, PROXY, TCP, Nginx, start_nginx
+from tests.scenarios.nginx import CLIENT, HTTP, PROXY, TCP, Nginx, start_nginx
 from tests.scenarios.test_http_proxy import HOST, ConnectProxy
 from tests.scenarios.test_trusted_clusters import create, keys
 
@@ -21,7 +21,7 @@ WAYS = ("relay", "tcp ends", "tcp again", "ends", "again")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Whose people go there."""
-    made = Cluster(tmp_path_factory.mktemp("root"), name=ROOT, proxy=PROXY)
+    made = Cluster(tmp_path_factory.mktemp("root"), name=ROOT, proxy=PROXY, level="info")
     try:
         yield made.start()
     finally:
@@ -79,8 +79,10 @@ def test_a_shell_through_the_tunnel(
         assert (len(done.stdout), done.returncode) == (3_000_000, 0), text(done)
         if way not in nginx.ways:
             assert server in way_out.asked
+        log = root.log(10**7)
+        assert f"peer={CLIENT}:" in log
         for address in (TCP, HTTP):
-            assert f"peer={address}" not in root.log()
+            assert f"peer={address}:" not in log
     finally:
         leaf.tctl("rm", f"trusted_cluster/{ROOT}")
         wait_for("the tunnel to be gone", lambda: online(root) is not True)

@@ -22,7 +22,7 @@ from tinyport.link.login_keys import LoginKeys
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"), proxy=PROXY)
+    made = Cluster(tmp_path_factory.mktemp("cluster"), proxy=PROXY, level="info")
     try:
         yield made.start()
     finally:
@@ -58,8 +58,10 @@ def test_a_device_and_a_person_come_through(cluster: Cluster, nginx: Nginx, tmp_
         # Whose connection it is, and not nginx's.
         done = cluster.tsh("--proxy", server, "ssh", where, "echo ${SSH_CLIENT%% *}", home=user)
         assert done.stdout.decode().split() == [CLIENT], text(done)
-        assert f"peer={TCP}" not in cluster.log()
-        assert f"peer={HTTP}" not in cluster.log()
+        log = cluster.log(10**7)
+        assert f"peer={CLIENT}:" in log
+        assert f"peer={TCP}:" not in log
+        assert f"peer={HTTP}:" not in log
         if way in ("ends", "again"):
             assert "/v1/connect" in nginx.asked()
             assert set(nginx.asked()) <= {"/v1/connect", "/v1/hello", "/healthz"}

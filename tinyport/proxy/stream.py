@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 
-from tinyport.proxy.traffic import wire_bytes
+from tinyport.proxy.traffic import unconfirmed, wire_bytes
 
 # What one turn reads: four TLS records. Larger pieces gain nothing measurable and make a busy session starve
 # others.
@@ -108,6 +108,11 @@ class Stream:
     def on_the_wire(self) -> int:
         """Bytes that this connection has cost so far, see ``traffic``."""
         return wire_bytes(self._sock)
+
+    @property
+    def unconfirmed(self) -> int | None:
+        """See ``traffic``."""
+        return unconfirmed(self._sock)
 
     def end_when_unconfirmed(self, seconds: float) -> None:
         """Have the kernel end the connection when the peer's does not confirm for so long what was sent."""

@@ -18,6 +18,9 @@ _HEADERS = {socket.AF_INET: 20 + 20 + 12, socket.AF_INET6: 40 + 20 + 12}
 _AT = 120
 _COUNTS = struct.Struct("=QQII")
 _SIZE = _AT + _COUNTS.size
+# tcpi_unacked: segments on their way.
+_UNACKED_AT = 24
+_SEGMENT_COUNT = struct.Struct("=I")
 
 # On the wire, a beat and its confirmation; and what a question and its answer cost more, with every third beat
 # (bench/results: idle traffic a day).
@@ -32,17 +35,32 @@ SLOWEST_BEAT = 900.0
 
 def wire_bytes(sock: socket.socket) -> int:
     """Bytes of a TCP connection in both directions so far, headers included; 0 when the kernel does not say."""
-    headers = _HEADERS.get(sock.family)
-    if headers is None:
+    found = _info(sock)
+    if found is None:
         return 0
+    headers = _HEADERS[sock.family]
+    sent, received, segments_out, segments_in = _COUNTS.unpack_from(found, _AT)
+    return int(sent + received + headers * (segments_out + segments_in))
+
+
+def unconfirmed(sock: socket.socket) -> int | None:
+    """How many bytes the other end has confirmed, when it has not confirmed all that went out; else None, and when the
+    kernel does not say."""
+    found = _info(sock)
+    if found is None or not _SEGMENT_COUNT.unpack_from(found, _UNACKED_AT)[0]:
+        return None
+    return int(_COUNTS.unpack_from(found, _AT)[0])
+
+
+def _info(sock: socket.socket) -> bytes | None:
+    """The kernel's struct tcp_info; None when it has none for this socket, or an older one."""
+    if sock.family not in _HEADERS:
+        return None
     try:
         found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
     except OSError:
-        return 0
-    if len(found) < _SIZE:
-        return 0
-    sent, received, segments_out, segments_in = _COUNTS.unpack_from(found, _AT)
-    return int(sent + received + headers * (segments_out + segments_in))
+        return None
+    return found if len(found) == _SIZE else None
 
 
 def beat_within(config: Mapping[str, object], tunnels: int, usual: float, labels: Mapping[str, str]) -> float:

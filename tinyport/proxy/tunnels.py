@@ -17,6 +17,7 @@ from tinyport.proxy.dial import Dials
 from tinyport.proxy.knowledge import Knowledge, Signed
 from tinyport.proxy.line import Line, first_message, frame, upgrade
 from tinyport.proxy.pacing import Slots
+from tinyport.proxy.stalled import Stalled
 from tinyport.proxy.stream import Stream
 from tinyport.proxy.traffic import Meter, beat_within
 from tinyport.proxy.tunnels_aside import Aside
@@ -143,6 +144,9 @@ class Tunnels:
         #: Unix time at which a node's tunnel ended here
         self.last_seen: dict[str, float] = {}
         self._meters: dict[str, Meter] = {}
+        self._stalled = Stalled(
+            lambda stream: log.info("a session's node confirms nothing", peer=format_address(*stream.peer))
+        )
         self._slots = Slots()
         self.on_change: Callable[[str], None] = lambda uuid: None
         #: are the documents of all nodes here, and those of new ones on their way?
@@ -316,7 +320,7 @@ class Tunnels:
             tunnel.offer(frame({"op": "dial", "ticket": ticket, "client": address, "target_user": login}))
 
         stream = await self._dials.dial(uuid, notify)
-        stream.on_close = self._meter(uuid).ended
+        self._stalled.watch(stream, self._meter(uuid).ended)
         return stream
 
     def _document_changed(self, uuid: str | None) -> None:
@@ -390,6 +394,7 @@ class Tunnels:
 
     def close(self) -> None:
         """The proxy stops: nodes look for their way back."""
+        self._stalled.close()
         if self._spreading is not None:
             self._spreading.cancel()
         for tunnel in [*self._tunnels.values(), *self._aside.all()]:
