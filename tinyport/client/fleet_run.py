@@ -350,7 +350,7 @@ class _Ran:
         self.status = status
 
     def exit_signal_received(self, name: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self.signal = printable(name, 20)
+        self.signal = printable(name.partition("@")[0], 20)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()

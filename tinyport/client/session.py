@@ -170,7 +170,7 @@ class Session:
         self._status = status
 
     def exit_signal_received(self, name: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self._signal = name
+        self._signal = name.partition("@")[0]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._trouble = exc

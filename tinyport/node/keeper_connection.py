@@ -31,6 +31,7 @@ from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_documents import Documents, HostIdentity
 from tinyport.node.keeper_judgement import judge
 from tinyport.node.keeper_linger import let_go
+from tinyport.node.session_bounds import SIGNALS
 from tinyport.node.session_plan import Asked
 
 # sshd_config(5): MaxAuthTries 6.
@@ -73,11 +74,6 @@ TABLE: Mapping[tuple[str, str], str] = {
     (PROVED, "gone"): GONE,
     **dict.fromkeys(((PROVED, request) for request in FORWARDS), PROVED),
 }
-
-# RFC 4254 section 6.10, without the "SIG".
-SIGNALS = frozenset(
-    ["ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"]
-)
 
 Answer = tuple[dict[str, object], Sequence[int]]
 #: no answer now: whoever was asked gives it when it has one
@@ -437,6 +433,9 @@ class Connection:
         session = self._session(message)
         if name not in SIGNALS:
             raise AccessDenied(f"there is no signal {printable(name, 16)}", code="signal")
+        if self.grant is not None and self.grant.force_command is not None:
+            # As sshd: what somebody is made to run is not theirs to stop or to end.
+            raise AccessDenied("a forced command takes no signals", code="signal")
         if session is not None:
             session.signal(name)
         return {}, ()

@@ -216,6 +216,12 @@ class Pump:
         os.close(descriptor)
         self._maybe_finish()
 
+    def close_output(self) -> None:
+        """The client takes no more of it. A terminal is one descriptor for all: there it is read and thrown away."""
+        for descriptor, datatype in list(self._outputs.items()):
+            if datatype is None and descriptor != self._terminal:
+                self._output_ended(descriptor)
+
     def _drain_terminal(self) -> None:
         while self._terminal is not None and not self._held_up:
             terminal = self._terminal

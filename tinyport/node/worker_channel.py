@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import asyncssh
 from asyncssh.packet import SSHPacket
 
+from tinyport.core.certificate import DOMAIN
 from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.node.pump import STDERR, Pump
 from tinyport.node.pump_recording import Recorder
-from tinyport.node.session_bounds import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, client_variable_allowed
+from tinyport.node.session_bounds import MAX_COMMAND, MAX_ENVIRONMENT, MAX_VALUE, SIGNALS, client_variable_allowed
 from tinyport.node.worker_bounds import BoundedChannel
 from tinyport.node.worker_keeper import Answer, base64_text, close_all
 from tinyport.node.worker_packets import Unlogged
@@ -109,9 +110,17 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         if self._pump is not None:
             self._pump.resize(width, height, pixwidth, pixheight)
 
-    def signal_received(self, signal: str) -> None:
-        if self._open and len(signal) <= 16:
-            self._sessions.signal_session(self, signal)
+    def takes_signal(self, signal: str) -> bool:
+        """Send it. False: there is no such signal, or nothing that runs."""
+        if not self._open or signal not in SIGNALS:
+            return False
+        self._sessions.signal_session(self, signal)
+        return True
+
+    def output_unwanted(self) -> None:
+        """The client takes no more of the standard output: who writes into it hears of it, as on a closed pipe."""
+        if self._pump is not None:
+            self._pump.close_output()
 
     def break_received(self, msec: int) -> bool:
         # A serial line's break means nothing to a pty.
@@ -154,6 +163,10 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
         return display is not None
 
     # ------------------------------------------------------------------ the process
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
 
     def begin(self) -> bool:
         """May a shell, command or subsystem be asked for? Once (RFC 4254 section 6.5)."""
@@ -211,19 +224,33 @@ class NodeSession(asyncssh.SSHServerSession[bytes]):
     def exited(self, status: int | None, signal: str | None, core: bool) -> None:
         """The keeper says that the process has ended."""
         self._ended = True
+        if signal is not None and signal not in SIGNALS:
+            # RFC 4254 section 6.10: others have a name of somebody's, "sig-name@xyz".
+            signal = f"{signal}@{DOMAIN}"
         if self._pump is not None:
             self._pump.exited(status, signal, core)
 
-    def refuse(self, error: TinyportError) -> None:
-        """Tell the person why, where they look: on standard error, and with an exit status."""
+    def explain(self, error: TinyportError) -> None:
+        """Tell the person why, where they look: on standard error."""
         try:
             # A raw terminal needs the carriage return, too.
             end = "\r\n" if self._terminal is not None else "\n"
             self._channel.write(f"tinyport: {error.message}{end}".encode(), STDERR)
+        except OSError:
+            # The client has closed the channel.
+            return
+
+    def refuse(self) -> None:
+        """It comes to nothing, and ends as a session does."""
+        try:
             self._channel.exit(NOT_STARTED)
         except OSError:
             # The client has closed the channel.
             return
+
+    def begin_again(self) -> None:
+        """What was asked for is not there: the client may ask for something else, as clients of sftp do."""
+        self._begun = False
 
     def party_changed(self, message: dict[str, object], descriptors: list[int]) -> bool:
         """Somebody has joined, whose pipes these are, or left. False: there is nothing to join."""
@@ -262,6 +289,8 @@ class SessionChannel(Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes])
     def _process_env_request(self, packet: SSHPacket) -> bool:
         key, value = packet.get_string(), packet.get_string()
         packet.check_end()
+        if self._node_session().begun or b"\0" in value:
+            return False
         try:
             name, text = key.decode("ascii"), value.decode("utf-8")
         except UnicodeDecodeError:
@@ -293,6 +322,18 @@ class SessionChannel(Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes])
         if len(subsystem) > 64:
             return False
         return self._begin({"kind": "subsystem", "subsystem": subsystem})
+
+    def _process_signal_request(self, packet: SSHPacket) -> bool:
+        """RFC 4254 section 6.9."""
+        name = packet.get_string()
+        packet.check_end()
+        return self._node_session().takes_signal(name.decode("ascii", "replace"))
+
+    def _process_eow_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:
+        """OpenSSH's PROTOCOL section 2.1: ``ssh host yes | head -1`` ends."""
+        packet.check_end()
+        self._node_session().output_unwanted()
+        return True
 
     def _process_x11_req_request(self, packet: SSHPacket) -> Any:
         """RFC 4254 section 6.3.1."""
@@ -331,7 +372,14 @@ class SessionChannel(Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes])
         refusal = await session.start(request, environment)
         if self._session is None or not self._request_queue:
             return
-        # A refusal, too, is a session: one that says why. A failed request would show the person nothing.
+        if refusal is not None:
+            session.explain(refusal)
+        if refusal is not None and refusal.code == "subsystem":
+            # RFC 4254 section 6.5: psftp and others then look for another way, on the same channel.
+            session.begin_again()
+            self._report_response(False)
+            return
+        # Any other refusal, too, is a session: one that says why. A failed request alone would show the person nothing.
         self._report_response(True)
         if refusal is not None:
-            session.refuse(refusal)
+            session.refuse()

@@ -190,6 +190,9 @@ class NodeConnection(LeanPackets, BoundedConnection, ForwardingConnection, Exten
     # ------------------------------------------------------------------ sessions
 
     def make_session(self) -> tuple[SessionChannel, NodeSession]:
+        if self.no_more_sessions:
+            reason = "this connection has said that it opens no more sessions"
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, reason)
         if len(self._sessions) >= self._max_sessions:
             reason = f"too many sessions on this connection, {self._max_sessions} are allowed"
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, reason)

@@ -1,6 +1,7 @@
-"""What OpenSSH added to the protocol around sessions: host keys that a client may learn, and pings.
+"""What OpenSSH added to the protocol around sessions: host keys that a client may learn, pings, no more sessions.
 
-OpenSSH's PROTOCOL, sections 1.9 (ping@openssh.com) and 2.5 (hostkeys-00@openssh.com, hostkeys-prove-00@openssh.com).
+OpenSSH's PROTOCOL, sections 1.9 (ping@openssh.com), 2.2 (no-more-sessions@openssh.com) and 2.5
+(hostkeys-00@openssh.com, hostkeys-prove-00@openssh.com).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class ExtendedConnection(asyncssh.SSHServerConnection):
     number: int
     _keeper: KeeperLine
     _plain_key: bytes
+    #: the client has promised to open no more
+    no_more_sessions = False
 
     def connection_made(self, transport: Any) -> None:
         self._extensions_to_send[b"ping@openssh.com"] = b"0"
@@ -40,6 +43,13 @@ class ExtendedConnection(asyncssh.SSHServerConnection):
         self.send_packet(_MSG_PONG, String(data))
 
     _packet_handlers = {**asyncssh.SSHServerConnection._packet_handlers, _MSG_PING: _process_ping}  # noqa: RUF012
+
+    # ------------------------------------------------------------------ sessions
+
+    def _process_no_more_sessions_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        packet.check_end()
+        self.no_more_sessions = True
+        self._report_global_response(True)
 
     # ------------------------------------------------------------------ host keys
 

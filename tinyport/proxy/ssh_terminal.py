@@ -60,7 +60,7 @@ class Shell(asyncssh.SSHClientSession[bytes]):
         self._over = {"status": status}
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self._over = {"signal": printable(signal, 40)}
+        self._over = {"signal": printable(signal.partition("@")[0], 40)}
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, asyncssh.DisconnectError) and exc.code == asyncssh.DISC_BY_APPLICATION:
