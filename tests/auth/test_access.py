@@ -91,7 +91,7 @@ def test_offline_since(farm: Farm) -> None:
     farm.auth.clock.now += 7200
     farm.online("b2")
     answer = farm.ask(farm.alice, "b1")
-    assert (answer.status, answer.code, answer.message) == (409, "offline", "node b1 is offline since 2h")
+    assert (answer.status, answer.code, answer.message) == (409, "offline", "node b1 has been offline for 2h")
     assert answer.body["error"]["since"] == since
     never = farm.auth.join("new")
     assert farm.ask(farm.alice, never.uuid).message == "node new was never online"

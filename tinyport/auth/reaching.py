@@ -123,7 +123,7 @@ def check_online(service: Service, node: NodeRow) -> None:
         return
     if node.last_seen:
         ago = format_duration(service.now() - node.last_seen)
-        error = PeerError(f"node {node.name} is offline since {ago}", code="offline")
+        error = PeerError(f"node {node.name} has been offline for {ago}", code="offline")
         error.extra["since"] = node.last_seen
     else:
         error = PeerError(f"node {node.name} was never online", code="offline")

@@ -193,7 +193,7 @@ class Gatekeeper:
             return AccessDenied(
                 f"node {name} has no connection to this proxy",
                 code="offline",
-                hint='try another one: "tctl status" lists them',
+                hint='try again in a moment, or through another proxy ("tctl status" lists them)',
             )
         when = f", last seen {format_duration(time.time() - since)} ago" if since is not None else ""
         error = AccessDenied(
