@@ -205,6 +205,14 @@ STATUS = {
 }
 
 
+def test_memory_that_the_kernel_does_not_tell_is_not_counted_as_none() -> None:
+    told = STATUS["memory"]
+    assert isinstance(told, dict)
+    memory: dict[str, object] = {**told, "12": {}}
+    line = next(line for line in node_lines({**STATUS, "memory": memory}, NOW) if line.startswith("memory"))
+    assert line == "memory:       11.5 MB (PSS), 7.3 MB private; without 12, of which only root is told"
+
+
 def test_the_status_of_a_node_in_words() -> None:
     old = {"pid": 9, "version": "0.0.9", "sessions": 1}
     lacks = {"11": [], "12": ["no filter of system calls", "the system's files"]}

@@ -168,7 +168,10 @@ def _memory(memory: Mapping[str, Any]) -> str:
             sums[kind] += value if isinstance(value, int) else 0
     if not sums["pss"]:
         return "the kernel does not say"
-    return f"{sums['pss'] / 1e6:.1f} MB (PSS), {sums['private'] / 1e6:.1f} MB private"
+    said = f"{sums['pss'] / 1e6:.1f} MB (PSS), {sums['private'] / 1e6:.1f} MB private"
+    # Without root, the kernel keeps what is not dumpable from the monitor, too.
+    silent = sorted((pid for pid, one in memory.items() if not _table(one).get("pss")), key=str)
+    return f"{said}; without {', '.join(map(str, silent))}, of which only root is told" if silent else said
 
 
 def _words(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import math
 import os
 import sys
 import time
@@ -255,7 +256,7 @@ def _describe(profile: Profile, now: float, *, current: bool) -> list[str]:
     found = _document(profile, now, current=current)
     left = identity.valid_before - now
     if left > 0:
-        until = f"until {format_time(identity.valid_before)} ({format_duration(left)} left)"
+        until = f"until {format_time(identity.valid_before)} ({format_duration(math.ceil(left / 60) * 60)} left)"
     else:
         until = paint(f"expired {format_duration(-left)} ago", "red")
     rows = (
