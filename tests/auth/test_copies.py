@@ -285,6 +285,12 @@ def test_a_swarm_of_copies_quarantines_the_node_and_no_more(auth: AuthServer) ->
     assert listed(auth)["status"] == "quarantined"
 
 
+def test_who_means_known_copies_quarantines_nobody(auth: AuthServer) -> None:
+    auth.join("greenhouse")
+    assert auth.local().post("/v1/nodes/greenhouse/split", {"copies": True}).code == "not_found"
+    assert listed(auth)["status"] == "offline"
+
+
 @pytest.mark.parametrize("body", [{"name": "greenhouse"}, {"name": "auth"}, {"name": "{what}"}, {"labels": {"": "x"}}])
 def test_a_split_that_cannot_be(auth: AuthServer, body: dict[str, object]) -> None:
     clone(auth)

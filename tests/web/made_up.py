@@ -37,6 +37,19 @@ NODES = [
     _node(5, "attic-router", "offline", 4_000_000, {"site": "hamburg", "kind": "openwrt"}),
     _node(6, "new-pi", "pending", 60, {"site": "berlin"}, serial="10000000abcdef"),
     _node(7, "clone-pi", "quarantined", 600, {"site": "berlin"}),
+    {
+        **_node(8, "twin-pi", "online", 0, {"site": "berlin"}),
+        "copies": [
+            {
+                "id": "3f9a01bc",
+                "online": True,
+                "peer": "203.0.113.9:4242",
+                "found": NOW - 60,
+                "last_seen": NOW,
+                "split": False,
+            }
+        ],
+    },
 ]
 SESSIONS = [
     {

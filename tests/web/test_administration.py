@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+from tests.scenarios.cluster import wait_for
+from tests.scenarios.device import Device
 from tests.web import made_up
 from tests.web.person import Person
 
@@ -85,6 +88,34 @@ def test_invite_label_lock_and_read_of_it_in_the_log(person: Person, other: Pers
     assert person.complaints == []
 
 
+def test_real_devices_that_wait(person: Person, tmp_path: Path) -> None:
+    person.joins("willa", roles="access,admin")
+    page, cluster = person.page, person.cluster
+    devices = []
+    for name in ("welcome", "unwelcome"):
+        (tmp_path / name).mkdir()
+        device = Device(cluster, tmp_path / name, cluster.ready["proxy"], name=name)
+        device.token = cluster.tctl_json("tokens", "add", "--pending")["token"]
+        devices.append(device)
+    try:
+        for device in devices:
+            device.start()
+        person.goes_to("pending")
+        for name, word in (("welcome", "Accept"), ("unwelcome", "Reject")):
+            page.get_by_role("button", name=f"{word} {name}", exact=True).click()
+            page.get_by_role("dialog").get_by_role("button", name=word).click()
+            page.get_by_role("dialog").wait_for(state="detached")
+        page.get_by_text("Nothing waits").wait_for()
+        wait_for("it to be let in", lambda: cluster.node_status("welcome") == "online")
+        wait_for("it to be turned away", lambda: "removed from the cluster" in devices[1].log())
+        assert cluster.node_status("unwelcome") == "absent"
+    finally:
+        for device in devices:
+            device.stop()
+        cluster.tctl("nodes", "rm", "welcome")
+    assert person.complaints == []
+
+
 def test_devices_that_wait_and_nodes_of_other_clusters(person: Person) -> None:
     made_up.fill(person)
     asked: list[str] = []
@@ -94,17 +125,18 @@ def test_devices_that_wait_and_nodes_of_other_clusters(person: Person) -> None:
         asked.append(route.request.url)
         route.fulfill(json={})
 
-    page.route(re.compile("/(accept|reject)$"), accept)
+    page.route(re.compile("/(accept|reject|split)$"), accept)
     page.route("**/web/api/v1/clusters", lambda route: route.fulfill(json={"clusters": [{"name": "farm.example"}]}))
     there = {"nodes": [{**made_up.NODES[0], "name": "barn"}]}
     page.route("**/web/api/v1/nodes?cluster=farm.example", lambda route: route.fulfill(json=there))
     person.joins("wanda", roles="access,admin")
     person.goes_to("pending")
-    for name, word in (("new-pi", "Accept"), ("clone-pi", "Reject")):
+    page.get_by_role("row", name=re.compile("twin-pi")).get_by_text("copy 3f9a01bc from 203.0.113.9:4242").wait_for()
+    for name, word in (("new-pi", "Reject"), ("clone-pi", "Accept"), ("twin-pi", "Split")):
         page.get_by_role("button", name=f"{word} {name}").click()
         page.get_by_role("dialog").get_by_role("button", name=word).click()
         page.get_by_role("dialog").wait_for(state="detached")
-    assert [url.rpartition("/")[2] for url in asked] == ["accept", "reject"]
+    assert [url.rpartition("/")[2] for url in asked] == ["reject", "accept", "split"]
     person.goes_to("nodes")
     page.get_by_label("Cluster").select_option("farm.example")
     with page.expect_websocket() as opened:

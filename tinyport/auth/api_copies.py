@@ -57,6 +57,8 @@ async def split_node(call: Call) -> Answer:
         if node.kind != "node":
             raise PeerError(f"{node.name} is a {node.kind}: only nodes are split")
         copies = [one for one in await tables.copies.of(node.uuid) if not one.became]
+        if fields.flag("copies") and not copies:
+            raise PeerError(f"there is no copy of {node.name}", code="not_found")
         if name:
             check_template(name)
             if "{" not in name:

@@ -34,7 +34,7 @@ _PASSED: tuple[tuple[str, str], ...] = (
         r"|resources/(role|node|user|cluster_config)",
     ),
     ("PATCH|DELETE", r"nodes/[^/]+|users/[^/]+"),
-    ("POST", r"nodes/[^/]+/(accept|reject)"),
+    ("POST", r"nodes/[^/]+/(accept|reject|split)"),
     ("POST", r"users|tokens|locks|users/[^/]+/(reset|unlock)|explain|mfa|mfa/[^/]+/(confirm|remove)"),
     ("DELETE", r"tokens/[^/]+|locks/[^/]+|sessions/[^/]+|recordings/[^/]+|web/sessions/[^/]+|resources/role/[^/]+"),
     ("GET|PUT", r"resources/role/[^/]+"),

@@ -43,6 +43,10 @@ export interface Node {
   proxies: string[];
   /** bytes on the wire, by day and month as UTC has them; null: no proxy has told of any */
   traffic?: { today?: number; month?: number; budget?: number; over?: boolean } | null;
+  /** other devices that have its identity */
+  copies?: { id: string; online: boolean; peer: string; found: number; last_seen: number; split: boolean }[];
+  /** of a pending one: the node that had its serial number before */
+  same_serial?: { name: string; status: Node["status"]; last_seen: number | null } | null;
 }
 
 export interface LiveSession {

@@ -10,11 +10,20 @@ import { Table } from "../parts/table";
 import { link } from "../routes";
 import type { Node } from "../types";
 
+type Verb = "accept" | "reject" | "split";
+
+const WORDS: Record<Verb, { title: string; text: string }> = {
+  accept: { title: "Accept", text: "It becomes a node, and people whose roles fit its labels can connect to it." },
+  reject: { title: "Reject", text: "It is removed. To come back it has to join again, with a token." },
+  split: { title: "Split", text: "The first device stays what it is. Each copy becomes a node of its own at its next contact, with a key of its own and without labels." },
+};
+const ONE = "There is one device, you say, and whatever it shows next counts. Two that go on with one identity are told from each other again.";
+
 export function PendingPage(_: PageProps) {
   const { answer, error, reload } = useAsked<{ nodes: Node[] }>("/web/api/v1/nodes", 3000);
-  const [asking, setAsking] = useState<{ node: Node; accept: boolean } | null>(null);
+  const [asking, setAsking] = useState<{ node: Node; verb: Verb } | null>(null);
   if (!answer) return error ? <Trouble error={error} again={() => void reload()} /> : <Loading />;
-  const waiting = answer.nodes.filter((node) => node.status === "pending" || node.status === "quarantined");
+  const waiting = answer.nodes.filter((node) => node.status === "pending" || node.status === "quarantined" || copies(node).length > 0);
   return (
     <>
       <Head title="Waiting devices" note={waiting.length ? `${waiting.length} to look at` : undefined} />
@@ -42,10 +51,20 @@ export function PendingPage(_: PageProps) {
                 <>
                   <strong>{node.name}</strong>
                   <small class="mono">{node.uuid}</small>
+                  {node.same_serial && (
+                    <small>
+                      serial number of {node.same_serial.name}, {node.same_serial.status}
+                    </small>
+                  )}
+                  {copies(node).map((copy) => (
+                    <small key={copy.id}>
+                      copy {copy.id} from {copy.peer || "?"}, found <When at={copy.found} />
+                    </small>
+                  ))}
                 </>
               ),
             },
-            { title: "State", show: (node) => <Badge tone={node.status === "pending" ? "warn" : "bad"}>{node.status}</Badge> },
+            { title: "State", show: (node) => <Badge tone={node.status === "pending" ? "warn" : "bad"}>{copies(node).length ? "copied" : node.status}</Badge> },
             {
               title: "Came",
               class: "nowrap",
@@ -71,12 +90,19 @@ export function PendingPage(_: PageProps) {
               class: "actions",
               show: (node) => (
                 <>
-                  <Button small kind="main" icon="check" aria-label={`Accept ${node.name}`} onClick={() => setAsking({ node, accept: true })}>
+                  {copies(node).length > 0 && (
+                    <Button small kind="main" aria-label={`Split ${node.name}`} onClick={() => setAsking({ node, verb: "split" })}>
+                      Split
+                    </Button>
+                  )}{" "}
+                  <Button small kind={copies(node).length ? undefined : "main"} icon="check" aria-label={`Accept ${node.name}`} onClick={() => setAsking({ node, verb: "accept" })}>
                     Accept
                   </Button>{" "}
-                  <Button small icon="close" aria-label={`Reject ${node.name}`} onClick={() => setAsking({ node, accept: false })}>
-                    Reject
-                  </Button>
+                  {node.status === "pending" && (
+                    <Button small icon="close" aria-label={`Reject ${node.name}`} onClick={() => setAsking({ node, verb: "reject" })}>
+                      Reject
+                    </Button>
+                  )}
                 </>
               ),
             },
@@ -85,19 +111,27 @@ export function PendingPage(_: PageProps) {
       )}
       {asking && (
         <Ask
-          title={`${asking.accept ? "Accept" : "Reject"} ${asking.node.name}?`}
-          yes={asking.accept ? "Accept" : "Reject"}
-          danger={!asking.accept}
+          title={`${WORDS[asking.verb].title} ${asking.node.name}?`}
+          yes={WORDS[asking.verb].title}
+          danger={asking.verb === "reject"}
           onClose={() => setAsking(null)}
           act={async () => {
-            await ask(`/web/api/v1/nodes/${part(asking.node.uuid)}/${asking.accept ? "accept" : "reject"}`, { method: "POST" });
+            await ask(`/web/api/v1/nodes/${part(asking.node.uuid)}/${asking.verb}`, {
+              method: "POST",
+              body: asking.verb === "split" ? { copies: true } : {},
+            });
             setAsking(null);
             await reload();
           }}
         >
-          <p>{asking.accept ? "It becomes a node, and people whose roles fit its labels can connect to it." : "It is removed. To come back it has to join again, with a token."}</p>
+          <p>{asking.verb === "accept" && asking.node.status !== "pending" ? ONE : WORDS[asking.verb].text}</p>
         </Ask>
       )}
     </>
   );
+}
+
+/** Copies that have not been split yet. */
+function copies(node: Node) {
+  return (node.copies ?? []).filter((copy) => !copy.split);
 }
