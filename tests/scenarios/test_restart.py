@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.scenarios.cluster import BIN, LIMIT, Cluster, alive, wait_for
+from tests.scenarios.test_joining import person
 from tinyport.core.errors import Unavailable
 from tinyport.node import monitor_status
 
@@ -441,6 +442,52 @@ def test_sessions_of_a_killed_keeper_end_in_the_listing(daemon: Daemon, what: st
     wait_for("the end of the first", lambda: lost(daemon) == [first])
     wait_for("the second alone", lambda: (found := listed(daemon)) and first not in found and len(found) == 1)
     second.communicate(b"go\n", LIMIT)
+
+
+def test_sessions_of_an_old_keeper_are_joined(daemon: Daemon) -> None:
+    """Somebody looks on in a session, another types, though both come to a keeper that did not begin it."""
+    owner = daemon.ssh("-tt", "PS1='ready> ' sh")
+    assert owner.stdout is not None
+    assert owner.stdin is not None
+    shown = b""
+    while b"ready> " not in shown:
+        shown += os.read(owner.stdout.fileno(), 4096)
+    (sid,) = wait_for("the session", lambda: listed(daemon))
+    daemon.restart(signal.SIGKILL)
+    daemon.until(lambda status: len(status["old_keepers"]) == 1)
+    (meeting,) = (daemon.data / "node" / "kept").glob("*.join")
+    assert meeting.stat().st_mode & 0o777 == 0o600
+    with (
+        person(daemon.cluster, "ann", "join", sid) as watcher,
+        person(daemon.cluster, "ann", "join", "--mode", "peer", sid) as helper,
+    ):
+        watcher.sees(b"ready> ")
+        helper.sees(b"ready> ")
+        watcher.types(b"echo typed-by-$((40+2))\r")
+        helper.types(b"echo helped-$((40+2))\r")
+        watcher.sees(b"helped-42")
+        with person(daemon.cluster, "ann", "join", sid) as passing:
+            passing.sees(b"ready> ")
+        watcher.sees(b"[ann leaves]")
+        parties = wait_for("all in the list", lambda: _parties(daemon, sid, 2))
+        assert sorted(party["mode"] for party in parties) == ["observer", "peer"]
+        owner.stdin.write(b"exit 3\n")
+        owner.stdin.flush()
+        assert watcher.ends() == 0
+        assert helper.ends() == 0
+        assert b"typed-by" not in watcher.said
+    assert owner.wait(LIMIT) == 3
+    daemon.until(lambda status: not status["old_keepers"])
+    wait_for("the meeting place to go", lambda: not meeting.exists())
+    done = daemon.cluster.tsh("join", "0" * 32, home="ann")
+    assert done.returncode
+    assert b"Traceback" not in done.stderr
+
+
+def _parties(daemon: Daemon, sid: str, count: int) -> list[dict[str, Any]]:
+    sessions = daemon.cluster.tctl_json("sessions", "ls")["sessions"]
+    found: list[dict[str, Any]] = next((one.get("parties", []) for one in sessions if one["id"] == sid), [])
+    return found if len(found) == count else []
 
 
 def test_a_killed_keeper_takes_its_sessions_and_is_replaced(daemon: Daemon) -> None:

@@ -82,7 +82,8 @@ class Keeper:
         identity = self._documents.identity
         node = {"cluster": identity.cluster, "node": identity.uuid, "node_name": identity.name, "boot": boot_id()}
         self._audit = Audit(self._upstream.outbox.add, self._documents.now, node, self._log)
-        self._live = Live(self._loop, self.tell, self._log, self._audit, self._session_ended)
+        place = self._upstream.folder, name
+        self._live = Live(self._loop, self.tell, self._log, self._audit, self._session_ended, place, self.answer)
         self._recordings = Recordings(
             self._loop, self._upstream.tell, self._audit, self._log, self._documents.now, self._config
         )
@@ -164,6 +165,7 @@ class Keeper:
         gc.freeze()
         self._loop.run()
         self._recordings.leave()
+        self._live.guests.close()
         self._upstream.leave()
         self._documents.save_floor()
 
@@ -180,6 +182,10 @@ class Keeper:
     def link_renewed(self) -> None:
         """There is another link than before."""
         self._recordings.again()
+
+    def succeeded(self) -> None:
+        """There is another daemon, or will be: whoever joins one of our sessions comes to its keeper."""
+        self._live.guests.open()
 
     def recording_told(self, message: Mapping[str, object]) -> None:
         """What auth says to a recording."""

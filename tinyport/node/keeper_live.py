@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tinyport.core.access import Grant
-from tinyport.core.errors import AccessDenied, Unavailable
+from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
 from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
 from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import Connection, RunningSession
+from tinyport.node.keeper_connection import LATER, Answer, Connection, RunningSession
+from tinyport.node.keeper_guests import Elsewhere, Guests, Neighbours
 from tinyport.node.keeper_parties import Parties, Tell
 from tinyport.node.loop import Loop
 
@@ -33,17 +35,56 @@ class Ending(Protocol):
     def kill(self) -> None: ...
 
 
+class AnswerLater(Protocol):
+    """Answers a worker's request that was left for later."""
+
+    def __call__(
+        self,
+        connection: int,
+        request: int,
+        answer: Mapping[str, object] | TinyportError,
+        descriptors: Sequence[int] = (),
+        /,
+    ) -> None: ...
+
+
+class Waiting:
+    """A session that does not run yet, because somebody else is asked first."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    def signal(self, name: str) -> None:
+        del name
+
+    def hang_up(self) -> None:
+        self.gone = True
+
+
 class Live:
     """``parties`` are those who have joined one."""
 
     def __init__(
-        self, loop: Loop, tell: Tell, log: Log, audit: Audit, exited: Callable[[Connection, int, int], None]
+        self,
+        loop: Loop,
+        tell: Tell,
+        log: Log,
+        audit: Audit,
+        exited: Callable[[Connection, int, int], None],
+        place: tuple[int | None, str],
+        answer: AnswerLater,
     ) -> None:
+        """``place``: the node's folder, where other keepers meet us, and our name; ``answer`` is for what was left for
+        later."""
         self._loop = loop
+        self._answer = answer
+        self._neighbours = Neighbours(loop, place[0], log)
         self._tell = tell
         self._log = log
         self.parties = Parties(audit, tell, exited)
         self._sessions: dict[str, Ending] = {}
+        #: for keepers that come after us
+        self.guests = Guests(loop, *place, self._sessions.get, self.parties, log)
 
     def add(self, session: Ending) -> None:
         self._sessions[session.sid] = session
@@ -53,18 +94,51 @@ class Live:
         self.parties.session_over(session)
 
     def join(
-        self, mode: str, sid: str, connection: Connection, channel: int, grant: Grant
-    ) -> tuple[RunningSession, Sequence[int]]:
+        self, mode: str, sid: str, connection: Connection, channel: int, grant: Grant, request: int
+    ) -> tuple[RunningSession, Answer]:
         """Join the session with this name. AccessDenied when there is none here, or roles do not allow it."""
         session = self._sessions.get(sid)
         if session is None:
-            # One that an earlier daemon's keeper has lives on, and is out of reach for what is new.
-            message = f"there is no live session {printable(sid, 40)} on this node that can be joined"
-            raise AccessDenied(message, code="no_session")
+            return self._join_elsewhere(mode, sid, connection, channel, request)
         try:
-            return self.parties.join(session, mode, connection, channel, grant)
+            party, descriptors = self.parties.join(session, mode, connection, channel, grant)
         except OSError as error:
-            raise Unavailable("this node is too busy to join a session; try again later", detail=str(error)) from None
+            raise _busy(error) from None
+        return party, ({}, descriptors)
+
+    def _join_elsewhere(
+        self, mode: str, sid: str, connection: Connection, channel: int, request: int
+    ) -> tuple[RunningSession, Answer]:
+        """Perhaps an earlier daemon's keeper has it."""
+        waiting = Waiting()
+
+        def found(session: Elsewhere | None, error: TinyportError | None) -> None:
+            if connection.sessions.get(channel) is waiting:
+                del connection.sessions[channel]
+            grant = connection.grant
+            try:
+                if session is None:
+                    raise error or _no_session(sid)
+                if waiting.gone or connection.told_why or grant is None:
+                    raise Unavailable("the session is gone")
+                party, descriptors = self.parties.join(session, mode, connection, channel, grant, session.say)
+            except (TinyportError, OSError) as refusal:
+                if session is not None:
+                    session.close()
+                told = _busy(refusal) if isinstance(refusal, OSError) else refusal
+                self._answer(connection.number, request, told)
+                return
+            connection.sessions[channel] = party
+            session.watch(lambda why: self.parties.dismiss(party, why), lambda: self.parties.session_over(session))
+            try:
+                self._answer(connection.number, request, {}, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+        if not self._neighbours.find(sid, found):
+            raise _no_session(sid)
+        return waiting, LATER
 
     def end(self, ended: Mapping[str, str]) -> None:
         """``ended``: session → who ended it, as the node document has it."""
@@ -83,3 +157,11 @@ class Live:
         self._tell(session.connection, message)
         session.hang_up()
         self._loop.after(KILL_AFTER, session.kill)
+
+
+def _no_session(sid: str) -> AccessDenied:
+    return AccessDenied(f"there is no live session {printable(sid, 40)} on this node", code="no_session")
+
+
+def _busy(error: Exception) -> Unavailable:
+    return Unavailable("this node is too busy to join a session; try again later", detail=str(error))

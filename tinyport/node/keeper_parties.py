@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError
@@ -24,14 +24,31 @@ MAX_PARTIES = 16
 TOO_SLOW = "dropped from the session: your connection is slower than what it shows"
 
 
-class Joinable(Protocol):
-    """What is needed of the session that is joined."""
+class Owner(Protocol):
+    """Whose session it is, as far as roles care."""
+
+    @property
+    def user(self) -> str: ...
+
+    @property
+    def role_names(self) -> Sequence[str]: ...
+
+
+class Joined(Protocol):
+    """What is needed of the session that is joined, wherever it is."""
 
     sid: str
+    has_terminal: bool
+
+    @property
+    def owner(self) -> Owner: ...
+
+
+class Joinable(Joined, Protocol):
+    """One of this keeper: where it is."""
+
     connection: int
     number: int
-    owner: Grant
-    has_terminal: bool
 
 
 class Tell(Protocol):
@@ -40,25 +57,53 @@ class Tell(Protocol):
     def __call__(self, number: int, message: Mapping[str, object], descriptors: Sequence[int] = (), /) -> None: ...
 
 
+class Say(Protocol):
+    """Tells whoever serves the session of a party: ``party`` and ``part``. Unavailable when nobody hears it."""
+
+    def __call__(self, op: str, fields: Mapping[str, object], descriptors: Sequence[int], /) -> None: ...
+
+
+class Guest:
+    """A party that another keeper answers for. ``over(why)`` tells it that it has to leave; None: the session ends."""
+
+    def __init__(
+        self, number: int, session: Joinable, mode: str, user: str, say: Say, over: Callable[[str | None], None]
+    ) -> None:
+        self.number = number
+        self.session: Joined = session
+        #: the connection whose worker serves the session; None: another keeper's
+        self.at: int | None = session.connection
+        self.mode = mode
+        self.user = user
+        self.say = say
+        self.end = over
+
+
 class Party:
     """Somebody's part in a session: a session of their own connection, which runs nothing."""
 
     def __init__(
         self,
         number: int,
-        session: Joinable,
+        session: Joined,
+        at: int | None,
         mode: str,
         connection: Connection,
         channel: int,
+        say: Say,
         leave: Callable[[Party], None],
+        end: Callable[[Party, str | None], None],
     ) -> None:
         self.number = number
         self.session = session
+        self.at = at
         self.mode = mode
         self.connection = connection
         self.channel = channel
         self.user = connection.grant.user if connection.grant is not None else ""
+        self.say = say
         self._leave = leave
+        self._end = end
 
     def signal(self, name: str) -> None:
         # A party's signals are not the session's.
@@ -66,6 +111,10 @@ class Party:
 
     def hang_up(self) -> None:
         self._leave(self)
+
+    def end(self, why: str | None) -> None:
+        """Tell its worker that it has to leave; None: the session ends."""
+        self._end(self, why)
 
 
 class Parties:
@@ -76,20 +125,34 @@ class Parties:
         self._tell = tell
         self._exited = exited
         self._last = 0
-        self._all: dict[int, Party] = {}
+        self._all: dict[int, Party | Guest] = {}
 
     def join(
-        self, session: Joinable, mode: str, connection: Connection, channel: int, grant: Grant
+        self,
+        session: Joinable | Joined,
+        mode: str,
+        connection: Connection,
+        channel: int,
+        grant: Grant,
+        elsewhere: Say | None = None,
     ) -> tuple[Party, Sequence[int]]:
-        """The party, and standard input, output and error for its worker. AccessDenied when roles do not allow it."""
+        """The party, and standard input, output and error for its worker. AccessDenied when roles do not allow it.
+        ``elsewhere``: who is told instead of a worker of ours.
+        """
         self._check(session, mode, grant)
-        if sum(party.session is session for party in self._all.values()) >= MAX_PARTIES:
+        if not self.has_room(session):
             raise AccessDenied(f"{MAX_PARTIES} people have joined this session already", code="limit")
         self._last += 1
-        party = Party(self._last, session, mode, connection, channel, self._left)
+        at = None if elsewhere is not None else cast(Joinable, session).connection
+        say = elsewhere or self._here(cast(Joinable, session))
+        party = Party(self._last, session, at, mode, connection, channel, say, self.leave, self._end)
         ours, theirs = _pipes(mode)
         try:
             self._say(party, "party", f"{party.user} joins as {mode}", ours)
+        except BaseException:
+            for descriptor in theirs:
+                os.close(descriptor)
+            raise
         finally:
             for descriptor in ours:
                 os.close(descriptor)
@@ -97,7 +160,27 @@ class Parties:
         self._record("session.join", party, grant)
         return party, theirs
 
-    def _check(self, session: Joinable, mode: str, grant: Grant) -> None:
+    def host(
+        self,
+        session: Joinable,
+        mode: str,
+        user: str,
+        text: str,
+        over: Callable[[str | None], None],
+        descriptors: Sequence[int],
+    ) -> Guest:
+        """A party of another keeper's, which has judged it. The descriptors, of its pipes, stay the caller's."""
+        self._last += 1
+        guest = Guest(self._last, session, mode, user, self._here(session), over)
+        self._say(guest, "party", text, descriptors)
+        self._all[guest.number] = guest
+        return guest
+
+    def has_room(self, session: Joined) -> bool:
+        """May another one join?"""
+        return sum(party.session is session for party in self._all.values()) < MAX_PARTIES
+
+    def _check(self, session: Joined, mode: str, grant: Grant) -> None:
         own = grant.user == session.owner.user
         if not grant.joins.may_join(mode, owner_roles=session.owner.role_names, own=own):
             raise AccessDenied(f"your roles do not let you join this session as {mode}", code="denied")
@@ -108,49 +191,67 @@ class Parties:
             raise AccessDenied("this session has no terminal; there is nothing to join", code="denied")
 
     def judge_again(self) -> None:
-        """After a new document: who may not be there any more, leaves."""
-        for party in list(self._all.values()):
+        """After a new document: who may not be there any more, leaves. Guests are judged where they are."""
+        for party in [party for party in self._all.values() if isinstance(party, Party)]:
             grant = party.connection.grant
             try:
                 if grant is not None:
                     self._check(party.session, party.mode, grant)
             except AccessDenied as error:
-                self._dismiss(party, f"access revoked: {error.message}")
+                self.dismiss(party, f"access revoked: {error.message}")
 
-    def session_over(self, session: Joinable) -> None:
+    def session_over(self, session: Joined) -> None:
         for party in [party for party in self._all.values() if party.session is session]:
             self._forget(party)
-            self._exited(party.connection, party.channel, 0)
+            party.end(None)
 
     def dropped(self, connection: Connection, message: Mapping[str, object]) -> None:
         """The worker of a session says that a party did not keep up."""
         party = self._all.get(fields.number(message, "party", 2**53))
         if party is None:
             return
-        if party.session.connection != connection.number:
+        if party.at != connection.number:
             raise PeerError("a party of another connection's session")
-        self._dismiss(party, TOO_SLOW)
+        self.dismiss(party, TOO_SLOW)
 
-    def _dismiss(self, party: Party, text: str) -> None:
-        self._left(party, text)
-        message = {"op": "close", "conn": party.connection.number, "session": party.channel, "text": text}
-        self._tell(party.connection.number, message)
+    def dismiss(self, party: Party | Guest, text: str) -> None:
+        """It has to leave."""
+        self.leave(party, text)
+        party.end(text)
 
-    def _left(self, party: Party, why: str | None = None) -> None:
+    def leave(self, party: Party | Guest, why: str | None = None) -> None:
+        """It leaves."""
         if party.number in self._all:
             self._forget(party, why)
             self._say(party, "part", f"{party.user} leaves")
 
-    def _forget(self, party: Party, why: str | None = None) -> None:
+    def _end(self, party: Party, why: str | None) -> None:
+        if why is None:
+            self._exited(party.connection, party.channel, 0)
+        else:
+            message = {"op": "close", "conn": party.connection.number, "session": party.channel, "text": why}
+            self._tell(party.connection.number, message)
+
+    def _forget(self, party: Party | Guest, why: str | None = None) -> None:
         del self._all[party.number]
+        if isinstance(party, Guest):
+            # Who has let it in tells of it.
+            return
         party.connection.sessions.pop(party.channel, None)
         if party.connection.grant is not None:
             self._record("session.leave", party, party.connection.grant, why)
 
-    def _say(self, party: Party, op: str, text: str, descriptors: Sequence[int] = ()) -> None:
-        session = party.session
-        message = {"op": op, "conn": session.connection, "session": session.number, "party": party.number, "text": text}
-        self._tell(session.connection, message, descriptors)
+    def _say(self, party: Party | Guest, op: str, text: str, descriptors: Sequence[int] = ()) -> None:
+        about = {"party": party.number, "mode": party.mode, "user": party.user, "text": text}
+        party.say(op, about, descriptors)
+
+    def _here(self, session: Joinable) -> Say:
+        def say(op: str, fields: Mapping[str, object], descriptors: Sequence[int]) -> None:
+            message = {"op": op, "conn": session.connection, "session": session.number}
+            message.update(party=fields["party"], text=fields["text"])
+            self._tell(session.connection, message, descriptors)
+
+        return say
 
     def _record(self, name: str, party: Party, grant: Grant, why: str | None = None) -> None:
         about = {"mode": party.mode, "party": party.number, "owner": party.session.owner.user, "reason": why}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from tinyport.core.access import Grant
@@ -20,7 +20,7 @@ from tinyport.node.keeper_accounts import Accounts
 from tinyport.node.keeper_audit import Audit
 from tinyport.node.keeper_connection import LATER, Answer, Connection, RunningSession
 from tinyport.node.keeper_held import Held
-from tinyport.node.keeper_live import Live
+from tinyport.node.keeper_live import AnswerLater, Live, Waiting
 from tinyport.node.keeper_recordings import Recording, Recordings
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import light_arguments
@@ -70,32 +70,6 @@ class Session:
 
     def kill(self) -> None:
         self.signal("KILL")
-
-
-class AnswerLater(Protocol):
-    """Answers a worker's request that was left for later."""
-
-    def __call__(
-        self,
-        connection: int,
-        request: int,
-        answer: Mapping[str, object] | TinyportError,
-        descriptors: Sequence[int] = (),
-        /,
-    ) -> None: ...
-
-
-class Waiting:
-    """A session that does not run yet, because its recording is not taken yet."""
-
-    def __init__(self) -> None:
-        self.gone = False
-
-    def signal(self, name: str) -> None:
-        del name
-
-    def hang_up(self) -> None:
-        self.gone = True
 
 
 class Sessions:
@@ -180,8 +154,7 @@ class Sessions:
     ) -> tuple[RunningSession, Answer]:
         join = parse_join(asked.subsystem)
         if join is not None:
-            party, descriptors = self._live.join(*join, connection, number, grant)
-            return party, ({}, descriptors)
+            return self._live.join(*join, connection, number, grant, request)
         sid = os.urandom(16).hex()
         plan = self._planned(connection, grant, asked, sid)
         wanted = self._recordings.wanted(grant, plan)

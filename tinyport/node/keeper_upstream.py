@@ -40,6 +40,8 @@ class Household(Protocol):
 
     def link_renewed(self) -> None: ...
 
+    def succeeded(self) -> None: ...
+
     def recording_told(self, message: Mapping[str, object]) -> None: ...
 
 
@@ -62,6 +64,8 @@ class Upstream:
         self._log = log
         self._link = LinkLine(loop, channel, self._heard, self._lost, log)
         where = None if folder is None else os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        #: descriptor of the node's folder
+        self.folder = where
         self._redial = None if where is None else Redial(loop, where, self._hello, self._found, log)
         self.outbox = Outbox(self._link.tell, where, name, loop.after, log)
         self._name = name
@@ -157,6 +161,7 @@ class Upstream:
         if not self._succeeded:
             self._log.info("link and monitor are gone", sessions=self._household.running)
         self._succeeded = True
+        self._household.succeeded()
         if self._redial is not None:
             self._redial.start()
         self._household.life.drain()
