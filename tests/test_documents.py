@@ -16,6 +16,7 @@ from tinyport.admin import config_file
 from tinyport.admin.main import build_parser as tinyport_parser
 from tinyport.admin.tctl import build_parser as tctl_parser
 from tinyport.client.main import parser as tsh_parser
+from tinyport.core.cluster_config import KEYS as CLUSTER_KEYS
 from tinyport.core.cluster_config import parse_cluster_config
 from tinyport.core.config import SECTIONS, parse_config
 from tinyport.core.roles import parse_role
@@ -97,9 +98,9 @@ def test_settings_are_understood(page: Path) -> None:
 
 
 def check_settings(document: dict[str, Any]) -> None:
-    """As the program would that reads such a document. One without a kind is a part of a role, or tinyport.toml."""
+    """As the program would that reads such a document. One without a kind is a part of one, or tinyport.toml."""
     kind = document.pop("kind", None)
-    if kind == "cluster_config":
+    if kind == "cluster_config" or (kind is None and set(document) <= set(CLUSTER_KEYS)):
         parse_cluster_config({key: value for key, value in document.items() if key != "name"})
     elif kind == "trusted_cluster":
         parse_trusted_cluster(document | {key: USER_CA for key in ("user_ca", "host_ca") if key in document})

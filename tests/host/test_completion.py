@@ -59,7 +59,7 @@ def said(shell: list[str], text: str, folder: Path) -> list[str]:
 
 ROWS = [
     ("tctl no", {"nodes"}),
-    ("tctl nodes l", {"ls", "label"}),
+    ("tctl nodes la", {"label"}),
     ("tctl -c some-file nodes ls --format ", {"text", "json"}),
     ("tctl auth export --type h", {"host"}),
     ("tsh ssh gr", {"greenhouse"}),

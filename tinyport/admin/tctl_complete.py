@@ -16,7 +16,7 @@ OFFERS: Offers = {
     "users unlock name": "user",
     "tokens rm id": "token",
     "nodes ls labels": "selector",
-    **{f"nodes {verb} ids": "node" for verb in ("accept", "reject", "rm")},
+    **{f"nodes {verb} ids": "nodes" for verb in ("accept", "reject", "rm", "lock")},
     "nodes label words": "node",
     "nodes split id": "node",
     "get resource": "resource",
@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
     def listed(what: str, *fields: str) -> list[str]:
         return names_of(ask(f"/v1/{what}"), re.split("[?/]", what)[0], *fields)
 
+    def nodes_or_labels(word: str) -> list[str]:
+        answer = ask("/v1/nodes")
+        return [*names_of(answer, "nodes", "name"), *labels_of(answer)]
+
     def resources(word: str) -> list[str]:
         kind, slash, _ = word.partition("/")
         if not slash or kind not in KINDS:
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         "token": lambda word: listed("tokens", "id"),
         "lock": lambda word: listed("locks", "id"),
         "node": lambda word: listed("nodes", "name"),
+        "nodes": nodes_or_labels,
         "selector": lambda word: labels_of(ask("/v1/nodes")),
         "session": lambda word: listed("sessions", "id", "sid"),
         "recording": lambda word: listed("recordings?limit=50", "id"),
