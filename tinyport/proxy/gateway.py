@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
-from tinyport.core.forwarded import is_in
 from tinyport.core.identity import Identity, from_peer_certificate
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
@@ -27,9 +26,8 @@ from tinyport.link import websocket as ws
 from tinyport.link.clienthello import ClientHello
 from tinyport.link.httphead import MAX_HEAD, Head
 from tinyport.link.inside_http import PATH
-from tinyport.link.peeking import take_header
 from tinyport.proxy import front
-from tinyport.proxy.behind import forwarded_client
+from tinyport.proxy.balancers import SAY_AGAIN, Balancers
 from tinyport.proxy.credentials import ALPN_AUTH, ALPN_CLUSTER, ALPN_DIAL, ALPN_TUNNEL, Credentials
 from tinyport.proxy.dial import TICKET_LINE, Dials
 from tinyport.proxy.pacing import Gate
@@ -50,8 +48,6 @@ AUTH_IDLE = 2 * 3600.0
 # Accepted in one turn of the event loop, so that a storm does not stop everybody else.
 _ACCEPTS_PER_TURN = 64
 _NO_FILES_PAUSE = 0.5
-#: seconds between two lines of the log about the same trouble
-SAY_AGAIN = 10.0
 
 # RFC 8446 section 6: a fatal internal_error alert, in the clear as before any handshake. The client at least
 # learns that it was understood and that the fault is on this side.
@@ -118,6 +114,7 @@ class Gateway:
         web: Callable[[socket.socket, Peer, Inside], Awaitable[None]],
     ) -> None:
         self._settings = settings
+        self._balancers = Balancers(settings, log)
         self._credentials = credentials
         self._dials = dials
         self._log = log
@@ -133,7 +130,6 @@ class Gateway:
         self.met: Counter[str] = Counter()
         self._connections: set[asyncio.Task[None]] = set()
         self._said_full = 0.0
-        self._said_header = 0.0
 
     @property
     def open_count(self) -> int:
@@ -170,7 +166,7 @@ class Gateway:
                 loop.call_later(_NO_FILES_PAUSE, self._accept_again, listener)
                 return
             peer = (str(address[0]), int(address[1]))
-            if is_in(peer[0], self._settings.proxy_protocol_from):
+            if self._balancers.announce(peer[0]):
                 if not self._is_full(sock, peer):
                     self._begin(sock, self._announced(sock, peer))
             else:
@@ -228,30 +224,9 @@ class Gateway:
 
         It counts with the strangers from here on, by its own source: before, it waits for the balancer alone.
         """
-        sock.setblocking(False)
-        client: Peer | None = None
-        try:
-            client = (await take_header(sock)).source
-        except asyncio.TimeoutError:
-            self._say_header(peer, "no PROXY header came in time")
-            return
-        except PeerError as error:
-            if error.code != "no_header" or not is_in(peer[0], self._settings.forwarded_from):
-                self._say_header(peer, error)
-                return
-            # A balancer that speaks HTTP, at an address of one that does not.
-        except OSError as error:
-            self._log.debug("connection broke", peer=format_address(*peer), reason=error)
-            return
-        source = client or peer
-        self._admit(socket.socket(fileno=sock.detach()), source, source[0], self._route)
-
-    def _say_header(self, peer: Peer, reason: object) -> None:
-        """A balancer is not set up as the configuration says: for its operator to read, once in a while."""
-        now = time.monotonic()
-        if now - self._said_header > SAY_AGAIN:
-            self._said_header = now
-            self._log.warning("connection of a balancer refused", peer=format_address(*peer), reason=reason)
+        client = await self._balancers.client(sock, peer)
+        if client is not None:
+            self._admit(socket.socket(fileno=sock.detach()), client, client[0], self._route)
 
     # ------------------------------------------------------------------ one connection
 
@@ -278,7 +253,7 @@ class Gateway:
             hello = await first_words(sock, self._dials.settled)
         except PeerError as error:
             if error.code == "proxy_header":
-                self._say_header(peer, error)
+                self._balancers.say(peer, error)
             raise
         if hello is None:
             self.met["ssh"] += 1
@@ -309,7 +284,7 @@ class Gateway:
         a balancer of ours says who that is."""
         self.met["front"] += 1
         stream.offer(ws.server_handshake(ws.check_request(head, PATH)))
-        client = forwarded_client(self._settings, stream.peer, head.fields.get)
+        client = self._balancers.forwarded(stream.peer, head.fields.get)
         ours, theirs = socket.socketpair()
         self._admit(theirs, client, client[0], self._route_inside)
         await front.Front(stream, ours).run()

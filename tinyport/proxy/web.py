@@ -20,7 +20,7 @@ from tinyport.link.httphead import MAX_HEAD, Head
 from tinyport.link.inside_http import PATH
 from tinyport.link.tls_transport import SocketTransport
 from tinyport.proxy import front
-from tinyport.proxy.behind import forwarded_client
+from tinyport.proxy.balancers import Balancers
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.stream import Stream
 from tinyport.proxy.web_api import People, refusal
@@ -98,7 +98,7 @@ class Web:
         self._ping = ping
         self._ready = ready
         self.people = people
-        self._settings = settings
+        self._balancers = Balancers(settings, log)
         self._lives: WeakKeyDictionary[asyncio.BaseTransport, asyncio.TimerHandle] = WeakKeyDictionary()
         self._peers: WeakKeyDictionary[asyncio.BaseTransport, Address] = WeakKeyDictionary()
         #: connections that have not asked for anything yet
@@ -179,7 +179,7 @@ class Web:
         def field(name: str) -> str | None:
             return ",".join(request.headers.getall(name, ())) or None
 
-        return forwarded_client(self._settings, peer, field)
+        return self._balancers.forwarded(peer, field)
 
     def _may_stay(self, request: web.Request) -> None:
         """This connection is a terminal's: it lasts as long as that does."""
