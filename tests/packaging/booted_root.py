@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 from tests.conftest import IN_CI, need_program
-from tests.packaging.debian_root import Root, bootstrap
+from tests.packaging.debian_root import SUITE, Root, bootstrap
 from tests.scenarios.cluster import LIMIT, wait_for
 
 #: what a Raspberry Pi OS image has, too, and ours need: PAM's scopes for sessions come from libpam-systemd
@@ -83,11 +83,11 @@ exec env -i container=tinyport-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 """
 
 
-def make(folder: Path, include: Sequence[str]) -> BootedRoot:
+def make(folder: Path, include: Sequence[str], suite: str = SUITE) -> BootedRoot:
     """Make a root of this machine's architecture with these packages, to be booted."""
     words = [need_program("mmdebstrap"), "--quiet", "--variant=apt", f"--include={','.join((*PACKAGES, *include))}"]
     words += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=path-exclude=/usr/share/doc/*-doc/*"]
-    bootstrap(words, folder)
+    bootstrap(words, folder, suite)
     # The network of this machine, and what its programs need for it.
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
     for unit in MASKED:

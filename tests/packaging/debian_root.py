@@ -86,13 +86,13 @@ class Root:
         return self.run(*words, "-iname", f"*{word}*", "-print").stdout.split()
 
 
-def bootstrap(words: Sequence[str], folder: Path) -> None:
+def bootstrap(words: Sequence[str], folder: Path, suite: str = SUITE) -> None:
     """Have mmdebstrap make ``folder``. Without a mirror: a failure in CI, a visible skip on a desk."""
     said = ""
     for pause in PAUSES:
         time.sleep(pause)
         done = subprocess.run(
-            [*words, SUITE, str(folder), MIRROR], capture_output=True, text=True, check=False, timeout=300
+            [*words, suite, str(folder), MIRROR], capture_output=True, text=True, check=False, timeout=300
         )
         if done.returncode == 0:
             return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import need_program
+from tests.packaging import debian_root
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
 from tests.packaging.trixie import CONFIGURATION, NEXT, NODE, SERVER, Trixie, free_port
@@ -45,6 +48,22 @@ def test_the_packages_say_what_they_are(packages: Path) -> None:
     ).stdout
     assert "python3-asyncssh" in shown
     assert f"tinyport-common (= {VERSION})" in shown
+
+
+def test_the_packages_are_as_debian_wants_them_and_built_alike_anywhere(packages: Path, tmp_path: Path) -> None:
+    """lintian has nothing to say, and whoever builds them again, wherever and as whoever, gets the same bytes."""
+    mask = os.umask(0o077)
+    try:
+        again = debian_root.build(tmp_path)
+    finally:
+        os.umask(mask)
+    built = sorted(again.glob("*.deb"))
+    assert {path.name for path in built} == {f"{name}_{VERSION}_all.deb" for name in {*NODE, *SERVER}}
+    for path in built:
+        assert path.read_bytes() == (packages / path.name).read_bytes(), path.name
+    words = [need_program("lintian"), "--profile=debian", "--fail-on=error,warning", "--allow-root"]
+    done = subprocess.run([*words, *map(str, built)], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_a_node_from_installation_to_purge(trixie: Trixie, root: BootedRoot, people: People, load: Path) -> None:

@@ -54,6 +54,17 @@ def free_port(below: int = 0) -> int:
     raise AssertionError(f"no port below {below} is free")
 
 
+def says(port: int, expected: bytes) -> bool:
+    """Is that what whoever serves the port says first?"""
+    try:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as stream:
+            stream.settimeout(LIMIT)
+            stream.sendall(b"SSH-2.0-test\r\n")
+            return stream.recv(len(expected)) == expected
+    except ConnectionError:
+        return False
+
+
 class Trixie:
     """The machine: ``root`` is what runs in it. ``start`` before anything is run, ``stop`` at the end."""
 
@@ -84,14 +95,4 @@ class Trixie:
 
     def banner(self, port: int, expected: bytes) -> None:
         """Whoever serves the port says this first, and soon."""
-
-        def said() -> bool:
-            try:
-                with socket.create_connection(("127.0.0.1", port), LIMIT) as stream:
-                    stream.settimeout(LIMIT)
-                    stream.sendall(b"SSH-2.0-test\r\n")
-                    return stream.recv(len(expected)) == expected
-            except ConnectionError:
-                return False
-
-        wait_for(f"{expected!r} on port {port}", said)
+        wait_for(f"{expected!r} on port {port}", lambda: says(port, expected))
