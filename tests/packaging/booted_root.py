@@ -5,6 +5,7 @@ It has this machine's network, so that a cluster on loopback is its cluster. Wha
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -103,12 +104,15 @@ def _no_systemd(said: str) -> NoReturn:
     pytest.skip(f"systemd does not boot here: {said}")
 
 
+_NUMBERS = itertools.count()
+
+
 class BootedRoot(Root):
     """A root whose services are systemd's. Units and files that must be there at boot are written before ``start``."""
 
-    @property
-    def _group(self) -> str:
-        return f"tinyport-test-{os.getpid()}"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._group = f"tinyport-test-{os.getpid()}-{next(_NUMBERS)}"
 
     def start(self) -> BootedRoot:
         # It ends with the tests, however they do.
