@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import socket
 import ssl
 from pathlib import Path
@@ -129,6 +130,30 @@ def test_nobody_else_may_say_so(
 
     run(main())
     assert "proxy_protocol_from" in capfd.readouterr().err
+
+
+def test_nonsense_from_a_balancer_ends_and_nothing_else_does(cluster: Cluster, tmp_path: Path) -> None:
+    """Headers with a few bytes changed, cut off, and what follows them: each is served as somebody or closed."""
+    dice = random.Random(7)
+
+    async def main() -> None:
+        async with world(cluster, tmp_path, proxy_protocol_from=LOOPBACK) as here:
+            for _ in range(200):
+                said = bytearray(
+                    dice.choice((HEADER, LOCAL, make_header(("192.0.2.7", 4242)), make_header(("::7", 1))))
+                )
+                for _ in range(dice.randrange(4)):
+                    said[dice.randrange(len(said))] = dice.randrange(256)
+                said = said[: dice.randrange(len(said) + 1)] + dice.choice(
+                    (b"", b"SSH-2.0-x\r\n", b"\x16\x03\x01", HEADER)
+                )
+                with socket.create_connection(here.address) as sock:
+                    sock.sendall(said)
+            while here.proxy.gateway.open_count:
+                await asyncio.sleep(0)
+            assert await source_of(here, HEADER, cluster.user()) == "192.0.2.7"
+
+    run(main())
 
 
 def test_strangers_count_by_their_own_source(cluster: Cluster, tmp_path: Path) -> None:

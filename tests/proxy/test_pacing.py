@@ -312,7 +312,7 @@ def test_a_node_gets_in_beside_strangers_who_ask_for_tunnels(cluster: Cluster, t
         async with world(cluster, tmp_path, nodes) as here:
             gate = here.proxy.gateway.gate = Gate(per_second=20.0, burst=1.0, longest=10.0)
             strangers = [asyncio.ensure_future(stranger(here, number)) for number in range(200)]
-            while len(gate._turns) < 150:
+            while len(gate) < 150:
                 await asyncio.sleep(0)
             before = set(gate._turns._where)
             for node in nodes:

@@ -31,7 +31,8 @@ async def figures(proxy: Proxy) -> list[Figure]:
         Figure.one("open_connections", "Connections to the public port", gateway.open_count),
         Figure.one("strangers", "Of these, who have not said who they are", len(gateway.strangers)),
         Figure.one("turned_away", "Strangers that made room for others", gateway.strangers.turned_away, counts=True),
-        Figure.one("nodes_sent_back", "Nodes that came in too large a crowd", gateway.gate.turned_away, counts=True),
+        Figure.one("nodes_waiting", "Who waits for a turn to open a tunnel", len(gateway.gate)),
+        Figure.one("nodes_sent_back", "Of these, who came in too large a crowd", gateway.gate.turned_away, counts=True),
         Figure(
             "connections",
             "Connections by what they turned out to be",

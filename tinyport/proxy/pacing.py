@@ -55,6 +55,10 @@ class Gate:
         #: how many were sent away
         self.turned_away = 0
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._turns)
+
     async def turn(self, address: str, gone: Callable[[], bool]) -> None:
         """Wait for the turn of one who comes from ``address``. Unavailable when too many wait; PeerError when it was
         ``gone`` before its turn came. Who has had one tells by ``proved`` or ``failed`` what came of it.
