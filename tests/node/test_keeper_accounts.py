@@ -12,7 +12,7 @@ import pytest
 
 from tests.node.session_harness import LOGIN, Rig, wait_for
 from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
-from tinyport.host import accounts
+from tinyport.host import accounts, pty
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
 from tinyport.node import keeper_accounts
@@ -159,6 +159,14 @@ def test_what_was_known_grows_old(desk_for: Callable[..., Desk], monkeypatch: py
     desk = desk_for(lookup)
     with pytest.raises(NotFoundYet):
         desk.ask(LOGIN)
+
+
+def test_nothing_else_of_the_keeper_asks_who_somebody_is() -> None:
+    """What may hang in NSS hangs in a process of its own."""
+    node = Path(keeper_accounts.__file__).parent
+    for path in (*node.glob("keeper*.py"), *node.glob("session_*.py"), Path(pty.__file__)):
+        words = set(path.read_text().split())
+        assert not words & {"pwd", "grp"}, path
 
 
 # ---------------------------------------------------------------------- the keeper

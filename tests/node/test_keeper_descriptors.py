@@ -37,10 +37,19 @@ def attempt(rig: Rig, *options: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT, check=False)
 
 
-@pytest.mark.parametrize("options", [(), ("-tt",), ("-R", "0:127.0.0.1:9"), ("-W", "127.0.0.1:9")], ids=str)
-@pytest.mark.parametrize("worker", ["no worker yet", "a worker"])
-def test_wherever_it_runs_out(rig: Rig, options: tuple[str, ...], worker: str) -> None:
-    if worker == "a worker":
+@pytest.mark.parametrize(
+    ("worker", "options"),
+    [
+        (False, ()),
+        (True, ()),
+        (True, ("-tt",)),
+        (True, ("-R", "0:127.0.0.1:9")),
+        (True, ("-W", "127.0.0.1:9")),
+    ],
+    ids=str,
+)
+def test_wherever_it_runs_out(rig: Rig, options: tuple[str, ...], worker: bool) -> None:
+    if worker:
         assert attempt(rig).stdout == b"in\n"
     for more in (*range(9), LEFT_BY_SESSIONS + 4, LEFT_BY_CONNECTIONS + 4):
         allow(rig, more)

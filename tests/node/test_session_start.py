@@ -143,11 +143,16 @@ def test_root_becomes_the_user_for_good() -> None:
 
 @needs_root
 @pytest.mark.root
-def test_the_terminal_belongs_to_the_user() -> None:
-    status, output, _ = run(
-        planned("stat -c '%U %a' $SSH_TTY; echo hi > $SSH_TTY", nobody(), terminal=TERMINAL), privileged=True
-    )
-    assert (status, output) == (0, b"nobody 620\nhi\n")
+def test_the_terminal_belongs_to_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = "stat -c '%U %G %a' $SSH_TTY; echo hi > $SSH_TTY"
+    status, output, _ = run(planned(command, nobody(), terminal=TERMINAL), privileged=True)
+    assert (status, output) == (0, b"nobody tty 620\nhi\n")
+    # Without such a group, or when it cannot be read, it is the user's alone.
+    for text in ("", "tty\ntty:x\ntty:x:five:\n"):
+        (tmp_path / "group").write_text(text)
+        monkeypatch.setattr(pty, "GROUP", str(tmp_path / "group"))
+        status, output, _ = run(planned(command, nobody(), terminal=TERMINAL), privileged=True)
+        assert output.split()[2] == b"600"
 
 
 @needs_root

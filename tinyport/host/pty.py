@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import grp
 import os
 import struct
 import termios
 from collections.abc import Mapping
 
+GROUP = "/etc/group"
 # termios(3): Python does not name these two.
 _IUTF8 = 0o040000
 _IUCLC = 0o001000
@@ -82,17 +82,30 @@ def open_pair(owner: int | None) -> tuple[int, int, str]:
     try:
         path = os.ttyname(slave)
         if owner is not None:
-            try:
-                group, mode = grp.getgrnam("tty").gr_gid, 0o620
-            except KeyError:
-                group, mode = -1, 0o600
-            os.chown(slave, owner, group)
-            os.chmod(slave, mode)
+            group = _tty_group()
+            os.chown(slave, owner, -1 if group is None else group)
+            os.chmod(slave, 0o600 if group is None else 0o620)
     except BaseException:
         os.close(master)
         os.close(slave)
         raise
     return master, slave, path
+
+
+def _tty_group() -> int | None:
+    """The group that terminals belong to. From the machine's own file: NSS may ask a directory, which may not answer,
+    and everybody's sessions wait for us.
+    """
+    try:
+        with open(GROUP, "rb", buffering=0) as file:
+            lines = file.readall().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split(b":")
+        if fields[0] == b"tty" and len(fields) > 2 and fields[2].isdigit():
+            return int(fields[2])
+    return None
 
 
 def set_size(terminal: int, columns: int, rows: int, width: int = 0, height: int = 0) -> None:
