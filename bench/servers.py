@@ -26,6 +26,7 @@ from tinyport.core.errors import Unavailable as OutOfReach
 from tinyport.core.issue import issue_user_certificate
 from tinyport.core.signatures import Ed25519Key
 from tinyport.node import monitor_status
+from tinyport.node.keeper_sessions import INHERITED
 
 LOGIN = getpass.getuser()
 HOST = "127.0.0.1"
@@ -132,9 +133,16 @@ class Server:
 
     def _run(self, argv: list[str]) -> None:
         servers, _ = machine.cores()
+        # Ours hands these on to its sessions, sshd without PAM does not; and a shell with a locale starts 0.3 ms later.
+        environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=machine.pinned(servers)
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                preexec_fn=machine.pinned(servers),
             )
 
     def _await_port(self) -> None:
