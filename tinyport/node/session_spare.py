@@ -21,7 +21,7 @@ from tinyport.host.logging_line import Log
 from tinyport.host.login_records import LastLogin
 from tinyport.node.loop import Loop
 from tinyport.node.session_plan import Plan, Terminal
-from tinyport.node.session_process import CANNOT_RUN, Manner, apart, say
+from tinyport.node.session_process import CANNOT_RUN, Manner, apart, plain_process, say
 
 #: seconds after a session's start: the command has the processor first, and most have ended by then
 PAUSE = 0.025
@@ -53,6 +53,9 @@ class Order:
     pam: PamWish | None
 
 
+_NOTHING = Order(
+    Plan(Account("", 0, 0, (), "", ""), "", (), {}, None, "", ""), Manner(privileged=False), tty=None, pam=None
+)
 #: in the child: (order, its three streams, the line to the keeper)
 Obey = Callable[[Order, tuple[int, int, int], socket.socket], NoReturn]
 
@@ -82,7 +85,7 @@ class Spare:
             return None
         pid, line = self._ready.popitem()
         try:
-            line.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))])
+            _tell(line, data, streams)
         except OSError as error:
             # Somebody has killed it.
             self._log.debug("a spare process is gone", reason=error)
@@ -148,19 +151,46 @@ def _wait(line: socket.socket, obey: Obey) -> NoReturn:
     """In the child: until there is an order, or no keeper."""
     status = CANNOT_RUN
     try:
+        _rehearse()
         apart({line.fileno()}, "tinyport-spare")
-        data, ancillary, _, _ = line.recvmsg(MAX_ORDER, socket.CMSG_SPACE(3 * _INT), socket.MSG_CMSG_CLOEXEC)
-        if data:
-            streams = array.array("i")
-            for _, _, rights in ancillary:
-                streams.frombytes(rights)
-            first, second, third = streams
-            obey(unpacked(data), (first, second, third), line)
+        heard = _hear(line)
+        if heard is not None:
+            obey(*heard, line)
         status = 0
     except BaseException as error:
         say(f"error: a session could not be started: {type(error).__name__}: {error}")
     finally:
         os._exit(status)
+
+
+def _hear(line: socket.socket) -> tuple[Order, tuple[int, int, int]] | None:
+    """The order and its streams; None when there is no keeper any more."""
+    data, ancillary, _, _ = line.recvmsg(MAX_ORDER, socket.CMSG_SPACE(3 * _INT), socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        return None
+    streams = array.array("i")
+    for _, _, rights in ancillary:
+        streams.frombytes(rights)
+    first, second, third = streams
+    return unpacked(data), (first, second, third)
+
+
+def _rehearse() -> None:
+    """Take an order that means nothing. What is written to for the first time after a fork is a page to be copied, 70
+    of them for this: now nobody waits for them.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        _tell(ours, packed(_NOTHING), (ours.fileno(),) * 3)
+        heard = _hear(theirs)
+    assert heard is not None
+    for stream in heard[1]:
+        os.close(stream)
+    plain_process(keeps_umask=True)
+
+
+def _tell(line: socket.socket, data: bytes, streams: tuple[int, int, int]) -> None:
+    line.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))])
 
 
 def packed(order: Order) -> bytes:
