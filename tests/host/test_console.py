@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 from argparse import SUPPRESS
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,8 @@ from tinyport.host.console import CommandLine
 from tinyport.host.console_wrap import width, wrapped
 from tinyport.link.refusal import error_of
 
+#: what starts daemons, takes the terminal over or becomes another program
+DO_MORE = {"start", "quickstart", "install", "top", "join"}
 PROGRAMS: list[Callable[[], CommandLine]] = [tsh_parser, tctl_parser, tinyport_parser]
 
 
@@ -151,3 +155,40 @@ def test_help_has_a_line_for_each_command(build: Callable[[], CommandLine]) -> N
     lines = build().format_help().splitlines()
     for name, summary in build().summaries().items():
         assert any(line.startswith(f"  {name} ") and summary.split()[0] in line for line in lines), name
+
+
+@pytest.mark.parametrize("build", PROGRAMS, ids=["tsh", "tctl", "tinyport"])
+@pytest.mark.parametrize("word", ["", "--", "x", "\x1b[2J", "@", "k=" + "v" * 400])
+def test_no_word_is_a_defect(
+    build: Callable[[], CommandLine],
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever is typed for an argument or an option, without a login and a cluster."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYPORT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TINYPORT_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    parser = build()
+    for path, command in commands(parser):
+        if path[-1] in DO_MORE:
+            continue
+        arguments = [action for action in command._actions if not action.option_strings]
+        valued = [action for action in command._actions if action.option_strings and action.nargs != 0]
+        names = [action.option_strings[-1] for action in valued]
+        options = [f"{name}={word}" for name in names if name.startswith("--")]
+        for words in [[word] * len(arguments), *([option, *("x" for _ in arguments)] for option in options)]:
+            status = console.main(parser.prog, lambda: parser, [*path, *words])
+            said = capsys.readouterr().err
+            assert "unexpected" not in said, f"{path} {words}"
+            assert status in (*range(7), 255), f"{path} {words}: {said}"
+
+
+def commands(parser: CommandLine, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], CommandLine]]:
+    for name, command in parser.commands().items():
+        if command.commands():
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command

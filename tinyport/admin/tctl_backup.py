@@ -44,9 +44,9 @@ def add_commands(parser: CommandLine) -> None:
 
 def _backup(args: argparse.Namespace) -> int:
     target = Path(args.file)
-    part = target.with_name(f"{target.name}.part")
     if target.exists():
         raise OperatorError(f"{target} exists already", hint="choose another name; a backup replaces nothing")
+    part = target.with_name(f"{target.name}.part")
     size = 0
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -189,6 +189,14 @@ class CommandLine(argparse.ArgumentParser):
             above = above._above
         raise UsageError(f"{self.prog} has no option {printable(option, 80)}", hint=hint)
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # Before 3.13 argparse takes "--" for no value, and makes an empty list of it.
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
