@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tinyport.auth.api_events import MAY_SAY
 from tinyport.auth.audit import SIGN_EVERY
 from tinyport.core.certificate import parse_public_line
+from tinyport.core.events import CODES
 from tinyport.core.policy import open_document
 
 from .conftest import CLUSTER, START, AuthServer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _send(client: Any, *events: object, batch: str = "b1") -> Any:
@@ -102,7 +107,7 @@ def test_live_sessions(auth: AuthServer) -> None:
 def test_a_locked_node_still_reports(auth: AuthServer) -> None:
     node = auth.join("greenhouse")
     auth.local().post("/v1/locks", {"target": {"node": "greenhouse"}})
-    assert _send(node.client, {"event": "session.rejected"}).status == 200
+    assert _send(node.client, {"event": "session.end"}).status == 200
     assert node.client.get("/v1/policy").status == 200
     assert node.client.get("/v1/nodes").code == "locked"
 
@@ -215,3 +220,15 @@ def test_a_node_cannot_fill_the_disk_with_events(auth: AuthServer) -> None:
     # What was refused may be sent again, a little later.
     auth.clock.now += 60
     assert _send(node.client, *many, batch="b4").status == 200
+
+
+@pytest.mark.parametrize("kind", ["node", "proxy"])
+def test_what_machines_say_is_theirs_to_say(kind: str) -> None:
+    """An event that its sender may not speak of is counted as lost."""
+    sources = "".join(path.read_text() for path in (ROOT / "tinyport" / kind).glob("*.py"))
+    assert {name for name in CODES if f'"{name}"' in sources} <= MAY_SAY[kind]
+
+
+def test_every_event_is_in_the_page() -> None:
+    page = (ROOT / "docs/protocol/audit.md").read_text()
+    assert dict(re.findall(r"^\| `([\w.]+)` \| (\w+) \|", page, re.MULTILINE)) == CODES

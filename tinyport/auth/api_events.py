@@ -18,18 +18,19 @@ PENDING_COSTS = 8
 # A node whose clock is off by more than this is shown with the time of arrival, too.
 LATEST = 2.0**40
 
+_OF_SESSIONS = ("session.", "exec", "port", "agent.", "x11.", "sftp")
 #: what each kind of sender may speak of; everything else is auth's own to say
 MAY_SAY: dict[str, frozenset[str]] = {
     NODE: frozenset(
         name
         for name in CODES
-        if (name.startswith(("session.", "exec", "port", "scp.", "sftp")) and name != "session.kill")
+        if (name.startswith(_OF_SESSIONS) and name != "session.kill")
         or name in ("auth.failed", "access.denied", "break_glass.use", "events.lost")
     )
     | {LIVING},
     PROXY: frozenset(
         (
-            *("auth.failed", "access.denied", "session.rejected", "port", "port.failed", "events.lost"),
+            *("auth.failed", "access.denied", "port", "port.failed", "events.lost"),
             *("trusted_cluster.online", "trusted_cluster.offline", "trusted_cluster.use"),
         )
     ),
