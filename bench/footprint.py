@@ -12,12 +12,10 @@ from pathlib import Path
 
 from bench import processes
 from bench.report import Row, Suite
+from tests.packaging.openwrt_python import left_out
 from tests.scenarios.cluster import BIN, Cluster, wait_for
 
 MEGABYTE = 2**20
-#: packages of ours that a node runs; the others are for servers and people's machines
-NODE_PACKAGES = ("core", "host", "link", "node")
-NODE_FILES = ("__init__.py", "__main__.py", "start.py")
 #: what is installed along with asyncssh; Python and cryptography are on the device already
 LIBRARIES = ("asyncssh", "typing_extensions")
 
@@ -36,18 +34,17 @@ def measure(quick: bool) -> Suite:
 
 
 def _size(suite: Suite) -> None:
-    """Sources and byte code, as a package ships them. Only what a node imports of ours, all of the libraries."""
+    """Sources and byte code: of ours what OpenWrt's package ships of it, and all of the libraries."""
     import tinyport
 
     root = Path(tinyport.__file__).parent
     sizes: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="tinyport-bench-") as name:
         folder = Path(name)
-        for package in NODE_PACKAGES:
-            shutil.copytree(root / package, folder / "tinyport" / package, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in NODE_FILES:
-            if (root / file).exists():
-                shutil.copy(root / file, folder / "tinyport" / file)
+        shutil.copytree(root, folder / "tinyport", ignore=shutil.ignore_patterns("__pycache__", "systemd"))
+        for part in left_out():
+            place = folder / part
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
         for library in LIBRARIES:
             _copy_library(library, folder)
         sources = _count(folder)

@@ -65,6 +65,11 @@ def declared(name: str) -> set[str]:
     return set(re.findall(r"\+([a-z0-9-]+)", found[1]))
 
 
+def left_out() -> list[str]:
+    """What the package's filespec does not ship of ours, by path below site-packages."""
+    return re.findall(r"^-\|\$\(PYTHON3_PKG_DIR\)/(.*)$", (FEED / "tinyport" / "Makefile").read_text(), re.M)
+
+
 def with_needs(packages: set[str]) -> set[str]:
     return packages | {need for package in packages for need in NEEDS.get(package, ())}
 
@@ -100,9 +105,9 @@ def build(folder: Path, packages: set[str]) -> Path:
         _copy_distribution(name, packages_folder)
     ours = shutil.ignore_patterns("__pycache__", "systemd")
     shutil.copytree(ROOT / "tinyport", packages_folder / "tinyport", ignore=ours)
-    # As the package's filespec has it.
-    for part in re.findall(r"^-\|\$\(PYTHON3_PKG_DIR\)/(.*)$", (FEED / "tinyport" / "Makefile").read_text(), re.M):
-        shutil.rmtree(packages_folder / part)
+    for part in left_out():
+        unshipped = packages_folder / part
+        shutil.rmtree(unshipped) if unshipped.is_dir() else unshipped.unlink()
     compileall.compile_dir(library, quiet=2, legacy=True, workers=1)
     for source in library.rglob("*.py"):
         source.unlink()

@@ -48,6 +48,16 @@ def test_that_python_lacks_what_is_not_declared(python: Path) -> None:
     assert not list(python.parent.parent.rglob("*.py"))
 
 
+def test_what_is_for_administrators_is_not_shipped(python: Path) -> None:
+    """All of tctl, whatever it grows; and the command that would need the rest says so."""
+    folder = openwrt_python.ROOT / "tinyport" / "admin"
+    assert {f"tinyport/admin/{path.name}" for path in folder.glob("tctl*.py")} <= set(openwrt_python.left_out())
+    words = [str(python.parent / "tinyport"), "quickstart"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "a node is all that this package has" in done.stderr
+
+
 @pytest.mark.parametrize("package", sorted(openwrt_python.declared("tinyport") & set(openwrt_python.PACKAGES)))
 def test_no_package_is_declared_for_nothing(package: str) -> None:
     """Each takes room on a router's flash: something that the node loads must be in it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib.util import find_spec
 
+from tinyport.core.errors import OperatorError
 from tinyport.host.console import CommandLine, Run, emit, output_options
 from tinyport.host.console import main as run_command_line
 
@@ -18,6 +20,10 @@ def _start(args: argparse.Namespace) -> int:
 
 
 def _quickstart(args: argparse.Namespace) -> int:
+    if find_spec("tinyport.auth") is None:
+        # OpenWrt's package.
+        hint = '"tinyport start" joins this machine to a cluster'
+        raise OperatorError("a node is all that this package has of a cluster", hint=hint)
     from tinyport.admin.quickstart import run
 
     return run(args)
