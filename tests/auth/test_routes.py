@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,25 @@ from tinyport.auth.routes import ROUTES
 from tinyport.auth.tls_certificates import issue_leaf, make_authority
 from tinyport.auth.web import Route
 from tinyport.core.identity import Identity
+from tinyport.core.roles import RESOURCES
 
 from .conftest import CLUSTER, START, AuthServer, Client, Clock, auth_settings
 
 #: whose good answers are no JSON object
 STREAMS = frozenset(("/v1/watch", "/v1/audit/export", "/v1/backup"))
+
+
+def test_the_page_has_every_rule() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/roles.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| ((?:`\w+` ?)+)\|", page.partition("## Rules")[2], re.MULTILINE))
+    rules = {resource: set(re.findall(r"`(\w+)`", verbs)) for resource, verbs in told.items() if resource in RESOURCES}
+    asked: dict[str, set[str]] = {resource: set() for resource in RESOURCES}
+    for route in ROUTES:
+        if route.rule is not None:
+            asked[route.rule[0]].update(route.rule[1])
+    # Everybody may list their own sessions; whose else's, and who may join, is decided on the way.
+    asked["sessions"] |= {"read", "join"}
+    assert rules == asked
 
 
 @pytest.fixture(scope="module")
