@@ -5,12 +5,12 @@ from it.
 from __future__ import annotations
 
 import argparse
-import getopt
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinyport.client.grammar import Forward, RunCommandLine, SshCommandLine
 from tinyport.core.session_joining import MODES, OBSERVER
-from tinyport.host.console import CommandLine, Run, UsageError, output_options
+from tinyport.host.console import CommandLine, Run, output_options
 
 Commands = dict[str, Callable[["Build"], None]]
 
@@ -61,59 +61,6 @@ class Build:
             parents=[self.common, *parents],
             parser_class=parser_class,
         )
-
-
-class _Forward(argparse.Action):
-    """-L, -R and -D, in the order they were given."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        kind = (option_string or "-L")[1]
-        namespace.forwards = [*(getattr(namespace, "forwards", None) or []), (kind, values)]
-
-
-class SshCommandLine(CommandLine):
-    """ssh's grammar: options may stand on both sides of the target, and what follows it, from the first word that is
-    no option on, is the command and not looked at.
-    """
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        options, rest = self._leading_options(list(args or []))
-        target = rest[0] if rest else None
-        more, command = self._leading_options(rest[1:])
-        # argparse would drop a "--" of the command's own.
-        namespace, extra = super().parse_known_args([*options, *more], namespace)
-        if target is None:
-            self.error("the following arguments are required: TARGET")
-        namespace.target, namespace.command = target, command
-        return namespace, extra
-
-    def _leading_options(self, words: list[str]) -> tuple[list[str], list[str]]:
-        """Split ``words`` where the options end; a "--" there is taken away."""
-        short, long = "", []
-        for action in self._actions:
-            takes = action.nargs != 0
-            for name in action.option_strings:
-                if name.startswith("--"):
-                    long.append(name[2:] + ("=" if takes else ""))
-                else:
-                    short += name[1:] + (":" if takes else "")
-        try:
-            _, rest = getopt.getopt(words, short, long)
-        except getopt.GetoptError as error:
-            name = f"--{error.opt}" if len(error.opt) > 1 else f"-{error.opt}"
-            if name not in self._option_string_actions:
-                self.refuse(name)
-            raise UsageError(str(error), hint=f'run "{self.prog} --help"') from None
-        options = words[: len(words) - len(rest)]
-        if options and options[-1] == "--":
-            options.pop()
-        return options, rest
 
 
 def _login_options(parser: CommandLine) -> None:
@@ -189,7 +136,7 @@ def ssh(build: Build) -> None:
         ("-R", "forward a port or socket there to one here: [BIND:]PORT:HOST:HOSTPORT"),
         ("-D", "a SOCKS server here: [BIND:]PORT"),
     ):
-        add(name, dest="forwards", metavar="SPEC", action=_Forward, default=[], help=text)
+        add(name, dest="forwards", metavar="SPEC", action=Forward, default=[], help=text)
     add("-N", dest="no_command", action="store_true", help="no shell, no command: forwardings only")
     add("-t", dest="tty", action="store_const", const=True, default=None, help="a terminal even for a command")
     add("-T", dest="tty", action="store_const", const=False, help="no terminal")
@@ -197,20 +144,6 @@ def ssh(build: Build) -> None:
     add("--cluster", metavar="C", help='go to another cluster that "tsh clusters" lists')
     add("target", nargs="?", metavar="[LOGIN@]NODE|UUID|k=v", help="the node")
     add("command", nargs="*", metavar="COMMAND", help="default: a login shell")
-
-
-class RunCommandLine(CommandLine):
-    """Everything after the first ``--`` is the command, whatever it looks like."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = list(args or ())
-        command: list[str] = []
-        if "--" in words:
-            at = words.index("--")
-            words, command = words[:at], words[at + 1 :]
-        found, rest = super().parse_known_args(words, namespace)
-        found.command = command
-        return found, rest
 
 
 def run(build: Build) -> None:
