@@ -38,7 +38,9 @@ _ENTER = (
 mkdir "$1/sys/fs/cgroup/$2"
 echo $$ >"$1/sys/fs/cgroup/$2/cgroup.procs"
 umount "$1/sys/fs/cgroup"
-exec unshare --cgroup --pid --ipc --uts --mount --fork --kill-child sh -c "$3" sh "$1"
+root=$1 boot=$3
+shift 3
+exec unshare --cgroup --pid --ipc --uts --mount --fork --kill-child sh -c "$boot" sh "$root" "$@"
 """
 )
 _LEAVE = (
@@ -55,6 +57,7 @@ done
 _BOOT = """
 set -e
 root=$1
+shift
 mount --bind "$root" "$root"
 cd "$root"
 mount -t tmpfs tmpfs sys
@@ -80,7 +83,7 @@ umount -l old
 # As systemd does it outside of containers; credentials come by it.
 mount --make-rshared /
 exec env -i container=tinyport-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    /usr/lib/systemd/systemd --unit=multi-user.target --show-status=0 --log-target=journal
+    /usr/lib/systemd/systemd --show-status=0 --log-target=journal "$@"
 """
 
 
@@ -115,10 +118,7 @@ class BootedRoot(Root):
         self._group = f"tinyport-test-{os.getpid()}-{next(_NUMBERS)}"
 
     def start(self) -> BootedRoot:
-        # It ends with the tests, however they do.
-        words = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount"]
-        words += ["sh", "-c", _ENTER, "sh", str(self.folder), self._group, _BOOT]
-        self._holder = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self._boot("--unit=multi-user.target")
         try:
             self._inside = self._first_process()
             wait_for("systemd to have started everything", lambda: self._state() in ("running", "degraded"))
@@ -127,6 +127,21 @@ class BootedRoot(Root):
             self.stop()
             raise
         return self
+
+    def boot_once(self, *kernel: str) -> None:
+        """Boot with these words on the kernel's command line, and wait until the machine has gone off by itself."""
+        self._boot(*kernel)
+        assert self._holder is not None
+        try:
+            self._holder.wait(LIMIT)
+        finally:
+            self.stop()
+
+    def _boot(self, *words: str) -> None:
+        # It ends with the tests, however they do.
+        around = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount"]
+        around += ["sh", "-c", _ENTER, "sh", str(self.folder), self._group, _BOOT]
+        self._holder = subprocess.Popen([*around, *words], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def _state(self) -> str:
         return self.run("systemctl", "is-system-running", check=False).stdout.strip()

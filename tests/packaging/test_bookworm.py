@@ -16,6 +16,7 @@ from tests.packaging import booted_root, trixie
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
 from tests.packaging.debian_root import ROOT
+from tests.packaging.test_first_boot import blocks, board
 from tests.scenarios.cluster import LIMIT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("cloud-init")]
@@ -45,10 +46,12 @@ def wheels(folder: Path) -> None:
     subprocess.run([*pip, *words], check=True, timeout=300)
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[tuple[BootedRoot, int]]:
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BootedRoot, int]]:
     """The machine and its sshd's port."""
-    root = booted_root.make(tmp_path / "root", ("openssh-server", "python3-venv"), "bookworm")
+    root = booted_root.make(
+        tmp_path_factory.mktemp("bookworm") / "root", ("openssh-server", "python3-venv"), "bookworm"
+    )
     port = trixie.free_port()
     root.path("/etc/ssh/sshd_config.d/port.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\n")
     wheels(root.path("/root"))
@@ -59,21 +62,24 @@ def machine(tmp_path: Path) -> Iterator[tuple[BootedRoot, int]]:
         root.stop()
 
 
+def type_in(root: BootedRoot, lines: list[str]) -> None:
+    for line in lines:
+        root.run("sh", "-c", f"export PIP_NO_INDEX=1 PIP_FIND_LINKS=/root; cd /root; {line}")
+
+
 def test_the_environment_of_the_page(machine: tuple[BootedRoot, int], people: People) -> None:
     root, port = machine
     token = people.cluster.tctl_json("tokens", "add", "--type", "node")["token"]
     server, pin = people.cluster.ready["proxy"], people.cluster.ready["ca_pin"]
     words = f"configure --roles node --server {server} --token {token} --ca-pin {pin}"
-    typed = commands()
-    assert len(typed) == 5
-    for line in typed:
+    type_in(root, commands()[:3])
+    for line in commands()[3:]:
         if line.startswith("/opt/tinyport/bin/tinyport install"):
             # Two nodes of one host name, on one network.
             text = f'nodename = "{NAME}"\n'
             path = root.path("/etc/tinyport/tinyport.toml")
             path.write_text(path.read_text().replace("# nodename", f"{text}#").replace("# listen", "listen = []  #"))
-        line = line.replace("configure ...", words)
-        root.run("sh", "-c", f"export PIP_NO_INDEX=1 PIP_FIND_LINKS=/root; cd /root; {line}")
+        type_in(root, [line.replace("configure ...", words)])
     people.reached(NAME)
     assert "bookworm" in people.ssh(NAME, "cat /etc/os-release")
     assert people.ssh(NAME, "tty; exit 0", tty=True).startswith("/dev/pts/")
@@ -86,8 +92,40 @@ def test_the_environment_of_the_page(machine: tuple[BootedRoot, int], people: Pe
     people.reached(NAME)
     out, err = session.communicate(b"on\n", LIMIT)
     assert (out, session.returncode) == (b"got on\n", 7), err
-    assert "sshd is stopped" in people.ssh(NAME, "/opt/tinyport/bin/tinyport install --replace-sshd")
+    said = people.ssh(NAME, "/opt/tinyport/bin/tinyport install --replace-sshd 2>&1; true")
+    assert "sshd is stopped" in said, root.log("tinyport-replace-sshd")
     assert root.is_("active", "tinyport-node.socket")
     assert not root.is_("active", "ssh.service")
     wait_for("the node on sshd's port", lambda: trixie.says(port, b"SSH-2.0-tinyport"))
     people.reached(NAME)
+
+
+def test_a_card_whose_firstrun_script_has_the_pages_lines(machine: tuple[BootedRoot, int], people: People) -> None:
+    """The image: the environment and nothing else of ours. Then Imager's words on the kernel's command line, once."""
+    root, _ = machine
+    assert len(commands()) == 5
+    type_in(root, commands()[:3])
+    root.run("sh", "-c", "systemctl disable --now tinyport-node.socket tinyport-node; true")
+    root.run("sh", "-c", "rm -rf /etc/tinyport /var/lib/tinyport /etc/systemd/system/tinyport*")
+    root.shut_down()
+    (lines,) = blocks("sh")
+    lines = lines.replace("port.example.com:443", people.cluster.ready["proxy"])
+    lines = lines.replace("sha256:...", people.cluster.ready["ca_pin"])
+    # Ports of this machine are not the card's.
+    lines = lines.replace("enabled = true\n", "enabled = true\nlisten = []\n")
+    firmware = root.path("/boot/firmware")
+    firmware.mkdir()
+    (firmware / "tinyport-token").write_text(people.cluster.tctl_json("tokens", "add", "--type", "node")["token"])
+    script = firmware / "firstrun.sh"
+    script.write_text(f"#!/bin/bash\nset +e\n{lines}\nrm -f /boot/firmware/firstrun.sh\nexit 0\n")
+    script.chmod(0o755)
+    root.boot_once(
+        "systemd.run=/boot/firmware/firstrun.sh",
+        "systemd.run_success_action=reboot",
+        "systemd.unit=kernel-command-line.target",
+    )
+    assert not script.exists()
+    root.start()
+    name = wait_for("a node with its board's name", lambda: board(people))
+    people.reached(name)
+    wait_for("the token to be gone", lambda: not (firmware / "tinyport-token").exists())

@@ -11,7 +11,7 @@ import pytest
 from tests.packaging import booted_root
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
-from tests.packaging.test_first_boot import blocks
+from tests.packaging.test_first_boot import blocks, board
 from tests.packaging.trixie import CONFIGURATION, DEPENDENCIES, NODE
 from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
@@ -47,12 +47,6 @@ def card(tmp_path: Path, packages: Path, people: People) -> BootedRoot:
     recipe = recipe.replace("port.example.com:443", people.cluster.ready["proxy"])
     (firmware / "user-data").write_text(recipe.replace("sha256:...", people.cluster.ready["ca_pin"]))
     return root
-
-
-def board(people: People) -> str:
-    """The node whose name is made as the recipe says; "" before there is one."""
-    names = [node["name"] for node in people.cluster.tctl_json("nodes", "ls")["nodes"]]
-    return next((name for name in names if re.fullmatch("pi-[0-9a-f]{16}", name)), "")
 
 
 def test_a_card_joins_at_its_first_boot(card: BootedRoot, people: People) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 from pathlib import Path
@@ -42,13 +43,14 @@ def build(folder: Path) -> Path:
     return found
 
 
-def free_port(below: int = 0) -> int:
-    """A port that nobody has on any address: any, or the highest below ``below``."""
-    for port in range(below - 1, 0, -1) if below else (0,):
+def free_port(below: int = 32768) -> int:
+    """A port that nobody has on any address, and that the kernel gives to nobody who connects: it may be left and taken
+    again.
+    """
+    for port in random.sample(range(below // 2, below), 100):
         try:
-            with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as free:
-                found: int = free.getsockname()[1]
-                return found
+            with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True):
+                return port
         except OSError:
             continue
     raise AssertionError(f"no port below {below} is free")
