@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import need_program
 from tests.packaging import openwrt_python
 from tests.packaging.conftest import People
 from tests.scenarios.cluster import LIMIT, text
+from tinyport.core.version import VERSION
 
 DECLARED = openwrt_python.with_needs(openwrt_python.declared("tinyport"))
 #: in cryptography's and asyncssh's Makefiles; what the feed has for them
@@ -69,6 +72,24 @@ def test_no_package_is_declared_for_nothing(package: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert set(done.stdout.split()) & set(openwrt_python.PACKAGES[package])
+
+
+@pytest.mark.parametrize("package", ["tinyport", "python3-asyncssh", "python3-aiosqlite"])
+def test_what_the_feed_asks_of_each_package(package: str, python: Path, tmp_path: Path) -> None:
+    """test.sh beside each Makefile, which the packages feed runs after installing; and it can say no."""
+    # sqlite is nothing that the node's packages bring.
+    interpreter = sys.executable if package == "python3-aiosqlite" else python
+    version = VERSION if package == "tinyport" else metadata.version(package.removeprefix("python3-"))
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nexec {interpreter} "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    if package == "tinyport":
+        (tmp_path / "tinyport").symlink_to(python.parent / "tinyport")
+    script = openwrt_python.FEED / package.replace("python3-", "python-") / "test.sh"
+    for asked, status in ((version, 0), ("99.9", 1)):
+        words = [need_program("busybox"), "ash", str(script), package, asked]
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == status, done.stderr
 
 
 @pytest.fixture
