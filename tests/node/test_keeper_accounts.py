@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.node.proofs import b64
 from tests.node.session_harness import LOGIN, Rig, wait_for
+from tests.security.hostile import HostileRig
 from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
 from tinyport.host import accounts, pty
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
 from tinyport.node import keeper_accounts
+from tinyport.node.keeper import MAX_WAITING_REQUESTS
 from tinyport.node.keeper_accounts import MAX_LOOKUPS, Accounts, NotFoundYet
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import package_root, search_path
@@ -188,23 +191,55 @@ def lookup(login):
 """
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    overlay = tmp_path / "overlay"
+def hanging(folder: Path) -> list[str]:
+    """Where a keeper finds modules with such an ``accounts``."""
+    overlay = folder / "hanging"
     for package in ("tinyport", "tinyport/host"):
         (overlay / package).mkdir(parents=True)
         (overlay / package / "__init__.py").write_text(f"__path__.append({f'{package_root()}/{package}'!r})\n")
     real = Path(accounts.__file__).read_text().replace("from __future__ import annotations", "")
     (overlay / "tinyport/host/accounts.py").write_text(
-        _HANGS.format(source=real, mark=str(tmp_path / "asked"), go=str(tmp_path / "go"))
+        _HANGS.format(source=real, mark=str(folder / "asked"), go=str(folder / "go"))
     )
+    return [str(overlay), *search_path()]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
-    made.keeper_path = [str(overlay), *search_path()]
+    made.keeper_path = hanging(tmp_path)
     made.start()
     made.give_certificate(logins=[LOGIN, "hangs"])
     yield made
     (tmp_path / "go").touch()
     made.stop()
+
+
+def test_a_worker_that_asks_again_and_again_meanwhile(tmp_path: Path) -> None:
+    """Requests that wait are held in memory: few of a connection, and the others hear so at once."""
+    rig = HostileRig(tmp_path)
+    rig.keeper_path = hanging(tmp_path)
+    rig.start()
+    try:
+        worker, number = rig.visited()
+        worker.kex(number)
+        blob = rig.authority.certificate(rig.user_key.public_blob, logins=["hangs"])
+        query = {"op": "query", "conn": number, "user": "hangs", "certificate": b64(blob)}
+        for identifier in range(1000, 1000 + 3 * MAX_WAITING_REQUESTS):
+            worker.say({**query, "id": identifier})
+        for _ in range(2 * MAX_WAITING_REQUESTS):
+            message = worker.hear()
+            assert message is not None
+            assert "too many requests" in message["message"]
+        (tmp_path / "go").touch()
+        for _ in range(MAX_WAITING_REQUESTS):
+            message = worker.hear()
+            assert message is not None
+            assert "there is no account hangs" in message["message"]
+        assert rig.nobody_was_become()
+    finally:
+        (tmp_path / "go").touch()
+        rig.stop()
 
 
 def test_a_directory_that_hangs_holds_up_its_own_people_alone(rig: Rig, tmp_path: Path) -> None:

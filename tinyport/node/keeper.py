@@ -51,6 +51,9 @@ GRACE_SLACK = 15.0
 LEAST_WORKER_MEMORY = 256 * 1024 * 1024
 # An ended connection that its worker does not give up is cut.
 END_LIMIT = 5.0
+# A request has up to 256 KiB, and waits while a login is looked up. A client that does not wait for answers has two or
+# three on their way.
+MAX_WAITING_REQUESTS = 4
 _FULL = b"tinyport: this machine has no room for another connection; try again later\r\n"
 
 
@@ -381,7 +384,11 @@ class Keeper:
         except PeerError:
             raise
         except NotFoundYet as wait:
-            self._sessions.accounts.after(wait.login, lambda: self._hear_again(worker, message))
+            if connection.waiting >= MAX_WAITING_REQUESTS:
+                self._answer(worker, identifier, Unavailable("too many requests wait for the same answer"))
+                return
+            connection.waiting += 1
+            self._sessions.accounts.after(wait.login, lambda: self._hear_again(worker, connection, message))
             return
         except TinyportError as error:
             if error.detail:
@@ -416,8 +423,9 @@ class Keeper:
             self._workers.forget(worker, connection)
             self._connection_over(connection)
 
-    def _hear_again(self, worker: Worker, message: dict[str, object]) -> None:
+    def _hear_again(self, worker: Worker, connection: Connection, message: dict[str, object]) -> None:
         """A login that a request needs was looked up. Everything is judged anew, as much may have happened since."""
+        connection.waiting -= 1
         if worker not in self._workers.all:
             return
         try:

@@ -178,6 +178,8 @@ class Connection:
         self.crashed = False
         #: the client was sent our reason for ending it; nothing is done for it any more
         self.told_why = False
+        #: requests that wait until its login has been looked up
+        self.waiting = 0
         self._stream = stream
         self._documents = documents
         self._starter = starter
