@@ -198,3 +198,20 @@ def test_budgets_that_are_none(auth: AuthServer) -> None:
     )
     for wrong in wrongs:
         assert put(wrong) == 400, wrong
+
+
+def test_a_node_that_a_role_hides_is_shown_to_nobody_who_has_it(auth: AuthServer) -> None:
+    proxy, node = auth.join("one", "proxy"), auth.join("a")
+    auth.local().call("PATCH", "/v1/nodes/a", {"labels": {"secret": "yes"}})
+    tell(auth, proxy, node, 1000, START)
+    rules = [{"resources": ["nodes", "status"], "verbs": ["read"]}]
+    auth.role("reader", allow={"rules": rules})
+    auth.role("blind", deny={"node_labels": {"secret": ["yes"]}})
+    reader, _ = auth.user("rita", ["reader"], ["pi"])
+    blind, _ = auth.user("bob", ["reader", "blind"], ["pi"])
+    assert reader.get("/v1/nodes/a").status == 200
+    assert [one["name"] for one in reader.get("/v1/figures").body["traffic"]["most"]] == ["a"]
+    assert (blind.get("/v1/nodes/a").status, blind.get(f"/v1/nodes/{node.uuid}").code) == (404, "not_found")
+    assert blind.get("/v1/figures").body["traffic"]["most"] == []
+    # Proxies are no nodes.
+    assert reader.get("/v1/nodes/one").status == 404

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyport.auth.callers import LOCAL
+from tinyport.auth.api_nodes import visible
 from tinyport.auth.explaining import explain_access
 from tinyport.auth.figures import memory_of_this_process, nodes_by_state, over_budget
 from tinyport.auth.rotating import rotation_state
@@ -67,22 +67,18 @@ MOST_SHOWN = 5
 
 
 async def _traffic(call: Call) -> dict[str, object]:
-    """What all nodes cost on the wire; by name those that cost most, as far as the asker may read nodes."""
+    """What all nodes cost on the wire; by name those that cost most, of those that the asker may see."""
     service = call.service
     sums = service.traffic.all_sums(service.now())
     nodes = await service.store.read.nodes.all("node")
-    most = sorted((node for node in nodes if node.uuid in sums), key=lambda node: -sums[node.uuid].today)[:MOST_SHOWN]
-    named = call.caller.kind == LOCAL or call.caller.may("nodes", "read")
+    costly = (node for node in nodes if node.uuid in sums and sums[node.uuid].today and visible(call.caller, node))
+    most = sorted(costly, key=lambda node: -sums[node.uuid].today)[:MOST_SHOWN]
     return {
         "bytes": service.traffic.total,
         "today": sum(one.today for one in sums.values()),
         "month": sum(one.month for one in sums.values()),
         "over": len(over_budget(service, nodes)),
-        "most": [
-            {"name": node.name, "today": sums[node.uuid].today, "month": sums[node.uuid].month}
-            for node in most
-            if named and sums[node.uuid].today
-        ],
+        "most": [{"name": node.name, "today": sums[node.uuid].today, "month": sums[node.uuid].month} for node in most],
     }
 
 

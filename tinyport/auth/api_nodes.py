@@ -112,6 +112,8 @@ async def show_node(call: Call) -> Answer:
     """One node, with what it cost by day and month as far back as that is kept."""
     rows = call.service.store.read
     node = await find_node(rows, call.path("id"))
+    if node.kind != "node" or not visible(call.caller, node):
+        raise not_found("node", call.path("id"))
     copies = (await rows.copies.open()).get(node.uuid, ())
     days = await rows.traffic.days_of(node.uuid)
     months = await rows.traffic.months_of(node.uuid)
@@ -126,7 +128,7 @@ async def show_node(call: Call) -> Answer:
     }
 
 
-def _visible(caller: Caller, node: NodeRow) -> bool:
+def visible(caller: Caller, node: NodeRow) -> bool:
     """May this user have the node in a list?
 
     Because a role selects it, or by the rule to read nodes; a role that denies the node hides it from both.
@@ -151,9 +153,9 @@ async def list_nodes(call: Call) -> Answer:
             "nodes": [{"uuid": node.uuid, "name": node.name, "status": status_of_node(service, node)} for node in nodes]
         }
     selectors = call.request.query.getall("selector", [])
-    found = matching(nodes, lambda node: _visible(call.caller, node), selectors, call.query("search") or "")
+    found = matching(nodes, lambda node: visible(call.caller, node), selectors, call.query("search") or "")
     copies = await service.store.read.copies.open()
-    by_uuid = {node.uuid: node for node in nodes if _visible(call.caller, node)}
+    by_uuid = {node.uuid: node for node in nodes if visible(call.caller, node)}
     return {
         "nodes": [
             node_document(service, node, copies.get(node.uuid, ()), by_uuid.get(node.twin) if node.twin else None)
