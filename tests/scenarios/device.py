@@ -10,7 +10,8 @@ from tests.scenarios.cluster import BIN, LIMIT, Cluster
 
 
 class Device:
-    """A node called ``name``, whose files are below ``folder``. ``around``: what stands before its command line."""
+    """A node called ``name``, whose files are below ``folder``. ``around``: what stands before its command line;
+    ``listen``: TOML, its own ports."""
 
     def __init__(
         self,
@@ -21,6 +22,7 @@ class Device:
         name: str = "device",
         around: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        listen: str = "",
     ) -> None:
         self._cluster = cluster
         self._folder = folder
@@ -28,7 +30,7 @@ class Device:
         #: what it joins with, when it has no identity
         self.token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
         config = folder / f"{name}.toml"
-        config.write_text(f'[tinyport]\nnodename = "{name}"\ndata_dir = "{folder}/data"\n[node]\nlisten = []\n')
+        config.write_text(f'[tinyport]\nnodename = "{name}"\ndata_dir = "{folder}/data"\n[node]\nlisten = [{listen}]\n')
         self._words = [*around, str(BIN / "tinyport"), "start", "-c", str(config), "--roles=node", "--server", server]
         self._words += ["--ca-pin", cluster.ready["ca_pin"]]
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,16 +7,25 @@ a wrapper that sets it again, found by its children as any interpreter is.
 from __future__ import annotations
 
 import shlex
+import sqlite3
+import struct
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need_program
+from tests.interop.forwarding import free_port
 from tests.scenarios.cluster import Cluster, text, wait_for
 from tests.scenarios.device import Device
 from tests.scenarios.test_rotation import FORWARD, audit, step
+from tinyport.core.certificate import Certificate, parse_public_line, public_line
+from tinyport.core.issue import sign
+from tinyport.core.signatures import Ed25519Key
 
 
 def fake(moment: str) -> dict[str, str]:
@@ -64,9 +73,86 @@ def test_a_board_that_boots_in_1970_joins_and_serves_by_its_clusters_time(cluste
     # It boots again, in 1970 again.
     board.stop()
     board.start()
-    wait_for("the board again", lambda: "up since" in board.status())
+    wait_for("the board again", lambda: "up for" in board.status())
     again = cluster.tsh("ssh", f"{cluster.login_name}@board", "echo in", home=user)
     assert again.stdout == b"in\n", text(again)
+
+
+class Straight:
+    """OpenSSH to a board's own port, with somebody's certificate at other dates: only the board judges it there."""
+
+    def __init__(self, cluster: Cluster, folder: Path, user: str, port: int, log: Callable[[], str]) -> None:
+        self._cluster, self._folder, self._port, self._log = cluster, folder, port, log
+        profile = next((cluster.folder / user).rglob("id-cert.pub")).parent
+        self._key = profile / "id"
+        self._genuine = Certificate.decode(parse_public_line((profile / "id-cert.pub").read_text()))
+        database = f"file:{cluster.data}/auth/auth.db?mode=ro"
+        with closing(sqlite3.connect(database, uri=True)) as rows:
+            (pem,) = rows.execute("SELECT private FROM authorities WHERE type = 'user'").fetchone()
+        self._ca = Ed25519Key.from_openssh(pem.encode())
+
+    def ssh(self, begins: float, ends: float) -> subprocess.CompletedProcess[bytes]:
+        """``begins``, ``ends``: of the certificate, in seconds from now."""
+        now = time.time()
+        old = struct.pack(">QQ", self._genuine.valid_after, self._genuine.valid_before)
+        assert self._genuine.signed.count(old) == 1
+        signed = self._genuine.signed.replace(old, struct.pack(">QQ", int(now + begins), int(now + ends)))
+        certificate = self._folder / "dated-cert.pub"
+        certificate.write_text(public_line(sign(self._ca, signed)) + "\n")
+        options = ["BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "StrictHostKeyChecking=no"]
+        options += ["UserKnownHostsFile=/dev/null", f"CertificateFile={certificate}", "LogLevel=INFO"]
+        words = [word for option in options for word in ("-o", option)]
+        words += ["-F", "none", "-p", str(self._port), "-i", str(self._key), f"{self._cluster.login_name}@127.0.0.1"]
+        return self._cluster.run("ssh", *words, "echo in")
+
+    def gets_in(self, begins: float, ends: float) -> None:
+        done = self.ssh(begins, ends)
+        assert (done.returncode, done.stdout) == (0, b"in\n"), text(done)
+
+    def is_refused(self, begins: float, ends: float, words: str) -> None:
+        done = self.ssh(begins, ends)
+        assert (done.returncode, done.stdout, words.encode() in done.stderr) == (255, b"", True), (
+            f"{text(done)}\n{self._log()}"
+        )
+
+
+HOUR = 3600.0
+
+
+def test_a_board_in_1970_refuses_what_has_ended_and_what_has_not_begun(tmp_path: Path, python_of_1970: str) -> None:
+    """With the time of auth, and, when auth was never reached since boot, by the last time that it knew."""
+    need_program("ssh")
+    port = free_port()
+    path = ":".join(entry for entry in sys.path if entry)
+    (tmp_path / "cluster").mkdir()
+    cluster = Cluster(tmp_path / "cluster").start()
+    board = Device(
+        cluster,
+        tmp_path,
+        cluster.ready["proxy"],
+        name="board",
+        around=[python_of_1970],
+        env={"PYTHONPATH": path},
+        listen=f'"127.0.0.1:{port}"',
+    )
+    try:
+        board.start()
+        wait_for("the board", lambda: cluster.node_status("board") == "online")
+        straight = Straight(cluster, tmp_path, cluster.add_user("clara", cluster.login_name), port, board.log)
+        straight.gets_in(-HOUR, HOUR)
+        straight.is_refused(-2 * HOUR, -HOUR, "expired")
+        straight.is_refused(HOUR, 2 * HOUR, "not valid yet")
+        # To the board both are in its future.
+        cluster.stop()
+        board.stop()
+        board.start()
+        wait_for("the board again", lambda: "tunnel" in board.status())
+        straight.is_refused(-HOUR, HOUR, "time")
+        straight.is_refused(-2 * HOUR, -HOUR, "expired")
+        straight.gets_in(HOUR, 2 * HOUR)
+    finally:
+        board.stop()
+        cluster.stop()
 
 
 @pytest.mark.slow

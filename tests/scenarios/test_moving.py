@@ -15,7 +15,7 @@ from tests.scenarios.relay import Relay
 
 def stands_at(device: Device, relay: Relay) -> bool:
     said = device.status()
-    return relay.address in said and "up since" in said
+    return relay.address in said and "up for" in said
 
 
 @pytest.fixture

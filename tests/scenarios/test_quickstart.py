@@ -94,7 +94,7 @@ def test_the_daemon_answers_for_itself(cluster: Cluster) -> None:
     assert done.returncode == 0, text(done)
     assert json.loads(done.stdout)["name"] == cluster.node
     shown = cluster.run("tinyport", "status", "--data-dir", cluster.data)
-    assert b"tunnel:       up since" in shown.stdout, text(shown)
+    assert b"tunnel:       up for" in shown.stdout, text(shown)
 
 
 def test_inside_a_session_status_says_who_and_where(cluster: Cluster) -> None:

@@ -25,7 +25,8 @@ def judge(documents: Documents, cert: Certificate, login: str, source: str, *, a
     if break_glass.is_break_glass(cert):
         past = documents.known_past()
         return break_glass.judge(cert, login=login, policy=policy, node=node, past=past, now=now, verified=verified)
-    if not documents.knows_time:
+    # What has ended by the last moment that is past has ended for certain, and is told so.
+    if not documents.knows_time and cert.valid_before > now:
         now = _began(documents, cert, now, again=again)
     subject = judge_certificate(cert, policy=policy, now=now, source=source, verified=verified)
     return decide(subject, login=login, node=node, policy=policy, now=now)
