@@ -58,7 +58,9 @@ def ask_monitor(data_dir: Path) -> dict[str, Any]:
     except PermissionError:
         raise OperatorError("the status of this machine's node is not for this user", hint="try with sudo") from None
     except OSError:
-        raise Unavailable(f"there is no node in {data_dir}", hint="see -c and --data-dir") from None
+        # Who asks on a server means the cluster.
+        hint = 'see -c and --data-dir; "tctl status" tells of the cluster'
+        raise Unavailable(f"there is no node in {data_dir}", hint=hint) from None
     asker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         asker.settimeout(ASK_LIMIT)

@@ -29,6 +29,7 @@ def add_commands(parser: CommandLine) -> None:
         examples=["tctl get role", "tctl get role/access"],
     )
     get.add_argument("resource", metavar="KIND[/NAME]", help=f"kinds: {', '.join(KINDS)}")
+    get.add_argument("--format", choices=("json",), default="json", help="the one that there is")
     create = parser.command(
         "create",
         _create,
