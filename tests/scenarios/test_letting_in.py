@@ -152,6 +152,8 @@ def test_of_a_copied_card_the_later_device_waits_and_becomes_a_node(cluster: Clu
         copy = wait_for("the copy", lambda: (node_of(cluster, "card").get("copies") or [{}])[0].get("online"))
         assert copy, node_of(cluster, "card")
         assert "quarantined" in cluster.tctl("nodes", "ls").stdout.decode()
+        # The first is told to renew, and its link starts again with the new certificate.
+        wait_for("the renewal", lambda: "tunnel up" in one.log().partition("certificate renewed")[2])
         wait_for("the first", lambda: cluster.node_status("card") == "online")
         for _ in range(3):
             done = cluster.tsh("ssh", f"{cluster.login_name}@card", "echo in", home=user)

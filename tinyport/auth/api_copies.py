@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tinyport.auth.api_nodes import find_node
-from tinyport.auth.copies import standing
+from tinyport.auth.copies import Standing, standing
 from tinyport.auth.joining import check_free, check_template
 from tinyport.auth.minting import make_token
 from tinyport.auth.store import WriteTables
@@ -24,19 +24,17 @@ async def here(call: Call) -> Answer:
     """A node's process, at its start and when a proxy has preferred another one."""
     service = call.service
     instance = call.fields.checked("instance", check_instance)
-    heard = call.fields.body.get("heard", 0)
-    if not isinstance(heard, (int, float)) or isinstance(heard, bool) or not 0 <= heard < 2**53:
-        raise PeerError("heard: Unix seconds are needed")
-    if heard > service.now():
-        # By nobody's answer; a clock that was put back is one word late.
-        heard = 0
+    who = f"{call.caller.uuid} {instance}"
+    lived = service.moments.read(call.fields.optional_text("heard", 100) or "", who)
     leaf = call.caller.leaf
     assert leaf is not None
-    async with service.store.write() as tables:
-        found = await standing(service, tables, call.caller, leaf, instance, float(heard))
+    found = Standing()
+    if lived:
+        async with service.store.write() as tables:
+            found = await standing(service, tables, call.caller, leaf, instance, lived)
     return {
-        "time": service.now(),
-        "again": found.again,
+        "heard": service.moments.make(service.now(), who),
+        "again": not lived,
         "copy": found.copy,
         "split": found.split,
         "renew": found.renew,

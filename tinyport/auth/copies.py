@@ -29,13 +29,12 @@ MOST_COPIES = 16
 
 @dataclass(frozen=True)
 class Standing:
-    """What auth makes of a process: ``copy`` and ``split`` as above; ``again``: it is to ask once more; ``renew``: it
-    is the first, and its certificate must be another one than its copy's.
+    """What auth makes of a process: ``copy`` and ``split`` as above; ``renew``: it is the first, and its certificate
+    must be another one than its copy's.
     """
 
     copy: bool = False
     split: bool = False
-    again: bool = False
     renew: bool = False
 
 
@@ -47,12 +46,10 @@ async def shown_generation(tables: Tables, node: NodeRow, leaf: Leaf) -> int:
 
 
 async def standing(
-    service: Service, tables: WriteTables, caller: Caller, leaf: Leaf, instance: str, heard: float
+    service: Service, tables: WriteTables, caller: Caller, leaf: Leaf, instance: str, lived: float
 ) -> Standing:
-    """A node's process says that it is there, with the certificate of ``caller``; ``heard``: the time of auth's last
-    answer to it, 0 for none."""
-    if not heard:
-        return Standing(again=True)
+    """A node's process says that it is there, with the certificate of ``caller``; ``lived``: when it was sure to live
+    (Unix seconds)."""
     node = await tables.nodes.get(caller.uuid)
     if node is None:
         raise AccessDenied("this node was removed from the cluster", code="removed")
@@ -66,7 +63,7 @@ async def standing(
         # It has used a newer one: whoever comes with an older one is another device.
         await tables.nodes.set_generations(node.uuid, shown, node.issued_generation)
         history = [one for one in history if one[0] == instance]
-    meeting = meet(history, instance, heard)
+    meeting = meet(history, instance, lived)
     if meeting.history != tuple(history) or shown > node.generation:
         await tables.nodes.set_instances(node.uuid, meeting.history)
     for copy in meeting.copies:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tinyport.auth.audit import Audit
 from tinyport.auth.authority import Authority, new_authorities, open_authority
-from tinyport.auth.challenge import Challenges
+from tinyport.auth.challenge import Challenges, Moments
 from tinyport.auth.figures import Counts
 from tinyport.auth.limiter import FailureLimiter, Pace
 from tinyport.auth.passwords import Passwords
@@ -74,6 +74,8 @@ class Service:
     #: node UUID → what it last called the time since it booted (``auth.live_sessions``)
     boots: dict[str, str] = field(default_factory=dict)
 
+    #: what nodes' processes were answered, and when (``auth.copies``)
+    moments: Moments = field(default_factory=lambda: Moments(secrets.token_bytes(32)))
     #: node UUID → proxy UUID → (instance of a copy → where its tunnel comes from)
     copies: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tinyport.node.link_events import AuthLine
 
 PATH = "/v1/here"
+MAX_HEARD = 100
 
 
 class Here:
@@ -30,14 +31,15 @@ class Here:
         self._wanted = True
         self._under_way = False
         self._again = False
-        self._heard = 0.0
+        #: auth's last answer, as it wants it repeated
+        self._heard = ""
         self._copy = False
 
     def doubted(self) -> None:
         """Another tunnel took the place of ours: somebody else's?"""
         self._wanted = True
         # What was heard before says nothing of who is there now.
-        self._heard = 0.0
+        self._heard = ""
 
     def tunnel_up(self) -> None:
         """There is a way to auth."""
@@ -62,9 +64,8 @@ class Here:
             self._wanted = error is not None and error.code not in ("not_found", "no_method")
             self._log.debug("auth was not told that we are here", reason=error)
             return
-        when = answer.get("time")
-        if isinstance(when, (int, float)) and not isinstance(when, bool):
-            self._heard = float(when)
+        heard = answer.get("heard")
+        self._heard = heard if isinstance(heard, str) and len(heard) <= MAX_HEARD else ""
         if answer.get("again") is True and not self._again:
             # We have heard it now; that is what it wants to know.
             self._again = True
