@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.session_harness import CLUSTER, LOGIN, Authority
+from tests.node.session_harness import CLUSTER, LOGIN, UUID, Authority
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError
 from tinyport.core.policy import sign_document
@@ -206,3 +206,13 @@ def test_a_copy_is_quarantined_and_the_first_is_not(tmp_path: Path, authority: A
         documents.install(signed, write=False)
         assert documents.node is not None
         assert documents.node.state == state
+
+
+def test_a_keeper_of_the_identity_before_writes_no_document_of_it(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    path = tmp_path / "identity.json"
+    path.write_text(path.read_text().replace(UUID, OTHER))
+    (tmp_path / "node.json").write_text("of the other one")
+    assert documents.install(authority.node(serial=2)) == "node"
+    assert (tmp_path / "node.json").read_text() == "of the other one"
+    assert documents.unsaved == []

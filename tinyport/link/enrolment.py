@@ -158,8 +158,10 @@ def join(
     identity = _identity(
         answer, kind=kind, cluster=_text(hello, "cluster"), ssh_key=ssh_key, tls_key=tls_key, server=server, pins=pins
     )
-    _keep_documents(identity_path.parent, answer, identity)
+    documents = _newer_documents(identity_path.parent, answer, identity)
+    # Whose identity it is before what is known of it: a keeper of the one before leaves the documents alone then.
     identity_file.save(identity_path, identity)
+    _keep(documents)
     _pending_path(identity_path).unlink(missing_ok=True)
     return identity
 
@@ -287,7 +289,7 @@ def _replace(
             "auth answered for another device or another cluster of the same name",
             hint="if the cluster was made anew, move the identity away and join again",
         )
-    _keep_documents(identity_path.parent, answer, identity)
+    _keep(_newer_documents(identity_path.parent, answer, identity))
     identity_file.save(identity_path, identity)
     return identity
 
@@ -380,7 +382,11 @@ def _check_tls_certificate(pem: str, key: _TlsKey, identity: Identity) -> None:
         raise PeerError("auth's TLS certificate is not for this device")
 
 
-def _keep_documents(folder: Path, answer: Mapping[str, object], identity: Mapping[str, object]) -> None:
+def _newer_documents(
+    folder: Path, answer: Mapping[str, object], identity: Mapping[str, object]
+) -> list[tuple[Path, object]]:
+    """The documents of an answer, checked, that are to be written, and where."""
+    found: list[tuple[Path, object]] = []
     policy_key = parse_public_line(_text(identity, "policy_key"))
     cluster = _text(identity, "cluster")
     for kind in ("policy", "node"):
@@ -393,7 +399,13 @@ def _keep_documents(folder: Path, answer: Mapping[str, object], identity: Mappin
         # Another node's: from when this device had that one's identity.
         foreign = old is not None and old.get("uuid") != body.get("uuid")
         if foreign or newer(body, old):
-            write_private(path, json.dumps(signed).encode())
+            found.append((path, signed))
+    return found
+
+
+def _keep(documents: Sequence[tuple[Path, object]]) -> None:
+    for path, signed in documents:
+        write_private(path, json.dumps(signed).encode())
 
 
 def _held_document(path: Path, policy_key: bytes, kind: str, cluster: str) -> dict[str, object] | None:

@@ -174,6 +174,10 @@ class Documents:
     def save(self) -> None:
         """Write what could not be written before, too."""
         for kind, signed in list(self._unsaved.items()):
+            if kind == "node" and self.node is not None and self.node.uuid != self.refresh_identity().uuid:
+                # This device has another identity by now, and that one's document.
+                del self._unsaved[kind]
+                continue
             try:
                 write_private(self._paths[kind], json.dumps(signed).encode())
             except OSError as error:

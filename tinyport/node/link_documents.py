@@ -56,6 +56,11 @@ def proxies(signed: dict[str, object]) -> dict[str, object]:
     return {"addresses": body.get("proxies"), "uuids": body.get("proxy_uuids"), "preferred": preferred}
 
 
+def is_about(signed: dict[str, object], uuid: str) -> bool:
+    """Is a node document that ``peek`` has read about this node?"""
+    return bool(json.loads(str(signed["document"])).get("uuid") == uuid)
+
+
 def split(signed: dict[str, object]) -> object:
     """Which copies get an identity of their own, as a node document that ``peek`` has read says it; None for none."""
     return json.loads(str(signed["document"])).get("split")

@@ -118,7 +118,7 @@ class LinkProcess:
             # SIGINT from the terminal reaches the whole group; the monitor stops us in its order.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._loop.close()
-            versions, renewal, proxies = document_versions(self._folder)
+            versions, renewal, proxies = document_versions(self._folder, str(self._given.public["uuid"]))
             self._leave_behind()
             listeners = [listener.fileno() for listener in self._given.listeners]
             # Whatever is open besides, were it from whoever started the monitor, is not for who faces the network.
@@ -237,10 +237,11 @@ class LinkProcess:
             self._loop.kill(self.pid, signal.SIGKILL)
 
 
-def document_versions(folder: int) -> tuple[dict[str, tuple[int, int]], object, object]:
+def document_versions(folder: int, uuid: str) -> tuple[dict[str, tuple[int, int]], object, object]:
     """What the documents on the disk claim to be, for the tunnel's hello, and what the policy says of early renewals
-    and of where proxies are. The keeper alone judges them, and wrote what it believed."""
-    from tinyport.node.link_documents import early_renewal, peek, proxies
+    and of where proxies are. The keeper alone judges them, and wrote what it believed. ``uuid``: whose node document
+    counts; one of another node is from when this device had that one's identity."""
+    from tinyport.node.link_documents import early_renewal, is_about, peek, proxies
 
     found: dict[str, tuple[int, int]] = {}
     renewal = places = None
@@ -250,7 +251,7 @@ def document_versions(folder: int) -> tuple[dict[str, tuple[int, int]], object, 
             claimed = peek(signed)
         except (OSError, ValueError, RecursionError, TinyportError):
             claimed = None
-        if claimed is not None and claimed[0] == kind:
+        if claimed is not None and claimed[0] == kind and (kind == "policy" or is_about(signed, uuid)):
             found[kind] = claimed[1]
             if kind == "policy":
                 renewal, places = early_renewal(signed), proxies(signed)
