@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from tests.node.tiny_cluster import LIMIT
 from tinyport.core.errors import TinyportError, Unavailable
-from tinyport.link.http_proxy import proxy_for
+from tinyport.link.http_proxy import connect_request, proxy_for
 from tinyport.node import link_connect
 from tinyport.node.link_connect import Connect
 from tinyport.node.loop import Loop
@@ -132,6 +133,8 @@ def test_through_an_http_proxy(loop: Loop, server: socket.socket) -> None:
     ("answer", "word"),
     [
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "refused"),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "refused"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "name and password"),
         (b"SSH-2.0-x\r\n\r\n", "HTTP"),
         (b"HTTP/1.1 200 OK\r\n\r\nmore", "before"),
         (b"x" * 9000, "HTTP"),
@@ -143,6 +146,29 @@ def test_an_http_proxy_that_says_something_else(loop: Loop, server: socket.socke
     assert isinstance(error, TinyportError)
     assert word in error.message
     proxy.join()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "user"),
+    [
+        ("http://pia:secret@proxy.example:8080/", b"pia:secret"),
+        ("pia:p%40ss%3a%2F@proxy.example", b"pia:p@ss:/"),
+        ("http://p%c3%a4ul@proxy.example", "päul:".encode()),
+        ("http://100%:5%2@proxy.example", b"100%:5%2"),
+        ("http://a%0d%0ab:c@proxy.example", b"a\r\nb:c"),
+    ],
+)
+def test_a_proxy_is_told_who_asks(proxy: str, user: bytes) -> None:
+    request = connect_request("port.example:443", {"HTTPS_PROXY": proxy})
+    line = b"Proxy-Authorization: Basic " + base64.b64encode(user)
+    assert request.split(b"\r\n") == [
+        b"CONNECT port.example:443 HTTP/1.1",
+        b"Host: port.example:443",
+        line,
+        b"",
+        b"",
+    ]
+    assert b"Authorization" not in connect_request("port.example:443", {"HTTPS_PROXY": "http://proxy.example:8080"})
 
 
 def test_which_proxy() -> None:

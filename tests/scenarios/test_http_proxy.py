@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import subprocess
 import threading
@@ -24,6 +25,8 @@ class ConnectProxy:
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        #: credentials that it wants, as Basic has them
+        self.wants: bytes | None = None
         #: what was asked for
         self.asked: list[str] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -45,6 +48,9 @@ class ConnectProxy:
                     return
                 head += piece
             target = head.split()[1].decode()
+            if self.wants is not None and b"\r\nProxy-Authorization: Basic " + self.wants + b"\r\n" not in head:
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                return
             self.asked.append(target)
             if target.rpartition(":")[0] != HOST:
                 client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
@@ -70,7 +76,8 @@ def proxied(cluster: Cluster) -> Iterator[ConnectProxy]:
 
 def test_a_device_and_a_person_behind_an_http_proxy(cluster: Cluster, proxied: ConnectProxy, tmp_path: Path) -> None:
     server = f"{HOST}:{cluster.ready['proxy'].rpartition(':')[2]}"
-    environment = {**cluster.env("pia"), "HTTPS_PROXY": f"http://127.0.0.1:{proxied.port}"}
+    environment = {**cluster.env("pia"), "HTTPS_PROXY": f"http://pia:s%40cret@127.0.0.1:{proxied.port}"}
+    proxied.wants = base64.b64encode(b"pia:s@cret")
     token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
     config = tmp_path / "tinyport.toml"
     config.write_text("[node]\nlisten = []\n")
@@ -106,6 +113,9 @@ def test_a_proxy_that_refuses_is_named(cluster: Cluster, proxied: ConnectProxy, 
     done = cluster.run(*words, env=environment, input="x\n")
     assert done.returncode != 0
     assert b"the HTTP proxy refused elsewhere.example:443" in done.stderr
+    proxied.wants = b"x"
+    done = cluster.run(*words, env=environment, input="x\n")
+    assert b"the HTTP proxy wants a name and password" in done.stderr
     done = cluster.run(*words, env={**environment, "https_proxy": f"127.0.0.1:{proxied.port}", "NO_PROXY": "*"})
     assert b"the HTTP proxy" not in done.stderr
 

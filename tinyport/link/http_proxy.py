@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import socket
 
@@ -33,9 +34,33 @@ def proxy_for(host: str, environment: dict[str, str] | None = None) -> Address |
         return None
 
 
-def connect_request(where: str) -> bytes:
-    """RFC 9110 section 9.3.6, for ``host:port``."""
-    return f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode()
+def _unquoted(text: str) -> bytes:
+    """``%40`` → ``@`` (RFC 3986 section 2.1); urllib is too large for link."""
+    first, *pieces = text.encode().split(b"%")
+    found = [first]
+    for piece in pieces:
+        try:
+            found += [bytes([int(piece[:2].decode("ascii"), 16)]) if len(piece) >= 2 else b"%" + piece, piece[2:]]
+        except ValueError:
+            found.append(b"%" + piece)
+    return b"".join(found)
+
+
+def _authorization(environment: dict[str, str] | None = None) -> str:
+    """The header field for ``http://USER:PASSWORD@HOST`` (RFC 7617), with its line's end; "" without a user."""
+    names = os.environ if environment is None else environment
+    text = names.get("https_proxy") or names.get("HTTPS_PROXY") or ""
+    user, at, _ = (text.partition("://")[2] or text).partition("/")[0].rpartition("@")
+    if not at:
+        return ""
+    name, _, password = user.partition(":")
+    basic = binascii.b2a_base64(_unquoted(name) + b":" + _unquoted(password), newline=False).decode("ascii")
+    return f"Proxy-Authorization: Basic {basic}\r\n"
+
+
+def connect_request(where: str, environment: dict[str, str] | None = None) -> bytes:
+    """RFC 9110 section 9.3.6, for ``host:port``, with the credentials that the environment has for the proxy."""
+    return f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{_authorization(environment)}\r\n".encode()
 
 
 def connected_through(held: bytes | bytearray, where: str) -> bool:
@@ -45,6 +70,9 @@ def connected_through(held: bytes | bytearray, where: str) -> bool:
     head = parse_head(held)
     if head is None:
         return False
+    if head.status() == 407:
+        hint = "HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"
+        raise Unavailable("the HTTP proxy wants a name and password", detail=head.start, hint=hint)
     if not 200 <= head.status() < 300:
         raise Unavailable(f"the HTTP proxy refused {where}", detail=head.start)
     if head.rest:
