@@ -117,6 +117,20 @@ def test_limits_and_mistakes(fleet: Fleet) -> None:
         assert said in done.stderr, text(done)
 
 
+def test_an_interrupt_ends_it_everywhere_and_says_so(fleet: Fleet, tmp_path: Path) -> None:
+    words = [str(BIN / "tsh"), "run", "--format", "json", "--output-dir", str(tmp_path / "out"), "barn", "shed", "--"]
+    command = "echo begun; exec sleep 600"
+    running = subprocess.Popen(
+        [*words, command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=fleet.cluster.env(fleet.user)
+    )
+    wait_for("the command on both", lambda: len(list(tmp_path.glob("out/*.out"))) == 2)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=LIMIT)
+    assert (running.returncode, b"Traceback" in err) == (130, False), err
+    assert [(one["result"], one["reason"]) for one in json.loads(out)["nodes"]] == [("failed", "interrupted")] * 2
+    wait_for("the end of it there", lambda: not fleet.cluster.tctl_json("sessions", "ls")["sessions"])
+
+
 def test_who_is_away_is_reported(fleet: Fleet) -> None:
     process = fleet.nodes.pop("barn")
     process.send_signal(signal.SIGTERM)

@@ -157,7 +157,8 @@ def run(build: Build) -> None:
         parents=[output_options()],
         parser_class=RunCommandLine,
         description="Run a command on all nodes with these labels, or of these names, at once. Nodes that are away are "
-        "reported. Exit status 0: it ended with 0 everywhere; 1: not everywhere; 255: it ran nowhere.",
+        "reported. Exit status 0: it ended with 0 everywhere; 1: not everywhere; 255: it ran nowhere; "
+        "130: Control-C ended it.",
     )
     add = parser.add_argument
     add("-l", "--login", metavar="LOGIN", help="who to be on the nodes (TINYPORT_LOGIN)")

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: nothing ran anywhere
 NOTHING = 255
+# As a shell has it for SIGINT.
+INTERRUPTED = 130
 MOST_PARALLEL = 256
 # Its proxy takes 100 sessions on one connection.
 MOST_ELSEWHERE = 90
@@ -68,7 +70,7 @@ class Result:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: it ended with status 0 on every node; 1: not on every one; 255: it ran nowhere."""
+    """0: it ended with status 0 on every node; 1: not on every one; 255: it ran nowhere; 130: Control-C ended it."""
     command = " ".join(args.command or ())
     if not command or not args.words:
         raise UsageError("which nodes, and what to run there?", hint="tsh run site=berlin -- uptime")
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         # Standard output is the command's.
         print("\n".join(summary(results)), file=sys.stderr)
+    if fleet.interrupted:
+        return INTERRUPTED
     if all(one.kind == "ok" for one in results):
         return 0
     return 1 if any(one.status is not None or one.signal for one in results) else NOTHING
@@ -195,6 +199,8 @@ class Fleet:
         self._display = display
         self._sink = sink
         self._want_code: dict[str, AccessDenied] = {}
+        #: Control-C ended it
+        self.interrupted = False
 
     def run(self, nodes: Sequence[Mapping[str, Any]]) -> list[Result]:
         """A result for each node, in their order; those that are away are among them."""
@@ -218,6 +224,7 @@ class Fleet:
                     if one.uuid in self._want_code:
                         self._end(one, "failed", "it wants a one-time code again")
         except KeyboardInterrupt:
+            self.interrupted = True
             # What ran was hung up with its connection; the results say where.
             for one in here:
                 one.text = one.text or "interrupted"
