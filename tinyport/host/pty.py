@@ -9,9 +9,10 @@ import termios
 from collections.abc import Mapping
 
 GROUP = "/etc/group"
-# termios(3): Python does not name these two.
-_IUTF8 = 0o040000
-_IUCLC = 0o001000
+# termios(3): Python does not name these on every version.
+_IUTF8, _IUCLC = 0o040000, 0o001000
+_OLCUC = 0o000002
+_XCASE, _PENDIN = 0o000004, 0o040000
 
 # RFC 4254 section 8: opcode → index in c_cc. 11, 15 and 17 (dsusp, flush, status) do not exist on Linux.
 _CHARACTERS = {
@@ -47,6 +48,7 @@ _FLAGS = {
     42: (_IFLAG, _IUTF8),  # RFC 8160
     50: (_LFLAG, termios.ISIG),
     51: (_LFLAG, termios.ICANON),
+    52: (_LFLAG, _XCASE),
     53: (_LFLAG, termios.ECHO),
     54: (_LFLAG, termios.ECHOE),
     55: (_LFLAG, termios.ECHOK),
@@ -56,7 +58,9 @@ _FLAGS = {
     59: (_LFLAG, termios.IEXTEN),
     60: (_LFLAG, termios.ECHOCTL),
     61: (_LFLAG, termios.ECHOKE),
+    62: (_LFLAG, _PENDIN),
     70: (_OFLAG, termios.OPOST),
+    71: (_OFLAG, _OLCUC),
     72: (_OFLAG, termios.ONLCR),
     73: (_OFLAG, termios.OCRNL),
     74: (_OFLAG, termios.ONOCR),
