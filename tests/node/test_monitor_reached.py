@@ -66,7 +66,7 @@ def test_link_may_say_anything(tmp_path: Path, said: Any) -> None:
 def test_a_certificate_is_renewed_at_the_first_server_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def renew(path: Path, *, server: str, log: Log) -> dict[str, object]:
+    def renew(path: Path, *, server: str, log: Log, instance: str) -> dict[str, object]:
         tried.append(server)
         if server != "c:1":
             raise Unavailable("nobody is there")
@@ -81,7 +81,7 @@ def test_a_certificate_is_renewed_at_the_first_server_that_answers(monkeypatch: 
 
 
 def test_auths_no_is_not_asked_for_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renew(path: Path, *, server: str, log: Log) -> dict[str, object]:
+    def renew(path: Path, *, server: str, log: Log, instance: str) -> dict[str, object]:
         raise AccessDenied("removed", detail=server, code="removed")
 
     monkeypatch.setattr(enrolment, "renew_or_return", renew)
