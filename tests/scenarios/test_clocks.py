@@ -138,7 +138,7 @@ def test_a_board_in_1970_refuses_what_has_ended_and_what_has_not_begun(tmp_path:
     try:
         board.start()
         wait_for("the board", lambda: cluster.node_status("board") == "online")
-        straight = Straight(cluster, tmp_path, cluster.add_user("clara", cluster.login_name), port, board.log)
+        straight = Straight(cluster, tmp_path, cluster.add_user("cleo", cluster.login_name), port, board.log)
         straight.gets_in(-HOUR, HOUR)
         straight.is_refused(-2 * HOUR, -HOUR, "expired")
         straight.is_refused(HOUR, 2 * HOUR, "not valid yet")

@@ -138,7 +138,7 @@ def test_of_a_copied_card_the_later_device_waits_and_becomes_a_node(cluster: Clu
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one, other = (Device(cluster, tmp_path / word, cluster.ready["proxy"], name="card") for word in "ab")
-    user = cluster.add_user("clara", cluster.login_name)
+    user = cluster.add_user("clementine", cluster.login_name)
     one.start()
     try:
         wait_for("the device", lambda: cluster.node_status("card") == "online")

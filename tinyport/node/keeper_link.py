@@ -112,11 +112,15 @@ def parse_arrival(message: Mapping[str, object], stream: socket.socket) -> Arriv
 
     Who came straight to us came from where the kernel says, whatever a link that was taken over would say.
     """
-    if stream.type != socket.SOCK_STREAM or stream.family not in (socket.AF_INET, socket.AF_INET6):
-        raise PeerError("a connection of another kind of socket")
     kind = fields.text(message, "kind", 16)
     if kind not in ("direct", "dial"):
         raise PeerError(f"connections of kind {kind!r} are not known")
+    families = {socket.AF_INET, socket.AF_INET6}
+    if kind == "dial":
+        # link takes the TLS of a balancer off itself, and hands over an end of a pair.
+        families.add(socket.AF_UNIX)
+    if stream.type != socket.SOCK_STREAM or stream.family not in families:
+        raise PeerError("a connection of another kind of socket")
     # Of another socket, one that listens, there is no peer.
     peer, local = stream.getpeername(), stream.getsockname()
     if kind == "direct":
