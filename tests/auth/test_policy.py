@@ -86,6 +86,43 @@ def test_node_documents_grow_by_themselves(auth: AuthServer) -> None:
         assert auth.local().call("PATCH", "/v1/nodes/greenhouse", {"labels": labels}).status == 400
 
 
+def test_a_node_is_renamed(auth: AuthServer) -> None:
+    node, other = auth.join("greenhouse"), auth.join("cellar")
+    proxy = auth.join("gate", "proxy", addresses=["port.example:443"])
+    auth.local().post("/v1/registrations", {"devices": [{"serial": "3000abcd", "name": "shed"}]})
+    local, key = auth.local(), _key(auth)
+    cases = [
+        ("cellar", 409),
+        ("shed", 409),
+        ("Attic", 400),
+        (other.uuid, 400),
+        (CLUSTER, 400),
+        (f"attic.{CLUSTER}", 400),
+        ("port.example", 400),
+        (5, 400),
+    ]
+    for name, status in cases:
+        assert local.call("PATCH", "/v1/nodes/greenhouse", {"name": name}).status == status, name
+    assert local.call("PATCH", f"/v1/nodes/{proxy.uuid}", {"name": "door"}).status == 400
+    answer = local.call("PATCH", "/v1/nodes/greenhouse", {"name": "attic", "labels": {"site": "roof"}})
+    assert (answer.status, answer.body["node"]["name"], answer.body["node"]["uuid"]) == (200, "attic", node.uuid)
+    assert answer.body["node"]["labels"] == {"site": "roof"}
+    signed = auth.do(auth.service.store.read.nodes.document(node.uuid))
+    assert NodeDocument.parse(open_document(signed, key, "node", CLUSTER)).name == "attic"
+    assert auth.events("node.update")[0]["old_name"] == "greenhouse"
+    # The old name is free, and not the device's any more.
+    assert local.call("PATCH", "/v1/nodes/greenhouse", {"labels": {}}).status == 404
+    auth.join("greenhouse")
+
+
+def test_a_lock_by_name_is_not_renamed_away(auth: AuthServer) -> None:
+    node = auth.join("greenhouse")
+    auth.local().post("/v1/locks", {"target": {"node": "greenhouse"}})
+    refused = auth.local().call("PATCH", f"/v1/nodes/{node.uuid}", {"name": "attic"})
+    assert refused.status == 409
+    assert "locked" in refused.body["error"]["message"]
+
+
 def test_a_proxy_hears_everything_once_and_then_what_changes(auth: AuthServer) -> None:
     proxy = auth.join("gate", "proxy", addresses=["127.0.0.1:1"])
     node = auth.join("greenhouse")

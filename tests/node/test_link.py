@@ -528,6 +528,15 @@ def test_auth_hears_of_a_process_once_and_again_when_another_one_was_preferred(s
     rig.state("up")
 
 
+def test_a_node_with_another_name_asks_for_a_certificate_that_has_it(start: Start, cluster: Cluster) -> None:
+    rig = start()
+    tunnel, _, _ = rig.up()
+    uuid, name = str(rig.identity["uuid"]), str(rig.identity["name"])
+    for number, said in enumerate((name, "attic")):
+        tunnel.say({"op": "document", "signed": cluster.node_document(uuid, said, serial=number + 2)})
+    rig.monitor.hear("renew now")
+
+
 def test_a_copy_that_gets_its_own_identity_asks_for_it(start: Start, cluster: Cluster) -> None:
     rig = start(config={"instance": INSTANCE})
     tunnel, auth, _ = rig.up()

@@ -134,6 +134,57 @@ def test_a_device_that_waits_is_accepted_rejected_or_given_an_old_place(cluster:
         cluster.tctl("nodes", "rm", "old", "let-in")
 
 
+def test_a_node_gets_another_name(cluster: Cluster, tmp_path: Path) -> None:
+    device = Device(cluster, tmp_path, cluster.ready["proxy"], name="before")
+    user = cluster.add_user("renate", cluster.login_name)
+    device.start()
+    try:
+        wait_for("the device", lambda: cluster.node_status("before") == "online")
+        uuid = node_of(cluster, "before")["uuid"]
+        done = cluster.tctl("nodes", "rename", "before", "after")
+        assert done.stdout == b"node before is after now\n", text(done)
+        # Its certificate follows by itself; until then no client would take it for "after".
+        wait_for("the renewal", lambda: "tunnel up" in device.log().partition("certificate renewed")[2])
+        wait_for("the device", lambda: cluster.node_status("after") == "online")
+        assert node_of(cluster, "after")["uuid"] == uuid
+        done = cluster.tsh("ssh", f"{cluster.login_name}@after", "echo in", home=user)
+        assert done.stdout == b"in\n", text(done)
+        done = cluster.tsh("ssh", f"{cluster.login_name}@before", "echo in", home=user)
+        assert done.returncode == 255
+        assert device.log().count("certificate renewed") == 1
+    finally:
+        device.stop()
+        cluster.tctl("nodes", "rm", "after")
+
+
+def test_a_node_goes_to_another_cluster_and_back(cluster: Cluster, tmp_path: Path) -> None:
+    """As docs/fleet.md has it."""
+    (tmp_path / "other").mkdir()
+    other = Cluster(tmp_path / "other").start()
+    here = Device(cluster, tmp_path, cluster.ready["proxy"], name="wanderer")
+    there = Device(other, tmp_path, other.ready["proxy"], name="wanderer")
+    try:
+        here.start()
+        wait_for("the device", lambda: cluster.node_status("wanderer") == "online")
+        here.stop()
+        (here.data / "node").rename(tmp_path / "kept")
+        there.start()
+        wait_for("the device in the other cluster", lambda: other.node_status("wanderer") == "online")
+        user = other.add_user("walter", other.login_name)
+        done = other.tsh("ssh", f"{other.login_name}@wanderer", "echo in", home=user)
+        assert done.stdout == b"in\n", text(done)
+        there.stop()
+        shutil.rmtree(there.data / "node")
+        (tmp_path / "kept").rename(here.data / "node")
+        here.start()
+        wait_for("the device again", lambda: cluster.node_status("wanderer") == "online")
+    finally:
+        here.stop()
+        there.stop()
+        other.stop()
+        cluster.tctl("nodes", "rm", "wanderer")
+
+
 def test_of_a_copied_card_the_later_device_waits_and_becomes_a_node(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -18,6 +18,7 @@ OFFERS: Offers = {
     "nodes ls labels": "selector",
     **{f"nodes {verb} ids": "nodes" for verb in ("accept", "reject", "rm", "lock")},
     "nodes label words": "node",
+    "nodes rename id": "node",
     "nodes split id": "node",
     "get resource": "resource",
     "rm resource": "resource",

@@ -78,6 +78,17 @@ def add_commands(parser: CommandLine) -> None:
         parents=[output_options(), several],
     )
     label.add_argument("words", nargs="+", metavar="ID|k=v", help="names or UUIDs, and labels; k= takes one away")
+    rename = nodes.command(
+        "rename",
+        _rename,
+        help="give a node another name; its certificate has it at its next contact",
+        description="UUID, labels, sessions and history stay. People find it by the new name at once; its host "
+        "certificate has that as soon as the node has heard of it and renewed.",
+        examples=["tctl nodes rename greenhouse greenhouse-old"],
+        parents=[output_options()],
+    )
+    rename.add_argument("id", metavar="ID", help="name or UUID")
+    rename.add_argument("name", metavar="NAME", help="lower-case letters, digits, dashes and dots; of no other machine")
     remove = nodes.command(
         "rm",
         _remove,
@@ -407,6 +418,13 @@ def _label(args: argparse.Namespace) -> int:
         return answer, f"labels of {_name(answer, id)}: {printable(labels, 2000)}"
 
     return _each(args, [word for word in args.words if "=" not in word], act)
+
+
+def _rename(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        answer = client.request("PATCH", path("/v1/nodes", args.id), {"name": args.name})
+    emit(args, answer, lambda: [f"node {printable(args.id, 80)} is {_name(answer, args.name)} now"])
+    return 0
 
 
 def _remove(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tinyport.auth.callers import LOCAL, USER, Caller
 from tinyport.auth.copies import move_to, there_is_one
+from tinyport.auth.joining import check_unclaimed
 from tinyport.auth.refusals import not_found
 from tinyport.auth.service import Service
 from tinyport.auth.store import Tables, WriteTables
@@ -17,7 +18,7 @@ from tinyport.auth.web import Answer, Call
 from tinyport.core import labels
 from tinyport.core.cluster_config import node_budget
 from tinyport.core.errors import PeerError
-from tinyport.core.names import check_label, is_uuid, printable
+from tinyport.core.names import check_label, check_node, is_uuid, printable
 
 MAX_SELECTORS = 16
 
@@ -213,17 +214,41 @@ async def change_labels(call: Call, tables: WriteTables, node: NodeRow, new_labe
     )
 
 
+async def rename(call: Call, tables: WriteTables, node: NodeRow, name: str) -> None:
+    """The node has another name from now on; it renews at once, for its certificate to say so."""
+    if node.kind != "node":
+        raise PeerError(f"{node.name} is a {node.kind}: only nodes can be renamed")
+    await check_unclaimed(call.service, tables, name)
+    if any((lock.kind, lock.value) == ("node", node.name) for lock in await tables.cluster.locks()):
+        # It names the name: whoever renames would take it off, without having the right to.
+        raise PeerError(
+            f"{node.name} is locked by this name",
+            hint="tctl lock --node with its UUID, then tctl unlock",
+            code="in_use",
+        )
+    await tables.nodes.set_name(node.uuid, name)
+    await call.service.issuer.refresh_node(tables, node.uuid)
+    await call.service.audit.record(
+        tables, "node.update", node=name, node_uuid=node.uuid, by=call.caller.actor, old_name=node.name
+    )
+
+
 async def update_node(call: Call) -> Answer:
-    """Labels are merged; null takes one away."""
+    """``name``: what it is called from now on. Labels are merged; null takes one away."""
+    name = call.fields.checked("name", check_node) if call.fields.has("name") else None
     changes = call.fields.table("labels")
     async with call.service.store.write() as tables:
         node = await find_node(tables, call.path("id"))
-        merged: dict[str, object] = {**node.labels, **changes}
-        kept = dict(check_label(key, value) for key, value in merged.items() if value is not None)
-        if len(kept) > 64:
-            raise PeerError("labels: at most 64 labels")
-        await change_labels(call, tables, node, kept)
-        node = await find_node(tables, node.uuid)
+        if name is not None and name != node.name:
+            await rename(call, tables, node, name)
+            node = await find_node(tables, node.uuid)
+        if changes or name is None:
+            merged: dict[str, object] = {**node.labels, **changes}
+            kept = dict(check_label(key, value) for key, value in merged.items() if value is not None)
+            if len(kept) > 64:
+                raise PeerError("labels: at most 64 labels")
+            await change_labels(call, tables, node, kept)
+            node = await find_node(tables, node.uuid)
     return {"node": node_document(call.service, node)}
 
 

@@ -290,10 +290,7 @@ async def _register(
         name = registered.name
     elif token.name_template:
         name = fill_template(token.name_template, name, uuid_text, wanted.board)
-    await check_free(service, tables, name)
-    kept_for = await tables.registrations.named(name)
-    if kept_for is not None and (registered is None or kept_for.id != registered.id):
-        raise exists("device registered as", name, "choose another nodename")
+    await check_unclaimed(service, tables, name, None if registered is None else registered.id)
     node = NodeRow(
         uuid=uuid_text,
         kind=wanted.kind,
@@ -326,6 +323,14 @@ async def check_free(service: Service, tables: WriteTables, name: str) -> None:
         raise PeerError(f"the name {name} is a proxy's public host", hint="choose another nodename")
     if await tables.nodes.by_name(name) is not None:
         raise exists("machine called", name, f"choose another nodename, or remove the old one: tctl nodes rm {name}")
+
+
+async def check_unclaimed(service: Service, tables: WriteTables, name: str, registration: str | None = None) -> None:
+    """``check_free``, and no device is registered under it, but for ``registration``."""
+    await check_free(service, tables, name)
+    kept_for = await tables.registrations.named(name)
+    if kept_for is not None and kept_for.id != registration:
+        raise exists("device registered as", name, "choose another nodename")
 
 
 async def issue(service: Service, tables: WriteTables, node: NodeRow, request: Request) -> IssuedPair:

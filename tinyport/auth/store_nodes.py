@@ -158,6 +158,9 @@ class NodeRows:
     async def set_state(self, uuid: str, state: str) -> None:
         await self._rows.run("UPDATE nodes SET state = ? WHERE uuid = ?", state, uuid)
 
+    async def set_name(self, uuid: str, name: str) -> None:
+        await self._rows.run("UPDATE nodes SET name = ? WHERE uuid = ?", name, uuid)
+
     async def set_labels(self, uuid: str, labels: Mapping[str, str]) -> None:
         await self._rows.run("UPDATE nodes SET labels = ? WHERE uuid = ?", pack(dict(labels)), uuid)
 

@@ -23,7 +23,7 @@ from tinyport.node.confinement import shed
 from tinyport.node.ipc import Channel
 from tinyport.node.labels import LabelCommands
 from tinyport.node.link_dial import Dials
-from tinyport.node.link_documents import Documents, peek, split
+from tinyport.node.link_documents import Documents, name_in, peek, split
 from tinyport.node.link_events import AuthLine, EventSender
 from tinyport.node.link_generations import Census, OldKeepers, Receipts
 from tinyport.node.link_here import Here
@@ -86,7 +86,8 @@ class Link:
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
         self._recordings = Recordings(loop, self._auth, self._recording_lost, log)
         instance = str(config.get("instance") or "")
-        self._here = Here(self._auth, instance, lambda: self._tell_monitor({"op": "renew now"}), log)
+        name = str(identity["name"])
+        self._here = Here(self._auth, name, instance, lambda: self._tell_monitor({"op": "renew now"}), log)
         self._since = time.time()
         self._was_up = False
         self._renewal = given.renewal
@@ -259,7 +260,7 @@ class Link:
             self._documents.arrived(signed)
             found = peek(signed)
             if isinstance(signed, dict) and found is not None and found[0] == "node":
-                self._here.document(split(signed))
+                self._here.document(name_in(signed), split(signed))
         elif op == "dial":
             self._dials.notice(message, tunnel)
         else:

@@ -22,9 +22,11 @@ MAX_HEARD = 100
 class Here:
     """``renew()`` is called when auth wants this device to have another certificate, or another identity."""
 
-    def __init__(self, auth: AuthLine, instance: str, renew: Callable[[], None], log: Log) -> None:
-        """``instance``: "" for one that is not told, and then nothing is said."""
+    def __init__(self, auth: AuthLine, name: str, instance: str, renew: Callable[[], None], log: Log) -> None:
+        """``name``: the node's, by its certificate; ``instance``: "" for one that is not told, and then nothing is
+        said."""
         self._auth = auth
+        self._name = name
         self.instance = instance
         self._renew = renew
         self._log = log
@@ -47,10 +49,10 @@ class Here:
             self._again = False
             self._ask()
 
-    def document(self, split: object) -> None:
-        """The node's document came; ``split``: what it says of copies that get their own identity. Unchecked: auth
-        decides."""
-        if isinstance(split, list) and self.instance in split:
+    def document(self, name: object, split: object) -> None:
+        """The node's document came. ``name``: what it calls the node; ``split``: what it says of copies that get their
+        own identity. Unchecked: auth decides."""
+        if (isinstance(name, str) and name != self._name) or (isinstance(split, list) and self.instance in split):
             self._renew()
 
     def _ask(self) -> None:
