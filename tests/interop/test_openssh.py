@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_a_command_that_ends_by_a_signal(peer: Peer, options: list[str]) -> None
     # RFC 4254 6.10: exit-signal; OpenSSH's client then ends with 255.
     done = ssh(peer, *options, peer.destination, "kill -TERM $$")
     assert done.returncode == 255, text(done)
+
+
+def test_the_server_names_the_signatures_it_takes(peer: Peer, options: list[str]) -> None:
+    # RFC 8308 section 3.1. Without it OpenSSH would not sign with RSA keys and SHA-2.
+    done = ssh(peer, *options, "-v", peer.destination, "true")
+    found = re.search(rb"server-sig-algs=<([^>]*)>", done.stderr)
+    assert found, text(done)
+    named = found[1].decode().split(",")
+    assert {"ssh-ed25519", "sk-ssh-ed25519@openssh.com", "rsa-sha2-256", "rsa-sha2-512"} <= set(named)
+    assert not {"ssh-rsa", "ssh-dss"} & set(named)
 
 
 def test_a_terminal(peer: Peer, options: list[str]) -> None:

@@ -126,6 +126,19 @@ def test_records_of_logins(rig: Rig, user: str) -> None:
 
 @pytest.mark.root
 @ROOT
+def test_who_is_on(rig: Rig, user: str) -> None:
+    if not Path("/run/utmp").exists():
+        pytest.skip("this system has no utmp")
+    be(rig, user)
+    done = subprocess.run(rig.command("-tt", "tty; who", login=user), capture_output=True, timeout=LIMIT, check=True)
+    terminal, *lines = done.stdout.decode().splitlines()
+    (line,) = [line for line in lines if line.startswith(user)]
+    assert line.split()[1] == terminal.removeprefix("/dev/")
+    assert "127.0.0.1" in line
+
+
+@pytest.mark.root
+@ROOT
 def test_a_logout_is_recorded_though_the_monitor_is_gone(rig: Rig, user: str) -> None:
     if not Path("/var/log/wtmp").exists():
         pytest.skip("this system has no wtmp")

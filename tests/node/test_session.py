@@ -70,6 +70,17 @@ def test_a_terminal(rig: Rig) -> None:
     assert b"erase = " in done.stdout
 
 
+def test_a_terminal_controls_its_session(rig: Rig) -> None:
+    """The shell leads a session of its own, whose foreground it is: job control works, and /dev/tty is the terminal."""
+    done = rig.ssh("echo $$ $(ps -o sid=,tpgid= -p $$); echo here >/dev/tty", options=("-tt",))
+    ids, here = done.stdout.decode().splitlines()
+    shell, session, foreground = ids.split()
+    assert shell == session
+    # The foreground is the shell's group, or that of the ps which it waits for.
+    assert int(foreground) > 0
+    assert here == "here"
+
+
 def test_no_output_of_a_terminal_is_lost_at_its_end(rig: Rig) -> None:
     done = rig.ssh("stty -opost; seq 1 50000", options=("-tt",))
     assert done.stdout.split() == [str(n).encode() for n in range(1, 50001)]
