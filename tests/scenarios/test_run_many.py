@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.cluster import BIN, LIMIT, Cluster, text, wait_for
+from tinyport.host.console import NOT_FOUND, USAGE
 
 
 class Fleet:
@@ -104,17 +105,17 @@ def test_limits_and_mistakes(fleet: Fleet) -> None:
     done = fleet.run("--timeout", "1s", "barn", "--", "sleep 600")
     assert done.returncode == 255
     assert b"not done after 1s" in done.stderr
-    for words, said in (
-        (("barn",), b"which nodes, and what to run there?"),
-        (("nowhere", "--", "true"), b"there is no node nowhere"),
-        (("site=oslo", "--", "true"), b"no node matches"),
-        (("--parallel", "0", "barn", "--", "true"), b"--parallel is from 1 to"),
-        (("--timeout", "soon", "barn", "--", "true"), b"--timeout soon"),
-        (("--login", "nobody-here", "barn", "--", "true"), b"is not one of yours"),
+    for words, said, status in (
+        (("barn",), b"which nodes, and what to run there?", USAGE),
+        (("nowhere", "--", "true"), b"there is no node nowhere", NOT_FOUND),
+        (("site=oslo", "--", "true"), b"no node matches", NOT_FOUND),
+        (("--parallel", "0", "barn", "--", "true"), b"--parallel is from 1 to", USAGE),
+        (("--timeout", "soon", "barn", "--", "true"), b"--timeout soon", USAGE),
+        (("--login", "nobody-here", "barn", "--", "true"), b"is not one of yours", 255),
     ):
         done = fleet.run(*words)
-        assert done.returncode != 0
         assert said in done.stderr, text(done)
+        assert done.returncode == status, text(done)
 
 
 def test_an_interrupt_ends_it_everywhere_and_says_so(fleet: Fleet, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--parallel is at most {MOST_ELSEWHERE} in another cluster")
     nodes = chosen_nodes(identity, args.words, cluster)
     if not nodes:
-        raise OperatorError("no node matches that your roles let you see", hint='"tsh ls" lists them')
+        raise OperatorError("no node matches that your roles let you see", hint='"tsh ls" lists them', code="not_found")
     as_json = args.format == "json"
 
     def sink(name: str) -> Sink:
@@ -141,7 +141,11 @@ def chosen_nodes(identity: UserIdentity, words: Sequence[str], cluster: str | No
                 short = name.removesuffix(f".{cluster or identity.cluster}")
                 mine = {uuid: node for uuid, node in everything.items() if short in (uuid, node["name"])}
                 if not mine:
-                    raise OperatorError(f"there is no node {printable(name, 80)}", hint='"tsh ls" lists the nodes')
+                    raise OperatorError(
+                        f"there is no node {printable(name, 80)}",
+                        hint='"tsh ls" lists the nodes',
+                        code="not_found",
+                    )
                 found.update(mine)
     return sorted(found.values(), key=lambda node: str(node["name"]))
 
