@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.interop.forwarding import answers, echo_at_end, free_port, receive_all, serving
+from tests.node.loops import run_until
 from tests.node.session_harness import LIMIT, LOGIN
 from tests.node.test_session_plan import grant as some_grant
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
@@ -80,18 +80,7 @@ class Bench:
 
     def spin(self, check: Callable[[], object]) -> None:
         """Run the loop until ``check`` is true."""
-        end = time.monotonic() + LIMIT
-
-        def look() -> None:
-            if check() or time.monotonic() > end:
-                self.loop.stop()
-            else:
-                self.loop.after(0.005, look)
-
-        self.loop.after(0, look)
-        self.loop._running = True
-        self.loop.run()
-        assert check()
+        run_until(self.loop, check)
 
     def close(self) -> None:
         self.forwards.close()

@@ -7,7 +7,6 @@ import json
 import os
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.node.loops import run_until
 from tests.node.session_harness import LIMIT
 from tests.node.test_session_plan import grant
 from tinyport.core.access import Grant
@@ -66,18 +66,7 @@ class Bench:
         return self.answers[-1]
 
     def spin(self, check: Callable[[], object]) -> None:
-        end = time.monotonic() + LIMIT
-
-        def look() -> None:
-            if check() or time.monotonic() > end:
-                self.loop.stop()
-            else:
-                self.loop.after(0.005, look)
-
-        self.loop.after(0, look)
-        self.loop._running = True
-        self.loop.run()
-        assert check()
+        run_until(self.loop, check)
 
     def connect(self) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

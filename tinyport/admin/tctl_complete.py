@@ -7,7 +7,7 @@ import re
 
 from tinyport.admin.connection import connect
 from tinyport.admin.tctl_resources import KINDS
-from tinyport.host.console_candidates import Offers, complete, labels_of, names_of, targets
+from tinyport.host.console_candidates import Offers, complete, labels_of, names_and_labels, names_of, targets
 
 OFFERS: Offers = {
     "users rm name": "user",
@@ -47,10 +47,6 @@ def run(args: argparse.Namespace) -> int:
     def listed(what: str, *fields: str) -> list[str]:
         return names_of(ask(f"/v1/{what}"), re.split("[?/]", what)[0], *fields)
 
-    def nodes_or_labels(word: str) -> list[str]:
-        answer = ask("/v1/nodes")
-        return [*names_of(answer, "nodes", "name"), *labels_of(answer)]
-
     def resources(word: str) -> list[str]:
         kind, slash, _ = word.partition("/")
         if not slash or kind not in KINDS:
@@ -63,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         "token": lambda word: listed("tokens", "id"),
         "lock": lambda word: listed("locks", "id"),
         "node": lambda word: listed("nodes", "name"),
-        "nodes": nodes_or_labels,
+        "nodes": lambda word: names_and_labels(ask("/v1/nodes")),
         "selector": lambda word: labels_of(ask("/v1/nodes")),
         "session": lambda word: listed("sessions", "id", "sid"),
         "recording": lambda word: listed("recordings?limit=50", "id"),

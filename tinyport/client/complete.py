@@ -6,7 +6,7 @@ import argparse
 
 from tinyport.client.whoami import auth_client, identity_of
 from tinyport.core.names import NO_LOGIN
-from tinyport.host.console_candidates import Offers, complete, labels_of, names_of, targets
+from tinyport.host.console_candidates import Offers, complete, labels_of, names_and_labels, names_of, targets
 
 OFFERS: Offers = {
     "ls labels": "selector",
@@ -37,19 +37,12 @@ def run(args: argparse.Namespace) -> int:
     def nodes() -> list[str]:
         return names_of(ask("/v1/nodes"), "nodes", "name")
 
-    def selectors(word: str) -> list[str]:
-        return labels_of(ask("/v1/nodes"))
-
-    def nodes_or_selectors(word: str) -> list[str]:
-        answer = ask("/v1/nodes")
-        return [*names_of(answer, "nodes", "name"), *labels_of(answer)]
-
     kinds = {
         "target": lambda word: targets(word, logins(), nodes),
         "path": lambda word: targets(word, logins(), nodes, ":"),
         "login": lambda word: logins(),
-        "selector": selectors,
-        "nodes": nodes_or_selectors,
+        "selector": lambda word: labels_of(ask("/v1/nodes")),
+        "nodes": lambda word: names_and_labels(ask("/v1/nodes")),
         "session": lambda word: names_of(ask("/v1/sessions"), "sessions", "id"),
         "recording": lambda word: names_of(ask("/v1/recordings?limit=50"), "recordings", "id"),
         "cluster": lambda word: names_of(ask("/v1/clusters"), "clusters", "name"),

@@ -56,6 +56,11 @@ def names_of(answer: Mapping[str, object], key: str, *fields: str) -> list[str]:
     return [next((str(one[field]) for field in fields if one.get(field)), "") for one in items]
 
 
+def names_and_labels(answer: Mapping[str, object]) -> list[str]:
+    """Of nodes, where a word may be either."""
+    return [*names_of(answer, "nodes", "name"), *labels_of(answer)]
+
+
 def labels_of(answer: Mapping[str, object]) -> list[str]:
     """``k=v`` of the labels that auth gave to nodes."""
     found = answer.get("nodes")

@@ -23,7 +23,7 @@ from tinyport.node.confinement import shed
 from tinyport.node.ipc import Channel
 from tinyport.node.labels import LabelCommands
 from tinyport.node.link_dial import Dials
-from tinyport.node.link_documents import Documents, name_in, peek, split
+from tinyport.node.link_documents import Documents, name_and_split, peek
 from tinyport.node.link_events import AuthLine, EventSender
 from tinyport.node.link_generations import Census, OldKeepers, Receipts
 from tinyport.node.link_here import Here
@@ -260,7 +260,7 @@ class Link:
             self._documents.arrived(signed)
             found = peek(signed)
             if isinstance(signed, dict) and found is not None and found[0] == "node":
-                self._here.document(name_in(signed), split(signed))
+                self._here.document(*name_and_split(signed))
         elif op == "dial":
             self._dials.notice(message, tunnel)
         else:

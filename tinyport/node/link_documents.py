@@ -61,14 +61,11 @@ def is_about(signed: dict[str, object], uuid: str) -> bool:
     return bool(json.loads(str(signed["document"])).get("uuid") == uuid)
 
 
-def name_in(signed: dict[str, object]) -> object:
-    """What a node document that ``peek`` has read calls the node."""
-    return json.loads(str(signed["document"])).get("name")
-
-
-def split(signed: dict[str, object]) -> object:
-    """Which copies get an identity of their own, as a node document that ``peek`` has read says it; None for none."""
-    return json.loads(str(signed["document"])).get("split")
+def name_and_split(signed: dict[str, object]) -> tuple[object, object]:
+    """What a node document that ``peek`` has read calls the node, and which copies it says get an identity of their
+    own; None for what it does not say."""
+    body = json.loads(str(signed["document"]))
+    return body.get("name"), body.get("split")
 
 
 def _version(value: object) -> Version | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import random
 import secrets
 import ssl
@@ -28,6 +27,7 @@ from tinyport.core.identity import from_peer_certificate
 from tinyport.core.introduction import NONCE_BYTES, introduce
 from tinyport.core.names import format_address
 from tinyport.host.logging_line import Log
+from tinyport.proxy.json_words import read_object
 from tinyport.proxy.knowledge import Knowledge
 
 CONNECT_LIMIT = 2.0
@@ -280,7 +280,7 @@ class AuthLink:
                     line = bytes(buffer[:end])
                     del buffer[: end + 1]
                     if line.strip():
-                        yield _json_object(line)
+                        yield read_object(line)
                 if len(buffer) > MAX_WATCH_LINE:
                     raise PeerError("a line of the watch is too long")
 
@@ -436,7 +436,7 @@ async def _body(answer: aiohttp.ClientResponse, most: int = MAX_ANSWER) -> bytes
 def _answer(status: int, data: bytes) -> dict[str, object]:
     """An answer of the API → its body. AccessDenied for a refusal, Unavailable for what is no answer."""
     try:
-        body = _json_object(data)
+        body = read_object(data)
     except PeerError as error:
         raise Unavailable("the auth server's answer makes no sense", detail=f"{status} {error}") from None
     if 200 <= status < 300:
@@ -456,16 +456,6 @@ def _answer(status: int, data: bytes) -> dict[str, object]:
     refusal = AccessDenied(message, code=code, hint=hint if isinstance(hint, str) else "")
     refusal.extra.update((key, fields[key]) for key in ("candidates", "since") if key in fields)
     raise refusal
-
-
-def _json_object(data: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise PeerError("not JSON") from None
-    if not isinstance(value, dict):
-        raise PeerError("not a JSON object")
-    return value
 
 
 def _introducing(answer: Mapping[str, object]) -> tuple[int, bytes] | None:

@@ -12,13 +12,13 @@ from aiohttp import web
 
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.host.logging_line import Log
+from tinyport.proxy.json_words import read_object, text_of
 from tinyport.proxy.ssh_client import Person
 from tinyport.proxy.ssh_elsewhere import Elsewhere
 from tinyport.proxy.web_limits import Tries
 from tinyport.proxy.web_sessions import Ask, WebSession, WebSessions
 from tinyport.proxy.web_streams import pass_stream
 from tinyport.proxy.web_terminal import Terminals
-from tinyport.proxy.web_words import read_object, text_of
 
 # The prefix has the browser refuse it unless it is Secure, of this host alone, and for every path
 # (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2).

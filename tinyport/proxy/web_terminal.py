@@ -23,6 +23,7 @@ from tinyport.core.names import check_login
 from tinyport.core.session_joining import MODES, join_subsystem
 from tinyport.host.logging_line import Log
 from tinyport.proxy.access import Gatekeeper
+from tinyport.proxy.json_words import number_of, read_object, text_of
 from tinyport.proxy.knowledge import Knowledge
 from tinyport.proxy.ssh_client import Host, Person, SshLink, connected
 from tinyport.proxy.ssh_elsewhere import Elsewhere
@@ -30,7 +31,6 @@ from tinyport.proxy.ssh_gateway import Dial
 from tinyport.proxy.ssh_terminal import Shell, open_shell
 from tinyport.proxy.web_replay import Replay
 from tinyport.proxy.web_sessions import WebSession
-from tinyport.proxy.web_words import number_of, read_object, text_of
 
 MOST_TERMINALS = 16
 #: a browser that lost its network has so long to come back

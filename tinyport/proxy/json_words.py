@@ -1,4 +1,4 @@
-"""What a browser says, in JSON: read with bounds, refused in words."""
+"""What auth and browsers say, in JSON: read with bounds, refused in words."""
 
 from __future__ import annotations
 
