@@ -14,7 +14,8 @@ import pytest
 from tinyport.auth.restore import restore
 from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import OperatorError
-from tinyport.core.policy import Policy, newer, open_document
+from tinyport.core.policy import Policy, newer, open_document, version
+from tinyport.core.restored_trust import restored_cas
 
 from .conftest import CLUSTER, START, AuthServer
 
@@ -85,6 +86,7 @@ def test_restored_and_followed(start: Callable[..., AuthServer], tmp_path: Path)
         auth.local().post("/v1/locks", {"target": {"user": f"x{number}"}})
         auth.local().call("PATCH", "/v1/nodes/greenhouse", {"labels": {"n": str(number)}})
     late = policy_of(auth)
+    assert "trust" not in auth.anyone().get("/v1/hello").body
     late_node = auth.do(auth.service.store.read.nodes.get(node.uuid))
     auth.stop()
     assert late_node is not None
@@ -98,8 +100,16 @@ def test_restored_and_followed(start: Callable[..., AuthServer], tmp_path: Path)
     assert newer(body, late)
     assert Policy.parse(body).locks == ()
     assert (body["epoch"], body["serial"]) == (restored.epoch, 1)
-    signed = again.do(again.service.store.read.nodes.document(node.uuid))
+    # By this, machines come back that were led to another TLS CA since.
+    hello = again.anyone().get("/v1/hello").body
     key = parse_public_line(again.local().get("/v1/ca", type="policy").body["keys"][0]["line"])
+    assert restored_cas(hello["trust"], key, CLUSTER, version(late)) == hello["tls_cas"] == body["tls_cas"]
+    assert restored_cas(hello["trust"], key, CLUSTER, (restored.epoch, 1)) is None
+    again.local().post("/v1/rotation", {"types": ["tls"], "phase": "init"})
+    hello = again.anyone().get("/v1/hello").body
+    assert restored_cas(hello["trust"], key, CLUSTER, (restored.epoch, 1)) == hello["tls_cas"]
+    assert len(hello["tls_cas"]) == 2
+    signed = again.do(again.service.store.read.nodes.document(node.uuid))
     document = open_document(signed, key, "node", CLUSTER)
     assert newer(document, {"epoch": 1, "serial": late_node.document_serial})
     assert document["labels"] == {}

@@ -38,6 +38,7 @@ class TinyAuth:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.refusals: dict[str, tuple[int, dict[str, object]]] = {}
         self.successions: list[dict[str, str]] = []
+        self.trust: object = None
         #: how many answers to a join are lost on the way
         self.lose = 0
         self.change: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
@@ -108,6 +109,7 @@ class TinyAuth:
             "time": self.now,
             "tls_cas": [self.cluster.tls_ca],
             "successions": self.successions,
+            **({} if self.trust is None else {"trust": self.trust}),
             "challenge": "chall-enge",
             "proxies": [],
         }

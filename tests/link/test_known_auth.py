@@ -4,6 +4,7 @@ astray.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.node.tiny_cluster import Cluster
 from tinyport.client.trust import trusted_client
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError
 from tinyport.core.names import format_address
+from tinyport.core.policy import sign_document
+from tinyport.core.restored_trust import trust_body
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_file
 from tinyport.link import enrolment, known_auth
@@ -110,6 +113,90 @@ def test_after_a_compromise_nobody_is_led(old: Cluster, auth: TinyAuth, tmp_path
     assert refused.value.code == UNKNOWN_CA
     with pytest.raises(OperatorError, match="CA pin does not match"):
         join(auth, tmp_path / "other.json", ca_pins=[old.pin])
+
+
+# -------------------------------------------------------------------- an auth that was restored
+
+
+@pytest.fixture
+def restored(old: Cluster) -> Iterator[TinyAuth]:
+    """Auth of before a rotation again, whose machines have followed it to the CA of ``old``."""
+    made = TinyAuth(following(old))
+    made.trust = trust_of(made.cluster, 2, 1)
+    yield made
+    made.stop()
+
+
+def trust_of(cluster: Cluster, epoch: int, serial: int) -> dict[str, str]:
+    return sign_document(cluster.policy_key, trust_body("farm", epoch, serial, [cluster.tls_ca]))
+
+
+def holds(policy: dict[str, str], folder: Path) -> None:
+    (folder / "policy.json").write_text(json.dumps(policy))
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(PeerError) as said:
+        enrolment.renew_or_return(path)
+    return said.value.code
+
+
+def test_a_restored_auth_is_followed_back_by_whoever_holds_an_older_policy(
+    old: Cluster, restored: TinyAuth, tmp_path: Path
+) -> None:
+    path = away(old, restored, tmp_path)
+    holds(old.policy(900), tmp_path)
+    identity = enrolment.renew_or_return(path)
+    assert identity["tls_cas"] == [restored.cluster.tls_ca]
+    assert restored.paths()[-1] == "/v1/return"
+
+
+def test_a_restored_auth_that_was_rotated_since_is_followed(old: Cluster, restored: TinyAuth, tmp_path: Path) -> None:
+    path = away(old, restored, tmp_path)
+    holds(old.policy(900), tmp_path)
+    rotated = TinyAuth(following(old))
+    rotated.successions = [restored.cluster.succeeded_by(rotated.cluster)]
+    # Of before that rotation: it is true, and not enough.
+    rotated.trust = restored.trust
+    identity_file.save(path, old.identity(rotated.address))
+    try:
+        assert refused(path) == UNKNOWN_CA
+        rotated.trust = trust_of(rotated.cluster, 2, 5)
+        assert enrolment.renew_or_return(path)["tls_cas"] == [rotated.cluster.tls_ca]
+    finally:
+        rotated.stop()
+
+
+def test_nobody_goes_back_behind_their_own_policy(old: Cluster, restored: TinyAuth, tmp_path: Path) -> None:
+    path = away(old, restored, tmp_path)
+    for held in ((2, 1), (2, 50), (3, 0), (2**63 - 1, 2**63 - 1)):
+        holds(old.policy(held[1], epoch=held[0]), tmp_path)
+        assert refused(path) == UNKNOWN_CA
+    # Nor does who does not know how far they were.
+    (tmp_path / "policy.json").write_text("{")
+    assert refused(path) == UNKNOWN_CA
+    (tmp_path / "policy.json").unlink()
+    assert refused(path) == UNKNOWN_CA
+    assert "/v1/return" not in restored.paths()
+
+
+def test_the_old_tls_ca_alone_leads_nobody_back(old: Cluster, restored: TinyAuth, tmp_path: Path) -> None:
+    """A thief of the key that was replaced, with a statement of their own, and with one that another CA is in."""
+    path = away(old, restored, tmp_path)
+    holds(old.policy(900), tmp_path)
+    thief = following(old)
+    thief.policy_key = Ed25519Key.generate()
+    restored.trust = trust_of(thief, 9, 9)
+    assert refused(path) == UNKNOWN_CA
+    restored.trust = trust_of(following(old), 9, 9)
+    assert refused(path) == UNKNOWN_CA
+    assert "/v1/return" not in restored.paths()
+
+
+def test_a_login_is_not_led_back(old: Cluster, restored: TinyAuth) -> None:
+    """People do not hold the policy key: they log in with the pin."""
+    with pytest.raises(PeerError):
+        trusted_client(format_address(*restored.address), known_cas=[old.tls_ca])
 
 
 def test_a_server_that_shows_another_ca_than_it_was_led_to_is_not_believed(old: Cluster, tmp_path: Path) -> None:

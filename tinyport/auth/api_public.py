@@ -11,6 +11,7 @@ from tinyport.core.errors import PeerError
 async def hello(call: Call) -> Answer:
     """What this cluster is. Its CAs are to be judged by a pin; nothing here is secret."""
     service = call.service
+    trust = service.issuer.trust
     return {
         "version": service.version,
         "api": [1],
@@ -18,6 +19,7 @@ async def hello(call: Call) -> Answer:
         "time": service.now(),
         "tls_cas": service.authority.tls_cas,
         "successions": service.authority.successions,
+        **({} if trust is None else {"trust": trust}),
         "challenge": service.challenges.make(service.now(), secrets.token_bytes(16)),
         "proxies": list(service.issuer.policy.proxies),
         "second_factor": service.issuer.config.second_factor,

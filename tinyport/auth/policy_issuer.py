@@ -17,6 +17,7 @@ from tinyport.auth.watchers import Watchers
 from tinyport.core.cluster_config import ClusterConfig, parse_cluster_config
 from tinyport.core.errors import OperatorError
 from tinyport.core.policy import NodeDocument, Policy
+from tinyport.core.restored_trust import trust_body
 
 FIRST_EPOCH = 1
 #: as far as readers count (core.policy)
@@ -36,6 +37,7 @@ class PolicyIssuer:
         self._clock = clock
         self._policy: Policy | None = None
         self._signed: dict[str, str] = {}
+        self._trust: dict[str, str] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -52,6 +54,12 @@ class PolicyIssuer:
     def signed(self) -> dict[str, str]:
         """The signed policy document."""
         return self._signed
+
+    @property
+    def trust(self) -> dict[str, str] | None:
+        """The signed statement by which machines follow a restored auth (core.restored_trust); None when this cluster
+        never was: machines are then never behind what its policy names."""
+        return self._trust
 
     async def load(self, store: Store) -> None:
         """Take up what the store has, and bring it up to date (a new version may say more in it)."""
@@ -119,8 +127,11 @@ class PolicyIssuer:
         tables.after_commit(lambda: self._published(new))
 
     def _published(self, row: PolicyRow) -> None:
-        self._policy = Policy.parse(unpack(row.signed["document"]))
-        self._signed = row.signed
+        policy = Policy.parse(unpack(row.signed["document"]))
+        self._policy, self._signed, self._trust = policy, row.signed, None
+        if row.epoch != FIRST_EPOCH:
+            body = trust_body(policy.cluster, policy.epoch, policy.serial, policy.tls_cas)
+            self._trust = self._authority.sign(body)
         self._watchers.tell("policy", {"policy": row.signed})
 
     async def refresh_node(self, tables: WriteTables, uuid: str, *, again: bool = False) -> dict[str, str] | None:
