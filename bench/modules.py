@@ -15,12 +15,12 @@ _ONE_KEY = "cryptography.hazmat.primitives.asymmetric.ed25519"
 #: process → what is imported one after the other, on a bare interpreter (``-I -S``) as the node's are; ``module:name``
 #: is called, too
 CHAINS = {
-    "monitor": ["socket", "select", "signal", "json", "selectors", "tinyport.node.monitor"],
-    "link": ["socket", "select", "signal", "json", "selectors", "ssl", "tinyport.node.link"],
-    "keeper": ["socket", "json", "selectors", _ONE_KEY, "tinyport.node.keeper_process:load"],
+    "monitor": ["socket", "select", "signal", "json", "selectors", "tinyport.node.monitor.monitor"],
+    "link": ["socket", "select", "signal", "json", "selectors", "ssl", "tinyport.node.link.link"],
+    "keeper": ["socket", "json", "selectors", _ONE_KEY, "tinyport.node.keeper.process:load"],
     "worker": [
-        *("socket", "json", "ssl", "tinyport.node.worker_process:leave_out"),
-        *("asyncio", _KEYS, "asyncssh", "tinyport.node.worker"),
+        *("socket", "json", "ssl", "tinyport.node.worker.process:leave_out"),
+        *("asyncio", _KEYS, "asyncssh", "tinyport.node.worker.worker"),
     ],
 }
 

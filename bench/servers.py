@@ -25,8 +25,8 @@ from tinyport.core.certificate import certificate_line, public_line
 from tinyport.core.errors import Unavailable as OutOfReach
 from tinyport.core.issue import issue_user_certificate
 from tinyport.core.signatures import Ed25519Key
-from tinyport.node import monitor_status
-from tinyport.node.keeper_sessions import INHERITED
+from tinyport.node.keeper.sessions import INHERITED
+from tinyport.node.monitor import status
 
 LOGIN = getpass.getuser()
 HOST = "127.0.0.1"
@@ -240,7 +240,7 @@ class Node(Server):
         end = time.monotonic() + START_LIMIT
         while time.monotonic() < end and self._process is not None and self._process.poll() is None:
             try:
-                return str(cast("list[str]", monitor_status.ask(self._data)["listen"])[0])
+                return str(cast("list[str]", status.ask(self._data)["listen"])[0])
             except OutOfReach:
                 time.sleep(0.05)
         raise SystemExit(f"bench: error: the node did not start: {self.log.read_text()[-2000:]}")

@@ -33,7 +33,7 @@ from tinyport.core.errors import TinyportError
 from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
-from tinyport.node.link_tunnel import CONNECTING, GREETING, WAITING, Tunnel
+from tinyport.node.link.tunnel import CONNECTING, GREETING, WAITING, Tunnel
 from tinyport.node.loop import READ, WRITE, Loop, Timer, spread
 from tinyport.proxy.traffic import wire_bytes
 

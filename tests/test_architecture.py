@@ -119,8 +119,8 @@ def test_rules_hold(path: Path) -> None:
         ("tinyport.node.x", "import tinyport.proxy.server"),
         ("tinyport.admin.x", "from tinyport import auth"),
         ("tinyport.auth.api", "import sqlite3"),
-        ("tinyport.node.link", "import asyncssh"),
-        ("tinyport.node.monitor", "from cryptography import x509"),
+        ("tinyport.node.link.link", "import asyncssh"),
+        ("tinyport.node.monitor.monitor", "from cryptography import x509"),
     ],
 )
 def test_a_planted_violation_is_found(module: str, source: str) -> None:

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from tinyport.host.syscall_filter import ALL_BITS, ALLOW, KILL, REFUSE, Rules, assemble
-from tinyport.node.worker_syscalls import AARCH64, ARM, CALLS, NARROWED, X86_64, architecture, rules
+from tinyport.node.worker.syscalls import AARCH64, ARM, CALLS, NARROWED, X86_64, architecture, rules
 
 REFUSED = REFUSE
 #: (x86_64, aarch64, arm); None: does not exist there

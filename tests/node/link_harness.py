@@ -22,7 +22,9 @@ from tinyport.node.python_process import light_arguments, spawn
 _CODE = """
 import json, os, socket
 from importlib import import_module
-from tinyport.node import link, link_inherited, link_places
+from tinyport.node.link import link
+from tinyport.node.link import inherited
+from tinyport.node.link import places as link_places
 from tinyport.host.logging_line import Log
 told = json.loads(os.pread(7, 1 << 20, 0))
 for name, value in told["constants"].items():
@@ -31,7 +33,7 @@ for name, value in told["constants"].items():
 versions = {kind: tuple(version) for kind, version in told["versions"].items()}
 places = link_places.parse_places(told["reached"])
 rest = {"proxies": told["proxies"], "reached": places}
-given = link_inherited.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions, **rest)
+given = inherited.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions, **rest)
 link.run(told["config"], told["identity"], given, Log("node.link", "debug"))
 """
 

@@ -199,7 +199,7 @@ class Rig:
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         os.dup2(log, 2)
         try:
-            self.pid = spawn(arguments("tinyport.node.keeper_process", self.keeper_path), [theirs.fileno(), told])
+            self.pid = spawn(arguments("tinyport.node.keeper.process", self.keeper_path), [theirs.fileno(), told])
         finally:
             os.dup2(stderr, 2)
             for descriptor in (stderr, log, told):

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tinyport.node import sftp_wire as w
-from tinyport.node.sftp_operations import Operations
-from tinyport.node.sftp_requests import Requests
+from tinyport.node.sftp import wire as w
+from tinyport.node.sftp.operations import Operations
+from tinyport.node.sftp.requests import Requests
 
 
 class Client:

@@ -16,7 +16,7 @@ from tests.node.test_keeper_table import OPEN, Desk
 from tinyport.core.break_glass import USER, issue_break_glass
 from tinyport.core.errors import AccessDenied
 from tinyport.core.signatures import Ed25519Key
-from tinyport.node.used_once import MAX_FILE, UsedOnce
+from tinyport.node.keeper.used_once import MAX_FILE, UsedOnce
 
 NOW = 1_700_000_000
 

@@ -17,9 +17,9 @@ from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
 from tinyport.host import accounts, pty
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
-from tinyport.node import keeper_accounts
-from tinyport.node.keeper import MAX_WAITING_REQUESTS
-from tinyport.node.keeper_accounts import MAX_LOOKUPS, Accounts, NotFoundYet
+from tinyport.node.keeper import accounts as keeper_accounts
+from tinyport.node.keeper.accounts import MAX_LOOKUPS, Accounts, NotFoundYet
+from tinyport.node.keeper.keeper import MAX_WAITING_REQUESTS
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import package_root, search_path
 
@@ -166,8 +166,10 @@ def test_what_was_known_grows_old(desk_for: Callable[..., Desk], monkeypatch: py
 
 def test_nothing_else_of_the_keeper_asks_who_somebody_is() -> None:
     """What may hang in NSS hangs in a process of its own."""
-    node = Path(keeper_accounts.__file__).parent
-    for path in (*node.glob("keeper*.py"), *node.glob("session_*.py"), Path(pty.__file__)):
+    node = Path(keeper_accounts.__file__).parents[1]
+    found = [*(node / "keeper").glob("*.py"), *(node / "session").glob("*.py")]
+    assert node / "session" / "holder.py" in found
+    for path in (*found, Path(pty.__file__)):
         words = set(path.read_text().split())
         assert not words & {"pwd", "grp"}, path
 

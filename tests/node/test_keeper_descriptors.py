@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.session_harness import LIMIT, Rig, wait_for
-from tinyport.node.keeper_room import LEFT_BY_CONNECTIONS, LEFT_BY_SESSIONS
+from tinyport.node.keeper.room import LEFT_BY_CONNECTIONS, LEFT_BY_SESSIONS
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from tinyport.core.policy import sign_document
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_file
 from tinyport.host.logging_line import Log
-from tinyport.node.keeper_documents import Documents
-from tinyport.node.keeper_judgement import judge
+from tinyport.node.keeper.documents import Documents
+from tinyport.node.keeper.judgement import judge
 
 OTHER = "11111111-2222-3333-4444-555555555555"
 

@@ -19,10 +19,11 @@ from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavail
 from tinyport.core.forwarding import EVERYTHING, ForwardRule
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
-from tinyport.node import forward_x11, keeper_forward_helper
-from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import FORWARDS, LATER
-from tinyport.node.keeper_forward import MAX_LISTENERS, MAX_PENDING, Desk, Forwards
+from tinyport.node.forward import x11 as forward_x11
+from tinyport.node.keeper import forward_helper
+from tinyport.node.keeper.audit import Audit
+from tinyport.node.keeper.connection import FORWARDS, LATER
+from tinyport.node.keeper.forward import MAX_LISTENERS, MAX_PENDING, Desk, Forwards
 from tinyport.node.loop import Loop
 from tinyport.node.python_process import search_path
 
@@ -418,7 +419,7 @@ DEEDS = {
 @pytest.mark.parametrize("deed", DEEDS)
 def test_a_bad_helper_is_ended_and_its_askers_told(bench: Bench, monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
     code = HOSTILE.format(path=search_path(), deed=DEEDS[deed])
-    monkeypatch.setattr(keeper_forward_helper, "light_arguments", lambda module, call: [sys.executable, "-c", code])
+    monkeypatch.setattr(forward_helper, "light_arguments", lambda module, call: [sys.executable, "-c", code])
     for _ in range(3):
         with pytest.raises(Unavailable):
             bench.get("listen" if "port" in deed else "connect", host="127.0.0.1", port=1)

@@ -20,10 +20,10 @@ from tests.node.test_session_plan import grant
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, TinyportError
 from tinyport.host.logging_line import Log
-from tinyport.node import keeper_guests
-from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_guests import Elsewhere, Guests, Neighbours
-from tinyport.node.keeper_parties import MAX_PARTIES, Parties
+from tinyport.node.keeper import guests
+from tinyport.node.keeper.audit import Audit
+from tinyport.node.keeper.guests import Elsewhere, Guests, Neighbours
+from tinyport.node.keeper.parties import MAX_PARTIES, Parties
 from tinyport.node.loop import Loop
 
 SID = "5" * 32
@@ -165,7 +165,7 @@ def test_nobody_to_ask(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_keeper_that_does_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_guests, "ANSWER_LIMIT", 0.05)
+    monkeypatch.setattr(guests, "ANSWER_LIMIT", 0.05)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stuck:
         stuck.bind(f"/proc/self/fd/{bench.folder}/kept/stuck.join")
         stuck.listen()

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from tinyport.core.errors import Unavailable
-from tinyport.node import keeper_recordings
-from tinyport.node.keeper_recordings import Recording, Recordings
+from tinyport.node.keeper import recordings
+from tinyport.node.keeper.recordings import Recording, Recordings
 from tinyport.node.loop import Loop
 
 
@@ -68,7 +68,7 @@ def test_a_client_that_leaves_does_not_wait_for_ever(bench: Bench) -> None:
 
 
 def test_a_worker_that_ends_none_gets_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_recordings, "MOST_OF_ONE", 3)
+    monkeypatch.setattr(recordings, "MOST_OF_ONE", 3)
     assert all(bench.begin(number) for number in range(3))
     assert bench.begin(3) is None
     assert [name for name, _ in bench.audited] == ["session.data_lost"]

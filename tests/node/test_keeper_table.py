@@ -26,8 +26,8 @@ from tinyport.core.sshwire import string
 from tinyport.core.userauth import signed_data
 from tinyport.host.accounts import Account, lookup
 from tinyport.host.logging_line import Log
-from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_connection import (
+from tinyport.node.keeper.audit import Audit
+from tinyport.node.keeper.connection import (
     FORWARDS,
     GONE,
     KEYED,
@@ -39,8 +39,8 @@ from tinyport.node.keeper_connection import (
     Connection,
     Endpoint,
 )
-from tinyport.node.keeper_documents import Documents
-from tinyport.node.session_plan import Asked
+from tinyport.node.keeper.documents import Documents
+from tinyport.node.session.plan import Asked
 
 REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "hostkey", "gone", *FORWARDS)
 
@@ -519,6 +519,6 @@ def test_no_message_raises_anything_but_our_errors(desk: Desk, connection: Conne
 
 
 def test_the_keeper_loads_no_ssh_library() -> None:
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import tinyport.node.keeper; print(*sys.modules)"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import tinyport.node.keeper.keeper; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert not {"asyncio", "asyncssh", "ssl", "logging"} & set(loaded.stdout.split())

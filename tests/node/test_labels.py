@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.node.tiny_cluster import LIMIT
 from tinyport.core.names import printable
 from tinyport.host.logging_line import Log
-from tinyport.node import labels as labels_module
-from tinyport.node.labels import MAX_OUTPUT, LabelCommands, value_of
+from tinyport.node.link import labels as labels_module
+from tinyport.node.link.labels import MAX_OUTPUT, LabelCommands, value_of
 from tinyport.node.loop import Loop
 
 

@@ -68,7 +68,7 @@ def test_the_state_has_the_clusters_time(start: Start) -> None:
 
 
 def test_beats_are_unsolicited_pongs_and_silence_is_asked_about(start: Start) -> None:
-    rig = start(constants={"link_tunnel.BEAT_BOUNDS": [0.05, 1], "link_tunnel.PONG_LIMIT": LIMIT})
+    rig = start(constants={"link.tunnel.BEAT_BOUNDS": [0.05, 1], "link.tunnel.PONG_LIMIT": LIMIT})
     tunnel, _, _ = rig.up(beat=0.05)
     heard = []
     while (ws.OP_PING, b"") not in heard:
@@ -79,7 +79,7 @@ def test_beats_are_unsolicited_pongs_and_silence_is_asked_about(start: Start) ->
 
 
 def test_a_proxy_that_does_not_answer_is_left(start: Start) -> None:
-    rig = start(constants={"link_tunnel.BEAT_BOUNDS": [0.05, 1], "link_tunnel.PONG_LIMIT": 0.05})
+    rig = start(constants={"link.tunnel.BEAT_BOUNDS": [0.05, 1], "link.tunnel.PONG_LIMIT": 0.05})
     tunnel, _, _ = rig.up(beat=0.05)
     assert tunnel.ended()
     assert "does not answer" in _last_reason(rig)
@@ -115,7 +115,7 @@ def test_link_comes_back_after_the_proxy_went(start: Start) -> None:
     ids=["masked", "not json", "not an object", "binary", "oversized", "short ticket", "bad client", "close"],
 )
 def test_what_a_proxy_must_not_say_ends_the_tunnel_and_nothing_else(start: Start, wrong: bytes) -> None:
-    rig = start(constants={"link_tunnel.FIRST_WAIT": [0.01, 0.02]})
+    rig = start(constants={"link.tunnel.FIRST_WAIT": [0.01, 0.02]})
     tunnel, _, _ = rig.up()
     tunnel.stream.sendall(wrong)
     assert tunnel.ended()
@@ -195,7 +195,7 @@ def _last_reason(rig: Rig) -> str:
 
 
 def test_a_document_wakes_a_keeper_and_its_version_is_in_the_next_hello(start: Start) -> None:
-    rig = start(constants={"link_tunnel.FIRST_WAIT": [0.01, 0.02]})
+    rig = start(constants={"link.tunnel.FIRST_WAIT": [0.01, 0.02]})
     tunnel, _, _ = rig.up()
     signed = rig.cluster.policy(serial=9)
     tunnel.say({"op": "document", "signed": signed})
@@ -272,7 +272,7 @@ def test_the_time_is_the_first_thing_that_a_keeper_hears(start: Start) -> None:
 
 
 def test_an_idle_keeper_may_leave_and_a_new_one_is_asked_for(start: Start) -> None:
-    rig = start(constants={"link_keeper.SETTLE": 0.0})
+    rig = start(constants={"link.keeper.SETTLE": 0.0})
     tunnel, _, _ = rig.up()
     tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
     keeper = rig.keeper()
@@ -285,7 +285,7 @@ def test_an_idle_keeper_may_leave_and_a_new_one_is_asked_for(start: Start) -> No
 
 
 def test_a_keeper_that_was_just_sent_something_is_not_let_go(start: Start) -> None:
-    rig = start(constants={"link_keeper.SETTLE": LIMIT * 10, "link_documents.FIRST_PAUSE": 0.01})
+    rig = start(constants={"link.keeper.SETTLE": LIMIT * 10, "link.documents.FIRST_PAUSE": 0.01})
     tunnel, _, _ = rig.up()
     tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
     keeper = rig.keeper()
@@ -328,7 +328,7 @@ def test_a_client_that_says_ssh_is_passed_on(start: Start) -> None:
 
 
 def test_a_silent_client_is_passed_on_after_a_while(start: Start) -> None:
-    rig = start(constants={"link_listen.SILENCE": 0.05})
+    rig = start(constants={"link.listen.SILENCE": 0.05})
     rig.connect()
     _, (descriptor,) = rig.keeper().hear("conn")
     os.close(descriptor)
@@ -336,7 +336,7 @@ def test_a_silent_client_is_passed_on_after_a_while(start: Start) -> None:
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"SSX", b"S", b""])
 def test_whoever_is_no_ssh_client_wakes_nobody(start: Start, first: bytes) -> None:
-    rig = start(constants={"link_listen.SILENCE": 0.05})
+    rig = start(constants={"link.listen.SILENCE": 0.05})
     stranger = rig.connect()
     stranger.sendall(first)
     if not first:
@@ -352,7 +352,7 @@ def test_whoever_is_no_ssh_client_wakes_nobody(start: Start, first: bytes) -> No
 
 
 def test_a_source_with_too_many_waiting_loses_its_oldest(start: Start) -> None:
-    rig = start(constants={"link_listen.MAX_PER_SOURCE": 3, "link_listen.SILENCE": LIMIT * 10})
+    rig = start(constants={"link.listen.MAX_PER_SOURCE": 3, "link.listen.SILENCE": LIMIT * 10})
     strangers = [rig.connect() for _ in range(4)]
     assert strangers[0].recv(1) == b""
     strangers[3].sendall(b"SSH-2.0-x\r\n")
@@ -408,7 +408,7 @@ def test_a_dial_notice_becomes_a_connection_for_the_keeper(start: Start) -> None
 
 
 def test_too_many_dials_at_once_are_refused_by_name(start: Start) -> None:
-    rig = start(constants={"link_dial.MAX_IN_FLIGHT": 0})
+    rig = start(constants={"link.dial.MAX_IN_FLIGHT": 0})
     tunnel, _, _ = rig.up()
     tunnel.say({"op": "dial", "ticket": TICKET, "client": "192.0.2.7:4711"})
     refusal = tunnel.hear("dialed")
@@ -427,7 +427,7 @@ def _next_batch(auth: AuthEnd) -> dict[str, Any]:
 
 
 def test_events_reach_auth_and_leave_the_spool_when_accepted(start: Start) -> None:
-    rig = start(constants={"link_events.FIRST_PAUSE": 0.01, "link_events.SOON": 0.01})
+    rig = start(constants={"link.events.FIRST_PAUSE": 0.01, "link.events.SOON": 0.01})
     tunnel, auth, _ = rig.up()
     tunnel.say({"op": "document", "signed": rig.cluster.policy(serial=2)})
     keeper = rig.keeper()
@@ -505,7 +505,7 @@ def standing(**said: object) -> dict[str, object]:
 
 
 def test_auth_hears_of_a_process_once_and_again_when_another_one_was_preferred(start: Start) -> None:
-    rig = start(config={"instance": INSTANCE}, constants={"link_tunnel.FIRST_WAIT": [0.01, 0.02]})
+    rig = start(config={"instance": INSTANCE}, constants={"link.tunnel.FIRST_WAIT": [0.01, 0.02]})
     tunnel, auth, hello = rig.up()
     assert hello["instance"] == INSTANCE
     assert told(auth) == {"instance": INSTANCE, "heard": ""}

@@ -12,8 +12,8 @@ import pytest
 from tests.node.tiny_cluster import LIMIT
 from tinyport.core.errors import TinyportError, Unavailable
 from tinyport.link.http_proxy import connect_request, proxy_for
-from tinyport.node import link_connect
-from tinyport.node.link_connect import Connect
+from tinyport.node.link import connect
+from tinyport.node.link.connect import Connect
 from tinyport.node.loop import Loop
 
 
@@ -69,7 +69,7 @@ def test_a_name_that_nobody_has(loop: Loop, host: str) -> None:
 
 
 def test_a_silent_address_is_given_up(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_connect, "CONNECT_LIMIT", 0.05)
+    monkeypatch.setattr(connect, "CONNECT_LIMIT", 0.05)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         waiting = []
         # Connections beyond the backlog get no answer on Linux.

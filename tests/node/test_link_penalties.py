@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tinyport.host.logging_line import Log
-from tinyport.node import link_penalties
-from tinyport.node.link_penalties import KNOWN_FOR, MOST, Penalties
+from tinyport.node.link import penalties as link_penalties
+from tinyport.node.link.penalties import KNOWN_FOR, MOST, Penalties
 
 LOOPBACK = (4, 127 << 24, 8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinyport.node.link_places import MAX_PLACES, Places, parse_places
+from tinyport.node.link.places import MAX_PLACES, Places, parse_places
 
 A, B = "0b0e9c1a-93f1-4f0e-8a52-0d7e5a1d2c3b", "1b0e9c1a-93f1-4f0e-8a52-0d7e5a1d2c3b"
 HOME, ONE, TWO, THREE = ("home.example", 443), ("one.example", 443), ("two.example", 443), ("three.example", 443)

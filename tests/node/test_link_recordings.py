@@ -12,10 +12,10 @@ import pytest
 from tinyport.core import recording_frames as f
 from tinyport.core.errors import PeerError, TinyportError, Unavailable
 from tinyport.host.logging_line import Log
-from tinyport.node import link_recordings
 from tinyport.node.ipc import Channel, pair
-from tinyport.node.link_generations import OldKeepers
-from tinyport.node.link_recordings import Recordings
+from tinyport.node.link import recordings as link_recordings
+from tinyport.node.link.generations import OldKeepers
+from tinyport.node.link.recordings import Recordings
 from tinyport.node.loop import Loop
 from tinyport.node.pipes import make_pipe
 

@@ -19,7 +19,7 @@ from tinyport.link import websocket as ws
 Start = Callable[..., Rig]
 OTHER = str(uuids.uuid4())
 TICKET = "ab" * 32
-QUICK = {"link_tunnel.FIRST_WAIT": [0.01, 0.02], "link_tunnels.SOON": [0.0, 0.0]}
+QUICK = {"link.tunnel.FIRST_WAIT": [0.01, 0.02], "link.tunnels.SOON": [0.0, 0.0]}
 
 
 class Second:
@@ -206,7 +206,7 @@ def test_a_slot_that_is_none_is_passed_over(start: Start, slot: object) -> None:
 
 
 def test_a_proxy_without_time_is_said_so_and_tried_again(start: Start) -> None:
-    rig = start(constants={"link_tunnel.LONGEST_WAIT": 0.05})
+    rig = start(constants={"link.tunnel.LONGEST_WAIT": 0.05})
     busy = rig.accept()
     assert busy.recv(1, socket.MSG_PEEK)
     busy.sendall(b"\x15\x03\x03\x00\x02\x02\x50")
@@ -216,7 +216,7 @@ def test_a_proxy_without_time_is_said_so_and_tried_again(start: Start) -> None:
 
 
 def test_the_beat_changes_while_the_tunnel_stands(start: Start) -> None:
-    rig = start(constants={"link_tunnel.BEAT_BOUNDS": [0.05, 3600]})
+    rig = start(constants={"link.tunnel.BEAT_BOUNDS": [0.05, 3600]})
     tunnel, _, _ = rig.up(beat=3600)
     tunnel.say({"op": "beat", "beat": 0.05})
     assert [tunnel.next() for _ in range(2)] == [(ws.OP_PONG, b"")] * 2
@@ -233,7 +233,7 @@ def test_a_way_out_that_swallows_everything_is_left_for_another(cluster: Cluster
         rig = Rig(
             cluster,
             tmp_path,
-            constants={**QUICK, "link_tunnel.BEAT_BOUNDS": [0.2, 1], "link_tunnel.UNCONFIRMED_LIMIT": 0.5},
+            constants={**QUICK, "link.tunnel.BEAT_BOUNDS": [0.2, 1], "link.tunnel.UNCONFIRMED_LIMIT": 0.5},
         )
         try:
             tunnel, _, _ = rig.up(beat=0.2)

@@ -91,34 +91,34 @@ OWN = frozenset(
         "node.generations",
         "node.identity_view",
         "node.ipc",
-        "node.labels",
-        "node.link",
-        "node.link_connect",
-        "node.link_dial",
-        "node.link_documents",
-        "node.link_events",
-        "node.link_generations",
-        "node.link_here",
-        "node.link_inherited",
-        "node.link_keeper",
-        "node.link_listen",
-        "node.link_penalties",
-        "node.link_places",
-        "node.link_recordings",
-        "node.link_tunnel",
-        "node.link_tunnels",
+        "node.link.labels",
+        "node.link.link",
+        "node.link.connect",
+        "node.link.dial",
+        "node.link.documents",
+        "node.link.events",
+        "node.link.generations",
+        "node.link.here",
+        "node.link.inherited",
+        "node.link.keeper",
+        "node.link.listen",
+        "node.link.penalties",
+        "node.link.places",
+        "node.link.recordings",
+        "node.link.tunnel",
+        "node.link.tunnels",
         "node.loop",
-        "node.monitor",
-        "node.monitor_generations",
-        "node.monitor_keeper",
-        "node.monitor_link",
-        "node.monitor_listen",
-        "node.monitor_reached",
-        "node.monitor_reload",
-        "node.monitor_renewal",
-        "node.monitor_status",
+        "node.monitor.monitor",
+        "node.monitor.generations",
+        "node.monitor.keeper",
+        "node.monitor.link",
+        "node.monitor.listen",
+        "node.monitor.reached",
+        "node.monitor.reload",
+        "node.monitor.renewal",
+        "node.monitor.status",
         "node.python_process",
-        "node.spool",
+        "node.link.spool",
     }
 )
 
@@ -151,10 +151,10 @@ HELPER = frozenset(
     {
         "core.errors",
         "host.privileges",
-        "node.forward",
-        "node.forward_connect",
-        "node.forward_listen",
-        "node.forward_x11",
+        "node.forward.forward",
+        "node.forward.connect",
+        "node.forward.listen",
+        "node.forward.x11",
         "node.ipc",
         "node.loop",
         "node.python_process",
@@ -165,18 +165,18 @@ HELPER_STANDARD = STANDARD - {"base64", "binascii", "hashlib", "ssl", "warnings"
 #: of the sftp server, of which there is one for each session that moves files
 SFTP = frozenset(
     {
-        "node.sftp",
-        "node.sftp_attributes",
-        "node.sftp_extensions",
-        "node.sftp_handles",
-        "node.sftp_listing",
-        "node.sftp_operations",
-        "node.sftp_owners",
-        "node.sftp_paths",
-        "node.sftp_requests",
-        "node.sftp_root",
-        "node.sftp_stream",
-        "node.sftp_wire",
+        "node.sftp.sftp",
+        "node.sftp.attributes",
+        "node.sftp.extensions",
+        "node.sftp.handles",
+        "node.sftp.listing",
+        "node.sftp.operations",
+        "node.sftp.owners",
+        "node.sftp.paths",
+        "node.sftp.requests",
+        "node.sftp.root",
+        "node.sftp.stream",
+        "node.sftp.wire",
     }
 )
 SFTP_STANDARD = frozenset({"errno", "fcntl", "os", "stat", "struct", "sys", "time"})
@@ -192,7 +192,13 @@ def modules_of(code: str) -> set[str]:
 
 def loaded() -> set[str]:
     """What is in a monitor after it has loaded all that it and link need."""
-    return modules_of("from tinyport.node.monitor import _preload; _preload()")
+    return modules_of("from tinyport.node.monitor.monitor import _preload; _preload()")
+
+
+def ours(found: set[str]) -> set[str]:
+    """Our own modules among ``found``, without the packages that they lie in."""
+    own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
+    return {name for name in own if not any(other.startswith(f"{name}.") for other in own)}
 
 
 def test_monitor_and_link_load_what_is_allowed_and_nothing_else() -> None:
@@ -200,8 +206,7 @@ def test_monitor_and_link_load_what_is_allowed_and_nothing_else() -> None:
     # Accelerators and private parts come with the module that they belong to.
     tops = {name.partition(".")[0] for name in found - modules_of("pass")}
     assert {name for name in tops if not name.startswith("_")} - {"tinyport"} - STANDARD - BROUGHT == set()
-    own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
-    assert {name for name in own if "." in name} == OWN
+    assert ours(found) == OWN
 
 
 def test_nothing_heavy_is_loaded() -> None:
@@ -209,20 +214,18 @@ def test_nothing_heavy_is_loaded() -> None:
 
 
 def test_the_forwarding_helper_is_light() -> None:
-    found = modules_of("import tinyport.node.forward")
+    found = modules_of("import tinyport.node.forward.forward")
     tops = {name.partition(".")[0] for name in found - modules_of("pass")}
     assert {name for name in tops if not name.startswith("_")} - {"tinyport"} - HELPER_STANDARD - BROUGHT == set()
-    own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
-    assert {name for name in own if "." in name} == HELPER
+    assert ours(found) == HELPER
     assert tops & HEAVY == set()
 
 
 def test_the_sftp_server_is_light() -> None:
-    found = modules_of("import tinyport.node.sftp")
+    found = modules_of("import tinyport.node.sftp.sftp")
     tops = {name.partition(".")[0] for name in found - modules_of("pass")}
     assert {name for name in tops if not name.startswith("_")} - {"tinyport"} - SFTP_STANDARD - BROUGHT == set()
-    own = {name.removeprefix("tinyport.") for name in found if name.startswith("tinyport.")}
-    assert {name for name in own if "." in name} == SFTP
+    assert ours(found) == SFTP
 
 
 #: what a keeper has no use for, or only in a session that wants it; 4 MB together
@@ -245,7 +248,7 @@ NOT_IN_KEEPER = frozenset(
         "ssl",
         "tempfile",
         "tinyport.core.config",
-        "tinyport.node.sftp_requests",
+        "tinyport.node.sftp.requests",
         "urllib",
     }
 )
@@ -261,7 +264,7 @@ def whole_modules_of(code: str) -> set[str]:
 
 def test_the_keeper_has_what_it_needs_and_no_more() -> None:
     key = Ed25519Key.generate().to_openssh()
-    code = "from tinyport.node.keeper_process import load; load()"
+    code = "from tinyport.node.keeper.process import load; load()"
     code += f"; from tinyport.core import signatures as s; k = s.Ed25519Key.from_openssh({key!r})"
     code += "; s.verify(k.public_blob, b'x', k.sign(b'x'))"
     found = whole_modules_of(code)
@@ -273,12 +276,12 @@ def test_the_keeper_has_what_it_needs_and_no_more() -> None:
 
 def test_a_worker_offers_the_same_with_and_without_what_it_leaves_out() -> None:
     show = (
-        "from tinyport.node.worker_options import make_options; import asyncssh, json; "
+        "from tinyport.node.worker.options import make_options; import asyncssh, json; "
         "o = make_options(asyncssh.SSHServer, 60.0, 60.0); "
         "names = ('kex_algs', 'encryption_algs', 'mac_algs', 'compression_algs'); "
         "print(json.dumps([[a.decode() for a in getattr(o, n)] for n in names]))"
     )
-    lean = f"from tinyport.node.worker_process import leave_out; leave_out(); {show}"
+    lean = f"from tinyport.node.worker.process import leave_out; leave_out(); {show}"
     offered = []
     for code in (show, lean):
         argv = arguments("tinyport", search_path(), call="")

@@ -23,9 +23,9 @@ from tinyport.core.certificate import public_line
 from tinyport.core.errors import OperatorError, Unavailable
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_file
-from tinyport.node import monitor_status
-from tinyport.node.monitor_listen import listen
-from tinyport.node.monitor_renewal import DUE, due_at
+from tinyport.node.monitor import status as monitor_status
+from tinyport.node.monitor.listen import listen
+from tinyport.node.monitor.renewal import DUE, due_at
 
 _CODE = """
 import json, sys

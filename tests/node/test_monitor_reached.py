@@ -12,7 +12,7 @@ from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
 from tinyport.host.logging_line import Log
 from tinyport.link import enrolment
 from tinyport.node import enrol
-from tinyport.node.monitor_reached import FILE, MAX_REACHED, Reached
+from tinyport.node.monitor.reached import FILE, MAX_REACHED, Reached
 
 SERVER = ("port.example", 443)
 LOG = Log("test", "error", descriptor=-1)

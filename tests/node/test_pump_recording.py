@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyport.core import recording_frames as f
-from tinyport.node import pump_recording
 from tinyport.node.pipes import make_pipe
-from tinyport.node.pump_recording import FULL, REFUSED, STALLED, Recorder
+from tinyport.node.worker import pump_recording
+from tinyport.node.worker.pump_recording import FULL, REFUSED, STALLED, Recorder
 
 steps = st.lists(st.tuples(st.sampled_from(["show", "read", "resize", "mark"]), st.integers(1, 9000)), max_size=40)
 

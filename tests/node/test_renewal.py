@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tinyport.host.logging_line import Log
-from tinyport.node import monitor_renewal
 from tinyport.node.loop import Loop
-from tinyport.node.monitor_renewal import Renewal
+from tinyport.node.monitor import renewal as monitor_renewal
+from tinyport.node.monitor.renewal import Renewal
 
 BEGAN = 1_900_000_000
 LIFE = 7 * 86400

@@ -21,9 +21,9 @@ from tests.node.tiny_cluster import LIMIT, Cluster
 from tinyport.host.logging_line import Log
 from tinyport.node import generations
 from tinyport.node.ipc import Channel
-from tinyport.node.keeper_redial import Redial
+from tinyport.node.keeper.redial import Redial
+from tinyport.node.link.spool import Spool
 from tinyport.node.loop import Loop
-from tinyport.node.spool import Spool
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import pytest
 
 from tests.node.test_session_plan import grant as some_grant
 from tinyport.host.logging_line import Log
-from tinyport.node import keeper_outbox
-from tinyport.node.keeper_audit import Audit
-from tinyport.node.keeper_outbox import WINDOW, Outbox
-from tinyport.node.link_generations import Census, Receipts
-from tinyport.node.spool import MAX_EVENT
+from tinyport.node.keeper import outbox as keeper_outbox
+from tinyport.node.keeper.audit import Audit
+from tinyport.node.keeper.outbox import WINDOW, Outbox
+from tinyport.node.link.generations import Census, Receipts
+from tinyport.node.link.spool import MAX_EVENT
 
 
 def at_once(seconds: float, call: Callable[[], None]) -> None:

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import need_program
-from tinyport.node import scp_fallback
 from tinyport.node.python_process import light_arguments
+from tinyport.node.session import scp_fallback
 
 LIMIT = 60
 
@@ -33,7 +33,7 @@ def program(tmp_path: Path, nowhere: str) -> Path:
     script = tmp_path / "ssh"
     root = Path(__file__).resolve().parents[2]
     code = (
-        f"import os, sys; sys.path.append({str(root)!r}); from tinyport.node.scp_fallback import with_scp; "
+        f"import os, sys; sys.path.append({str(root)!r}); from tinyport.node.session.scp_fallback import with_scp; "
         f"os.execv('/bin/sh', ['sh', '-c', with_scp(os.fsencode(sys.argv[-1]), '/bin/sh', {nowhere!r})])"
     )
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
@@ -110,7 +110,7 @@ def test_what_goes_wrong_is_said_and_the_rest_is_copied(program: Path, tmp_path:
 
 
 def serve(folder: Path, data: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
-    argv = light_arguments("tinyport.node.scp_server", call="main()")
+    argv = light_arguments("tinyport.node.session.scp_server", call="main()")
     return subprocess.run([*argv, *options], input=data, capture_output=True, timeout=LIMIT, check=False, cwd=folder)
 
 

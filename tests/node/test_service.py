@@ -15,7 +15,7 @@ import pytest
 from tests.node.test_monitor import _CODE, Node
 from tests.node.tiny_cluster import LIMIT, Cluster
 from tinyport.host import activation
-from tinyport.node.monitor_listen import Listeners
+from tinyport.node.monitor.listen import Listeners
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from tinyport.core.access import Grant
 from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.host.accounts import Account
-from tinyport.node.session_bounds import client_variable_allowed
-from tinyport.node.session_plan import Asked, Origin, Plan, Terminal, plan
+from tinyport.node.session.bounds import client_variable_allowed
+from tinyport.node.session.plan import Asked, Origin, Plan, Terminal, plan
 
 ACCOUNT = Account("pi", 1000, 1000, (1000, 20), "/home/pi", "/bin/bash")
 SFTP = ("/usr/bin/python3", "-c", "x", "--become", "1000:1000")

@@ -16,10 +16,10 @@ from tinyport.host.accounts import Account
 from tinyport.host.logging_line import Log
 from tinyport.host.login_records import LastLogin
 from tinyport.node.loop import Loop
-from tinyport.node.session_plan import Plan, Terminal
-from tinyport.node.session_process import Manner
-from tinyport.node.session_spare import AT_ONCE, MAX_ORDER, Order, PamWish, Spare, packed, unpacked
-from tinyport.node.session_start import obey
+from tinyport.node.session.plan import Plan, Terminal
+from tinyport.node.session.process import Manner
+from tinyport.node.session.spare import AT_ONCE, MAX_ORDER, Order, PamWish, Spare, packed, unpacked
+from tinyport.node.session.start import obey
 
 ACCOUNT = Account("pi", 1000, 1000, (1000, 20), "/home/pi", "/bin/sh")
 PLAN = Plan(ACCOUNT, "/bin/sh", (b"sh", b"-c", b"true"), {b"A": b"\xff"}, None, "exec", "true")

@@ -15,10 +15,10 @@ from tests.node.test_session_spare import waiting
 from tinyport.core.errors import AccessDenied
 from tinyport.host import accounts, privileges, pty
 from tinyport.host.accounts import Account
-from tinyport.node.session_plan import Plan, Terminal
-from tinyport.node.session_process import CANNOT_RUN, Manner
-from tinyport.node.session_spare import Order, PamWish
-from tinyport.node.session_start import Started, start
+from tinyport.node.session.plan import Plan, Terminal
+from tinyport.node.session.process import CANNOT_RUN, Manner
+from tinyport.node.session.spare import Order, PamWish
+from tinyport.node.session.start import Started, start
 
 TERMINAL = Terminal("xterm", 100, 40, 0, 0, {53: 0, 3: 127, 72: 0, 42: 1})
 

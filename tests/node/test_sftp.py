@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_program
-from tinyport.node import sftp_wire as w
+from tinyport.node.sftp import wire as w
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = f"import sys; sys.path.append({str(ROOT)!r}); from tinyport.node.sftp import main; main()"
+CODE = f"import sys; sys.path.append({str(ROOT)!r}); from tinyport.node.sftp.sftp import main; main()"
 
 
 def ourselves() -> str:

@@ -10,9 +10,9 @@ from tests.node.test_session_plan import ACCOUNT, grant, planned
 from tinyport.core.errors import AccessDenied
 from tinyport.core.sftp_terms import SftpTerms
 from tinyport.host.accounts import Account
-from tinyport.node import sftp
-from tinyport.node.session_plan import Asked
-from tinyport.node.sftp_command import is_internal_sftp, options
+from tinyport.node.session.plan import Asked
+from tinyport.node.sftp import sftp
+from tinyport.node.sftp.command import is_internal_sftp, options
 
 ROOT = Account("root", 0, 0, (0,), "/root", "/bin/sh")
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.node.sftp_client import Client, number, offset
-from tinyport.node import sftp_owners
-from tinyport.node import sftp_wire as w
-from tinyport.node.sftp_handles import MAX_HANDLES
+from tinyport.node.sftp import owners as sftp_owners
+from tinyport.node.sftp import wire as w
+from tinyport.node.sftp.handles import MAX_HANDLES
 
 
 @pytest.fixture

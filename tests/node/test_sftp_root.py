@@ -16,9 +16,9 @@ import pytest
 from tests.conftest import need_program
 from tests.node.session_harness import LIMIT, Rig, wait_for
 from tests.node.sftp_client import number
-from tinyport.node import sftp_root
-from tinyport.node import sftp_wire as w
 from tinyport.node.python_process import light_arguments
+from tinyport.node.sftp import root as sftp_root
+from tinyport.node.sftp import wire as w
 
 pytestmark = pytest.mark.root
 
@@ -78,7 +78,7 @@ class Server:
 
     def __init__(self, jail: Path, *options: str) -> None:
         identity = f"{NOBODY.pw_uid}:{NOBODY.pw_gid}:{NOBODY.pw_gid}"
-        argv = light_arguments("tinyport.node.sftp", call="main()")
+        argv = light_arguments("tinyport.node.sftp.sftp", call="main()")
         argv += ["--become", identity, "--root", str(jail), *options]
         # A descriptor of the real root, left open by mistake, must not be there.
         leak = os.open("/", os.O_RDONLY)
@@ -174,7 +174,7 @@ def test_names_inside_are_those_from_before(server: Server, jail: Path) -> None:
 
 def test_an_unsafe_root_serves_nobody(jail: Path) -> None:
     jail.chmod(0o777)
-    argv = light_arguments("tinyport.node.sftp", call="main()")
+    argv = light_arguments("tinyport.node.sftp.sftp", call="main()")
     argv += ["--become", f"{NOBODY.pw_uid}:{NOBODY.pw_gid}:", "--root", str(jail)]
     done = subprocess.run(argv, capture_output=True, timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 2

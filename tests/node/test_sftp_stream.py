@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.node.sftp_client import number, offset
-from tinyport.node import sftp_wire as w
-from tinyport.node.sftp_operations import Operations
-from tinyport.node.sftp_requests import Requests
-from tinyport.node.sftp_stream import serve
+from tinyport.node.sftp import wire as w
+from tinyport.node.sftp.operations import Operations
+from tinyport.node.sftp.requests import Requests
+from tinyport.node.sftp.stream import serve
 
 INIT = w.string(b"\x01" + number(3))
 LIMIT = 30

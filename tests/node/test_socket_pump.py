@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.node.session_harness import LIMIT
-from tinyport.node import socket_pump
-from tinyport.node.socket_pump import INPUT_HIGH, SocketPump
+from tinyport.node.worker import socket_pump
+from tinyport.node.worker.socket_pump import INPUT_HIGH, SocketPump
 
 
 class Channel:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tinyport.node import spool as spool_module
-from tinyport.node.spool import MAX_BATCH_EVENTS, MAX_EVENT, MAX_IN_MEMORY, Spool
+from tinyport.node.link import spool as spool_module
+from tinyport.node.link.spool import MAX_BATCH_EVENTS, MAX_EVENT, MAX_IN_MEMORY, Spool
 
 
 @pytest.fixture

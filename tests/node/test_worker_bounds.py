@@ -26,9 +26,9 @@ from tests.node.raw_client import (
     raw_client,
 )
 from tests.node.session_harness import Rig
-from tinyport.node.session_bounds import MAX_COMMAND
-from tinyport.node.worker_connection import NARROW_WINDOW, WIDE_SESSIONS
-from tinyport.node.worker_options import WINDOW
+from tinyport.node.session.bounds import MAX_COMMAND
+from tinyport.node.worker.connection import NARROW_WINDOW, WIDE_SESSIONS
+from tinyport.node.worker.options import WINDOW
 
 MIB = 1024 * 1024
 

@@ -10,7 +10,7 @@ from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyport.node.worker_packets import PIECE, ChaCha, Gcm, LeanPackets
+from tinyport.node.worker.packets import PIECE, ChaCha, Gcm, LeanPackets
 
 KEY, IV = bytes(range(64)), bytes(range(100, 112))
 HEADER = (36).to_bytes(4, "big")

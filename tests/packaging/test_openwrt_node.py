@@ -66,8 +66,9 @@ def test_no_package_is_declared_for_nothing(package: str) -> None:
     """Each takes room on a router's flash: something that the node loads must be in it."""
     code = (
         "import sys\n"
-        "import asyncssh, tinyport.admin.main, tinyport.link.enrolment, tinyport.node.worker, tinyport.node.keeper\n"
-        "import tinyport.admin.start_command, tinyport.start, tinyport.node.launcher, tinyport.node.enrol\n"
+        "import asyncssh, tinyport.node.worker.worker, tinyport.node.keeper.keeper\n"
+        "import tinyport.admin.main, tinyport.admin.start_command, tinyport.start, tinyport.link.enrolment\n"
+        "import tinyport.node.launcher, tinyport.node.enrol\n"
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -20,7 +20,7 @@ import pytest
 from tests.scenarios.cluster import BIN, LIMIT, Cluster, alive, wait_for
 from tests.scenarios.test_joining import person
 from tinyport.core.errors import Unavailable
-from tinyport.node import monitor_status
+from tinyport.node.monitor import status as monitor_status
 
 _NUMBERS = itertools.count(1)
 

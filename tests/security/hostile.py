@@ -1,7 +1,7 @@
 """A worker that somebody took over: a real keeper starts it, and the test is its mind.
 
-The keeper is told to find ``tinyport.node.worker`` in a folder where another one lies. That one hands the test its end
-of the channel and then lives for as long as the keeper lets it.
+The keeper is told to find ``tinyport.node.worker.worker`` in a folder where another one lies. That one hands the test
+its end of the channel and then lives for as long as the keeper lets it.
 """
 
 from __future__ import annotations
@@ -162,11 +162,11 @@ class HostileRig(Rig):
         self._workers.listen()
         self._workers.settimeout(LIMIT)
         overlay = folder / "overlay"
-        for package, body in (("tinyport", ""), ("tinyport/node", "")):
+        for package in ("tinyport", "tinyport/node", "tinyport/node/worker"):
             (overlay / package).mkdir(parents=True)
             real = f"{package_root()}/{package}"
-            (overlay / package / "__init__.py").write_text(f"__path__.append({real!r})\n{body}")
-        (overlay / "tinyport/node/worker.py").write_text(_STUB.format(address=self._address))
+            (overlay / package / "__init__.py").write_text(f"__path__.append({real!r})\n")
+        (overlay / "tinyport/node/worker/worker.py").write_text(_STUB.format(address=self._address))
         super().__init__(folder, paths=[str(overlay), *search_path()], **changes)
         self.mark = folder / "somebody-was-here"
         self.played: list[HostileWorker] = []

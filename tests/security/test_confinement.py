@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.node.session_harness import LIMIT, Rig
-from tinyport.node.monitor_status import lacks
+from tinyport.node.monitor.status import lacks
 
 NOBODY = pwd.getpwnam("nobody")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root")
@@ -27,7 +27,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root")
 _ATTEMPTS = """
 import ctypes, errno, fcntl, json, mmap, os, resource, signal, socket, sys
 from tinyport.node.confinement import FILTER, enclose
-from tinyport.node.worker_syscalls import restrict
+from tinyport.node.worker.syscalls import restrict
 
 user, before = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 if before is not None:

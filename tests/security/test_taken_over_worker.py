@@ -21,7 +21,7 @@ from tests.node.session_harness import LIMIT, LOGIN, wait_for
 from tests.security.hostile import HostileRig, HostileWorker
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.userauth import signed_data
-from tinyport.node.keeper_connection import GONE, KEYED, PROVED, SERVED, TABLE
+from tinyport.node.keeper.connection import GONE, KEYED, PROVED, SERVED, TABLE
 
 REQUESTS = sorted({request for _, request in TABLE})
 

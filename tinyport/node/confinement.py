@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: where a folder can be made for a moment; the first that works is taken
 PLACES = ("/run", "/dev/shm", "/tmp", "/var/tmp")  # noqa: S108 - removed before it is used
 NO_NETWORK, EMPTY_ROOT = "a network namespace of its own", "an empty root"
-#: ``worker_syscalls`` is what sets it, once everything else is done
+#: ``worker.syscalls`` is what sets it, once everything else is done
 FILTER = "a filter of system calls"
 
 

@@ -49,7 +49,7 @@ def run(settings: NodeSettings) -> NoReturn:
     for inherited in (*view, *passed, *([] if settings.ready_fd is None else [settings.ready_fd])):
         os.set_inheritable(inherited, True)
     _no_core_dumps()
-    argv = light_arguments("tinyport.node.monitor", call=f"main({descriptor})")
+    argv = light_arguments("tinyport.node.monitor.monitor", call=f"main({descriptor})")
     os.execv(argv[0], argv)
 
 

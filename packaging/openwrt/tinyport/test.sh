@@ -8,12 +8,12 @@ tinyport version | grep -F "$2" || exit 1
 # Whatever a node loads is in the packages that this one depends on.
 python3 - <<'EOF' || exit 1
 import tinyport.link.enrolment
-import tinyport.node.forward
-import tinyport.node.keeper_process
+import tinyport.node.forward.forward
+import tinyport.node.keeper.process
 import tinyport.node.launcher
-import tinyport.node.session_process
-import tinyport.node.sftp
-import tinyport.node.worker
+import tinyport.node.session.process
+import tinyport.node.sftp.sftp
+import tinyport.node.worker.worker
 EOF
 
 settings=$(mktemp)

@@ -1,0 +1,1 @@
+"""The monitor: the process that starts the others, parses nothing from the network, and is always there. Light."""
