@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from tinyport.auth.api_proxy import expire_presence
+from tinyport.auth.copies import NOTICED_WITHIN
+from tinyport.auth.presence import FULL_REPORT_GRACE, LEASE
 from tinyport.core.certificate import public_line
 from tinyport.core.signatures import Ed25519Key
 
@@ -192,6 +195,105 @@ def test_proxies_say_where_a_copy_is(auth: AuthServer) -> None:
     assert gate.client.post("/v1/presence", {"full": True, "nodes": [{**entry, "copies": []}]}).status == 200
     (copy,) = listed(auth)["copies"]
     assert (copy["online"], copy["peer"]) == (False, "10.0.0.9:4242")
+
+
+def old_and_gate(auth: AuthServer) -> tuple[Machine, Callable[..., None]]:
+    """A node's old certificate, which its copies have, and what its proxy says of which copies are connected."""
+    gate, old = auth.join("gate", "proxy"), auth.join("greenhouse")
+    here(old, FIRST)
+    here(renewed(auth, old, FIRST), FIRST)
+
+    def connected(*instances: str) -> None:
+        entry = {"uuid": old.uuid, "online": True}
+        copies = [{"instance": one, "peer": "10.0.0.9:1"} for one in instances]
+        body = {"nodes": [{**entry, **({"copies": copies} if copies else {})}]}
+        assert gate.client.post("/v1/presence", body).status == 200
+
+    return old, connected
+
+
+def test_a_copy_that_is_back_before_its_leaving_was_heard_of_is_one(auth: AuthServer) -> None:
+    old, connected = old_and_gate(auth)
+    assert here(old, LATER)["copy"]
+    (before,) = listed(auth)["copies"]
+    connected(LATER)
+    auth.clock.now += 60
+    assert auth.local().post("/v1/nodes/greenhouse/split", {"labels": {"site": "attic"}}).status == 200
+    # Again, and once more, while auth still hears that the first of its processes is connected.
+    for instance in (THIRD, "d" * 32):
+        auth.clock.now += 1
+        assert here(old, instance)["copy"]
+    assert [copy["split"] for copy in listed(auth)["copies"]] == [True, False]
+    connected("d" * 32)
+    (copy,) = listed(auth)["copies"]
+    assert (copy["found"], copy["online"], copy["split"]) == (before["found"], True, True)
+    assert document(auth, old)["copies"] == ["d" * 32]
+    # Nothing is left that waits for a device that is not there.
+    token = renew(old, "d" * 32)[0].body["error"]["token"]
+    assert auth.join("pi", token=token).uuid != old.uuid
+    assert listed(auth)["copies"] == []
+
+
+def test_of_a_copy_that_was_split_between_no_row_is_left(auth: AuthServer) -> None:
+    old, connected = old_and_gate(auth)
+    here(old, LATER)
+    connected(LATER)
+    auth.clock.now += 1
+    here(old, THIRD)
+    made = auth.local().post("/v1/nodes/greenhouse/split")
+    assert len(made.body["copies"]) == 2
+    auth.join("pi", token=renew(old, THIRD)[0].body["error"]["token"])
+    connected()
+    assert listed(auth)["copies"] == []
+    assert "split" not in document(auth, old)
+
+
+def test_copies_that_were_there_together_stay_two(auth: AuthServer) -> None:
+    old, connected = old_and_gate(auth)
+    here(old, LATER)
+    connected(LATER)
+    auth.clock.now += 60
+    here(old, THIRD)
+    connected(LATER, THIRD)
+    # The one that was found last leaves: it is none of those that were there before it.
+    connected(LATER)
+    assert len(listed(auth)["copies"]) == 2
+    here(old, THIRD)
+    connected(LATER, THIRD)
+    auth.clock.now += NOTICED_WITHIN + 1
+    connected(THIRD)
+    connected()
+    assert len(listed(auth)["copies"]) == 2
+
+
+def test_a_copy_leaves_with_its_proxy(auth: AuthServer) -> None:
+    old, connected = old_and_gate(auth)
+    here(old, LATER)
+    connected(LATER)
+    auth.clock.now += 1
+    here(old, THIRD)
+    assert len(listed(auth)["copies"]) == 2
+    auth.clock.now += LEASE
+    auth.do(expire_presence(auth.service))
+    (copy,) = listed(auth)["copies"]
+    assert (copy["online"], document(auth, old)["copies"]) == (False, [THIRD])
+
+
+def test_a_proxy_that_starts_again_says_nothing_of_a_copy_that_left_meanwhile(auth: AuthServer) -> None:
+    gate, node = auth.join("gate", "proxy"), clone(auth)
+    entry = {"uuid": node.uuid, "online": False, "copies": [{"instance": LATER, "peer": "10.0.0.9:4242"}]}
+    assert gate.client.post("/v1/presence", {"full": True, "nodes": [entry]}).status == 200
+    assert gate.client.post("/v1/presence", {"full": True, "nodes": []}).status == 200
+    assert listed(auth)["copies"][0]["online"]
+    # The rest of a full report may say it.
+    assert gate.client.post("/v1/presence", {"nodes": [entry]}).status == 200
+    auth.clock.now += FULL_REPORT_GRACE
+    auth.do(expire_presence(auth.service))
+    assert listed(auth)["copies"][0]["online"]
+    assert gate.client.post("/v1/presence", {"full": True, "nodes": []}).status == 200
+    auth.clock.now += FULL_REPORT_GRACE
+    auth.do(expire_presence(auth.service))
+    assert not listed(auth)["copies"][0]["online"]
 
 
 def test_accepting_says_that_there_is_one(auth: AuthServer) -> None:

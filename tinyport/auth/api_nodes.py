@@ -73,7 +73,7 @@ def _twin(service: Service, twin: NodeRow) -> dict[str, object]:
 
 
 def _copy(service: Service, copy: CopyRow) -> dict[str, object]:
-    there = service.copies_seen(copy.node)
+    there = service.copies.of(copy.node)
     return {
         "id": copy.id,
         "online": copy.instance in there,
@@ -270,7 +270,7 @@ async def remove_node(call: Call, tables: WriteTables, node: NodeRow, why: str) 
         service.traffic.forget(node.uuid)
         service.skews.pop(node.uuid, None)
         service.boots.pop(node.uuid, None)
-        service.copies.pop(node.uuid, None)
+        service.copies.forget(node.uuid)
         service.proxy_sources.pop(node.uuid, None)
 
     tables.after_commit(forget)

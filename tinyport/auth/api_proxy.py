@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from tinyport.auth.api_join import public_addresses, refused
 from tinyport.auth.api_nodes import MAX_SELECTORS, matching, node_document
+from tinyport.auth.copies import copies_left
 from tinyport.auth.fields import Fields, one_line
 from tinyport.auth.presence import LEASE, Change
 from tinyport.auth.reaching import check_decision, check_online, resolve, sees
@@ -129,6 +130,8 @@ async def presence(call: Call) -> Answer:
     # Without the nodes that were removed: their tunnels are about to be closed, they are not to come back by that.
     there = await service.store.read.nodes.names(reported)
     known = {uuid: seen for uuid, seen in reported.items() if uuid in there}
+    if full:
+        service.copies.full(call.caller.uuid, known.keys(), service.settings.monotonic())
     for uuid in known:
         _told(service, call.caller.uuid, uuid, bodies[uuid])
         await _copies(service, call.caller.uuid, uuid, bodies[uuid])
@@ -170,16 +173,12 @@ async def _copies(service: Service, proxy: str, uuid: str, body: Mapping[str, ob
     for item in listed[:MAX_COPIES] if isinstance(listed, list) else ():
         if isinstance(item, dict):
             told[one_line(item.get("instance"), 32)] = one_line(item.get("peer"), 80)
-    before = service.copies.get(uuid, {}).get(proxy, {})
-    if told == before:
-        return
-    if told:
-        service.copies.setdefault(uuid, {})[proxy] = told
-    else:
-        service.copies[uuid].pop(proxy)
-    async with service.store.write() as tables:
-        for instance in {*told, *before}:
-            await tables.copies.saw(uuid, instance, service.now(), told.get(instance, ""))
+    news = service.copies.tell(proxy, uuid, told)
+    if news:
+        async with service.store.write() as tables:
+            for instance in news:
+                await tables.copies.saw(uuid, instance, service.now(), told.get(instance, ""))
+            await copies_left(service, tables, uuid, news)
 
 
 async def _write(service: Service, news: list[Seen], change: Change) -> None:
@@ -212,7 +211,13 @@ async def _tell(service: Service, tables: WriteTables, came: frozenset[str], wen
 
 async def expire_presence(service: Service) -> None:
     """Leases that ran out: their nodes are offline, since their proxy was last heard."""
-    went = service.presence.expire(service.settings.monotonic())
+    now = service.settings.monotonic()
+    went = service.presence.expire(now)
+    gone = service.copies.expire(now, lambda proxy: service.presence.proxy_online(proxy, now))
+    if gone:
+        async with service.store.write() as tables:
+            for uuid, instances in gone.items():
+                await copies_left(service, tables, uuid, instances)
     if not went:
         return
     service.log.info("nodes went offline with their proxy", count=len(went))

@@ -7,7 +7,7 @@ until an administrator makes a node of its own of it (``split``) or says that th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tinyport.auth.callers import Caller
@@ -23,6 +23,8 @@ from tinyport.core.instances import meet
 
 #: how long a copy has to join after it was given the token for that
 SPLIT_TOKEN_LIFE = 600
+# By then a proxy has seen that a tunnel is dead: two and a half of the slowest beats.
+NOTICED_WITHIN = 2400
 # A device that is copied by the hundred is nobody's twin but a mistake in an image; each is a line in every document.
 MOST_COPIES = 16
 
@@ -108,8 +110,9 @@ async def found_copy(
     """This process is another device's than the node's own."""
     now = service.now()
     known = await tables.copies.of(node.uuid)
-    # A copy that started again is none more; one that is connected is another one.
-    gone = [one for one in known if not one.became and one.instance not in service.copies_seen(node.uuid)]
+    # A copy that started again is none more; one that is connected is another one, unless that is yesterday's news
+    # (copies_left).
+    gone = [one for one in known if not one.became and one.instance not in service.copies.of(node.uuid)]
     if gone:
         await tables.copies.started_again(gone[0].id, instance, now)
     elif len(known) < MOST_COPIES:
@@ -122,6 +125,28 @@ async def found_copy(
         # Which of them is which is beyond us.
         await tables.nodes.set_state(node.uuid, "quarantined")
     await service.issuer.refresh_node(tables, node.uuid)
+
+
+async def copies_left(service: Service, tables: WriteTables, uuid: str, instances: Collection[str]) -> None:
+    """A proxy says that processes of copies are not connected any more. One that started again, and was back before
+    that was known, is in two rows: they become one.
+
+    So is, until it is back, a copy that left by chance soon after another one was found. Then it has a row again.
+    """
+    there, now = service.copies.of(uuid), service.now()
+    merged = False
+    for instance in instances:
+        rows = await tables.copies.of(uuid)
+        left = next((one for one in rows if one.instance == instance), None)
+        if left is None or left.became or left.place or instance in there:
+            continue
+        for again in rows:
+            if again is not left and again.found >= left.found and 0 <= now - again.found <= NOTICED_WITHIN:
+                await tables.copies.are_one(left, again)
+                merged = True
+                break
+    if merged:
+        await service.issuer.refresh_node(tables, uuid)
 
 
 async def refuse_copy(service: Service, tables: WriteTables, node: NodeRow, copy: CopyRow) -> AccessDenied:

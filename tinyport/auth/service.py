@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tinyport.auth.audit import Audit
 from tinyport.auth.authority import Authority, new_authorities, open_authority
 from tinyport.auth.challenge import Challenges, Moments
+from tinyport.auth.copies_there import CopiesThere
 from tinyport.auth.figures import Counts
 from tinyport.auth.limiter import FailureLimiter, Pace
 from tinyport.auth.passwords import Passwords
@@ -76,8 +77,7 @@ class Service:
 
     #: what nodes' processes were answered, and when (``auth.copies``)
     moments: Moments = field(default_factory=lambda: Moments(secrets.token_bytes(32)))
-    #: node UUID → proxy UUID → (instance of a copy → where its tunnel comes from)
-    copies: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    copies: CopiesThere = field(default_factory=CopiesThere)
 
     #: what proxies say of whose connections they pass on
     introductions: Introductions = field(default_factory=lambda: Introductions(secrets.token_bytes(32)))
@@ -107,15 +107,6 @@ class Service:
         now = self.settings.monotonic()
         self.failures.failed(source, now)
         return self.failures.bearable(source, now)
-
-    def copies_seen(self, node: str) -> dict[str, str]:
-        """Copies of a node that are connected: instance → where its tunnel comes from."""
-        now = self.settings.monotonic()
-        found: dict[str, str] = {}
-        for proxy, told in self.copies.get(node, {}).items():
-            if self.presence.proxy_online(proxy, now):
-                found.update(told)
-        return found
 
     def now(self) -> float:
         """Unix seconds."""

@@ -63,6 +63,18 @@ class CopyRows:
         """The same device with another process."""
         await self._rows.run("UPDATE copies SET instance = ?, seen = ? WHERE id = ?", instance, seen, id)
 
+    async def are_one(self, left: CopyRow, again: CopyRow) -> None:
+        """Two rows are of one device, whose later process is that of ``again``: what an administrator has said of the
+        former holds for it."""
+        await self._rows.run("DELETE FROM copies WHERE id = ?", left.id)
+        split = again.split if again.split is not None else left.split
+        await self._rows.run(
+            "UPDATE copies SET found = ?, split = ? WHERE id = ?",
+            left.found,
+            "" if split is None else pack(dict(split)),
+            again.id,
+        )
+
     async def saw(self, node: str, instance: str, seen: float, peer: str) -> None:
         await self._rows.run(
             "UPDATE copies SET seen = max(seen, ?), peer = CASE ? WHEN '' THEN peer ELSE ? END "
