@@ -124,6 +124,8 @@ def test_a_split_of_known_copies_needs_no_lines(fake_auth: FakeAuth, tctl: At) -
     ran = tctl(fake_auth.data_dir)("nodes", "split", "greenhouse", "--name", "shed", "--labels", "site=berlin")
     assert ran.out == "greenhouse stays; one device becomes a node of its own at the next contact\n"
     assert fake_auth.asked[-1][2] == {"name": "shed", "labels": {"site": "berlin"}}
+    tctl(fake_auth.data_dir)("nodes", "split", "greenhouse", "--yes")
+    assert fake_auth.asked[-1][2] == {"quarantine": True}
 
 
 def test_a_listing_as_json_is_the_answer_itself(fake_auth: FakeAuth, tctl: At) -> None:

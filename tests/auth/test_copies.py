@@ -384,10 +384,18 @@ def test_a_swarm_of_copies_quarantines_the_node_and_no_more(auth: AuthServer) ->
     assert listed(auth)["status"] == "quarantined"
 
 
-def test_who_means_known_copies_quarantines_nobody(auth: AuthServer) -> None:
-    auth.join("greenhouse")
-    assert auth.local().post("/v1/nodes/greenhouse/split", {"copies": True}).code == "not_found"
+def test_a_node_without_copies_is_quarantined_by_nobody_who_does_not_say_so(auth: AuthServer) -> None:
+    old = auth.join("greenhouse")
+    for body in ({}, {"copies": True}, {"copies": True, "quarantine": True}):
+        refused = auth.local().post("/v1/nodes/greenhouse/split", body)
+        assert (refused.status, refused.code) == (404, "not_found"), body
+    assert "tctl nodes split greenhouse --yes" in refused.body["error"]["hint"]
     assert listed(auth)["status"] == "offline"
+    assert auth.events("node.split") == []
+    # One that auth itself has quarantined is nobody's loss.
+    renewed(auth, renewed(auth, old))
+    assert renew(old)[0].code == "quarantined"
+    assert {"original", "copy"} <= auth.local().post("/v1/nodes/greenhouse/split").body.keys()
 
 
 @pytest.mark.parametrize("body", [{"name": "greenhouse"}, {"name": "auth"}, {"name": "{what}"}, {"labels": {"": "x"}}])

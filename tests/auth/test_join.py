@@ -370,7 +370,7 @@ def test_two_devices_of_one_card_become_two_nodes(auth: AuthServer) -> None:
     card = auth.join("greenhouse", token=auth.token(labels={"site": "berlin"}))
     report = {"full": True, "nodes": [{"uuid": card.uuid, "online": True}]}
     assert gate.client.post("/v1/presence", report).status == 200
-    made = auth.local().post("/v1/nodes/greenhouse/split").body
+    made = auth.local().post("/v1/nodes/greenhouse/split", {"quarantine": True}).body
     assert {node["status"] for node in auth.local().get("/v1/nodes").body["nodes"]} == {"quarantined"}
     auth.clock.now += 60
     original = auth.join("pi", token=made["original"])

@@ -123,8 +123,9 @@ def add_commands(parser: CommandLine) -> None:
         _split,
         help="make two nodes of a cloned one",
         description='Several devices have one identity ("tctl nodes ls" shows the copies): each copy becomes a node of '
-        "its own at its next contact, with a key of its own. Where auth cannot tell them apart, neither is let in "
-        "until it has joined again, by one of two lines.",
+        "its own at its next contact, with a key of its own. Of a node that is quarantined itself auth cannot tell the "
+        "devices apart: neither is let in until it has joined again, by one of two lines. A node without copies is left "
+        "as it is, unless you say --yes.",
         examples=["tctl nodes split greenhouse", "tctl nodes split greenhouse --name shed --labels site=berlin"],
         parents=[output_options()],
     )
@@ -132,6 +133,9 @@ def add_commands(parser: CommandLine) -> None:
     split.add_argument("--name", metavar="NAME", help="of the copy; {uuid8} in it when there are several")
     split.add_argument("--labels", metavar="k=v,...", help="of the copy; it has none otherwise")
     split.add_argument("--pending", action="store_true", help="it waits for tctl nodes accept")
+    split.add_argument(
+        "--yes", action="store_true", help="quarantine a node of which no copy is known, and print the two lines"
+    )
 
     tctl_registrations.add_commands(nodes)
 
@@ -303,7 +307,7 @@ _AGAIN = (
 
 def _split(args: argparse.Namespace) -> int:
     labels = pairs(names(args.labels)) if args.labels else None
-    request = body(name=args.name, labels=labels, pending=args.pending or None)
+    request = body(name=args.name, labels=labels, pending=args.pending or None, quarantine=args.yes or None)
     with connect(args) as client:
         answer = client.request("POST", path("/v1/nodes", args.id, "split"), request)
     name, copies = _name(answer, args.id), rows(answer, "copies")

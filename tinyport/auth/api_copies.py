@@ -43,7 +43,8 @@ async def here(call: Call) -> Answer:
 
 async def split_node(call: Call) -> Answer:
     """Two devices have one node's identity. Those that auth has told from the first become nodes of their own at their
-    next contact. Where it has not told them, neither is believed from here on, and each joins by a token.
+    next contact. Where it has not told them, neither is believed from here on, and each joins by a token; for a node
+    that is not quarantined only if that is asked for.
     """
     fields = call.fields
     name = fields.optional_text("name", 100) or ""
@@ -55,8 +56,14 @@ async def split_node(call: Call) -> Answer:
         if node.kind != "node":
             raise PeerError(f"{node.name} is a {node.kind}: only nodes are split")
         copies = [one for one in await tables.copies.of(node.uuid) if not one.became]
-        if fields.flag("copies") and not copies:
-            raise PeerError(f"there is no copy of {node.name}", code="not_found")
+        # Nobody quarantines a node that is well by a name mistyped, or because somebody else was faster.
+        if not copies and (fields.flag("copies") or (node.state != "quarantined" and not fields.flag("quarantine"))):
+            raise PeerError(
+                f"no copy of {node.name} is known",
+                hint=f'are there two devices all the same? "tctl nodes split {node.name} --yes" quarantines it until '
+                "each has joined again",
+                code="not_found",
+            )
         if name:
             check_template(name)
             if "{" not in name:
