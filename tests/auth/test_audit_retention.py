@@ -24,6 +24,12 @@ def retain(auth: AuthServer, value: object) -> int:
     return auth.local().call("PUT", "/v1/resources/cluster_config/cluster", {"audit_retention": value}).status
 
 
+def prune(auth: AuthServer) -> int:
+    """As an hour's look does it, when all the time that has passed was lived through."""
+    auth.clock_followed()
+    return auth.do(prune_audit(auth.service))
+
+
 def exported(auth: AuthServer, after: int = 0) -> list[str]:
     return [json.dumps(line) for line in auth.local().lines(f"/v1/audit/export?after={after}")]
 
@@ -48,7 +54,7 @@ def old_and_new(auth: AuthServer) -> tuple[list[str], list[dict[str, Any]]]:
 
 def test_old_events_go_and_what_is_left_can_be_checked(auth: AuthServer) -> None:
     before, stay = old_and_new(auth)
-    removed = auth.do(prune_audit(auth.service))
+    removed = prune(auth)
     assert removed >= 7
     left = auth.local().get("/v1/audit", after=0, limit=1000).body["events"]
     assert [event for event in left if event["event"] in ("node.join", "exec")] == stay
@@ -76,10 +82,10 @@ def test_old_events_go_and_what_is_left_can_be_checked(auth: AuthServer) -> None
 def test_an_export_is_compared_at_the_checkpoint_that_lies_in_it(auth: AuthServer) -> None:
     old_and_new(auth)
     lines = exported(auth)
-    auth.do(prune_audit(auth.service))
+    prune(auth)
     first = auth.do(auth.service.store.read.audit.checkpoint())
     auth.clock.now += 40 * DAY
-    auth.do(prune_audit(auth.service))
+    prune(auth)
     last = checked(auth, lines).last
     answer = auth.local().get("/v1/audit/hash", id=last).body
     assert first is not None
@@ -89,28 +95,28 @@ def test_an_export_is_compared_at_the_checkpoint_that_lies_in_it(auth: AuthServe
 def test_nothing_goes_by_default_nor_soon(auth: AuthServer) -> None:
     auth.join("greenhouse")
     auth.clock.now += 400 * DAY
-    assert auth.do(prune_audit(auth.service)) == 0
+    assert prune(auth) == 0
     wrongs: tuple[object, ...] = ("29d", "1h", 5, "", "x", True, [])
     for wrong in wrongs:
         assert retain(auth, wrong) == 400, wrong
     assert retain(auth, None) == 200
-    assert auth.do(prune_audit(auth.service)) == 0
+    assert prune(auth) == 0
     assert retain(auth, "800d") == 200
-    assert auth.do(prune_audit(auth.service)) == 0
+    assert prune(auth) == 0
     # A day's events go together, with one signature.
     auth.join("barn")
     assert retain(auth, "30d") == 200
-    auth.do(prune_audit(auth.service))
+    prune(auth)
     auth.clock.now += 30 * DAY + 3600
-    assert auth.do(prune_audit(auth.service)) == 0
+    assert prune(auth) == 0
 
 
 def test_many_go_in_turns(auth: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_retention, "AT_ONCE", 3)
     monkeypatch.setattr(audit_retention, "AT_MOST", 5)
     old_and_new(auth)
-    assert auth.do(prune_audit(auth.service)) == 6
-    assert auth.do(prune_audit(auth.service)) > 0
+    assert prune(auth) == 6
+    assert prune(auth) > 0
     assert auth.local().get("/v1/audit/head").body["broken_at"] is None
     assert checked(auth, exported(auth)).removed
 
@@ -118,16 +124,16 @@ def test_many_go_in_turns(auth: AuthServer, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_a_copy_has_not_got_stays(auth: AuthServer) -> None:
     old_and_new(auth)
     auth.service.copied["syslog"] = 3
-    assert auth.do(prune_audit(auth.service)) == 3
-    assert auth.do(prune_audit(auth.service)) == 0
+    assert prune(auth) == 3
+    assert prune(auth) == 0
     auth.service.copied["syslog"] = 10**6
-    assert auth.do(prune_audit(auth.service)) > 0
+    assert prune(auth) > 0
 
 
 def test_it_goes_on_after_a_restart(start: Callable[..., AuthServer]) -> None:
     auth = start()
     _, stay = old_and_new(auth)
-    auth.do(prune_audit(auth.service))
+    prune(auth)
     auth.stop()
     auth = start()
     assert auth.events("exec")[-1:] == stay[-1:]
@@ -149,7 +155,7 @@ def test_it_goes_on_after_a_restart(start: Callable[..., AuthServer]) -> None:
 )
 def test_a_beginning_that_auth_did_not_sign_shows(auth: AuthServer, tmp_path: Path, forgery: str) -> None:
     old_and_new(auth)
-    auth.do(prune_audit(auth.service))
+    prune(auth)
     with sqlite3.connect(tmp_path / "auth" / "auth.db") as database:
         with pytest.raises(sqlite3.IntegrityError):
             database.execute(forgery)

@@ -476,6 +476,7 @@ def test_removed_by_hand_and_by_age(auth: AuthServer, clock: Clock) -> None:
     assert auth.local().get(f"/v1/recordings/{sid_of(1)}").status == 404
     auth.local().call("PUT", "/v1/resources/cluster_config/cluster", {"recording_retention": "2h"})
     clock.now += 3 * 3600
+    auth.clock_followed()
     care(auth)
     assert [int(one["id"], 16) for one in listed(auth.local())] == [3]
     assert [event["by"] for event in auth.events("recording.delete")] == ["local", "recording_retention"]

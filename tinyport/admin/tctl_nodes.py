@@ -124,8 +124,8 @@ def add_commands(parser: CommandLine) -> None:
         help="make two nodes of a cloned one",
         description='Several devices have one identity ("tctl nodes ls" shows the copies): each copy becomes a node of '
         "its own at its next contact, with a key of its own. Of a node that is quarantined itself auth cannot tell the "
-        "devices apart: neither is let in until it has joined again, by one of two lines. A node without copies is left "
-        "as it is, unless you say --yes.",
+        "devices apart: neither is let in until it has joined again, by one of two lines. A node without copies is "
+        "left as it is, unless you say --yes.",
         examples=["tctl nodes split greenhouse", "tctl nodes split greenhouse --name shed --labels site=berlin"],
         parents=[output_options()],
     )

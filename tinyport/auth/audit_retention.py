@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tinyport.auth.retention import retention_time
 from tinyport.auth.service import Service
 from tinyport.core.cluster_config import audit_retention
 from tinyport.core.durations import format_duration
 
-# Of one transaction, which others wait for; and of one look after the house. A clock that is suddenly years ahead
-# leaves an administrator hours, not seconds.
+# Of one transaction, which others wait for; and of one look after the house.
 AT_ONCE, AT_MOST = 1000, 10_000
 # Past the retention by so much, so that there is a checkpoint a day and not one for every event.
 SLACK = 86400
@@ -20,7 +20,7 @@ async def prune_audit(service: Service) -> int:
     if retention is None:
         return 0
     removed = 0
-    before = service.now() - retention
+    before = await retention_time(service) - retention
     oldest = await service.store.read.audit.oldest(1)
     if not oldest or oldest[0][2] >= before - SLACK:
         return 0

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from tinyport.auth.fields import one_line
 from tinyport.auth.recordings import SHARE, is_id, row_of
+from tinyport.auth.retention import retention_time
 from tinyport.auth.service import Service
 from tinyport.auth.store_recordings import BLOCK, INCOMPLETE, RecordingRow
 from tinyport.core.cluster_config import recording_limits
@@ -60,7 +61,7 @@ async def look_after_recordings(service: Service) -> None:
 async def _forget_old(service: Service) -> None:
     limits = recording_limits(service.issuer.policy.config)
     rows = service.store.read.recordings
-    for row in await rows.oldest(None, AT_ONCE, service.now() - limits.retention):
+    for row in await rows.oldest(None, AT_ONCE, await retention_time(service) - limits.retention):
         await service.recordings.delete(service, row, "recording_retention")
 
 

@@ -22,6 +22,7 @@ from tinyport.auth.joining import LATE_ANSWER
 from tinyport.auth.listener import Listener, bind_tcp, bind_unix
 from tinyport.auth.live_sessions import sweep
 from tinyport.auth.recording_care import adopt_strays, look_after_recordings
+from tinyport.auth.retention import follow_clock
 from tinyport.auth.rotating import advance
 from tinyport.auth.routes import ROUTES
 from tinyport.auth.service import Service, open_service
@@ -191,6 +192,7 @@ async def _housekeeping(service: Service) -> None:
             if clock() - cleaned >= _CLEAN_EVERY:
                 cleaned = clock()
                 await clean(service)
+                await follow_clock(service)
                 await prune_audit(service)
                 await save_traffic(service)
         except TinyportError as error:
