@@ -32,7 +32,6 @@ from tinyport.node.keeper.connection import (
     GONE,
     KEYED,
     PROVED,
-    REKEYS_AT_ONCE,
     SERVED,
     TABLE,
     Answer,
@@ -40,6 +39,7 @@ from tinyport.node.keeper.connection import (
     Endpoint,
 )
 from tinyport.node.keeper.documents import Documents
+from tinyport.node.keeper.exchange import REKEYS_AT_ONCE
 from tinyport.node.session.plan import Asked
 
 REQUESTS = ("kex", "query", "prove", "open", "signal", "hangup", "hostkey", "gone", *FORWARDS)

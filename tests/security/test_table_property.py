@@ -19,7 +19,8 @@ from tests.node.session_harness import LOGIN
 from tests.node.test_keeper_table import OPEN, Desk
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.signatures import Ed25519Key
-from tinyport.node.keeper.connection import PROVED, STRANGERS_KEYS, TABLE, Connection
+from tinyport.node.keeper.connection import PROVED, TABLE, Connection
+from tinyport.node.keeper.exchange import STRANGERS_KEYS
 
 REQUESTS = sorted({request for _, request in TABLE})
 #: request → fields that would do

@@ -16,36 +16,22 @@ from typing import Protocol
 
 from tinyport.core import certificate as c
 from tinyport.core.access import Grant
-from tinyport.core.break_glass import is_break_glass
 from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.names import printable
-from tinyport.core.signatures import verify
-from tinyport.core.sshwire import Reader, string
-from tinyport.core.transcript import exchange_hash, parse_transcript
-from tinyport.core.userauth import parse_publickey_request, signed_data
-from tinyport.core.verified import VerifiedCertificates
 from tinyport.host.accounts import Account
 from tinyport.node.keeper import fields
 from tinyport.node.keeper.audit import Audit
+from tinyport.node.keeper.authentication import Authentication
 from tinyport.node.keeper.documents import Documents, HostIdentity
+from tinyport.node.keeper.exchange import KeyExchange
 from tinyport.node.keeper.judgement import judge
 from tinyport.node.keeper.linger import let_go
 from tinyport.node.session.bounds import SIGNALS
 from tinyport.node.session.plan import Asked
 
-# sshd_config(5): MaxAuthTries 6.
-MAX_FAILURES = 6
-# An agent offers all its plain keys before the certificate; refusing one costs nothing.
-MAX_EXCUSED = 20
 # sshd_config(5) has 10; here one costs 60 kB, and memory has a bound of its own.
 MAX_SESSIONS = 512
-# RFC 4253 section 9 recommends new keys each gigabyte or hour. Whoever set a small RekeyLimit gets them more often, and
-# a flood of them costs a worker a hundredth of its time. A stranger gets one exchange and one more.
-REKEYS_AT_ONCE, REKEYS_A_SECOND = 32.0, 10.0
-STRANGERS_KEYS = 2
-# A client asks once.
-MAX_SHOWN_KEYS = 4
 # A refusal is a text for a person.
 MAX_REFUSAL = 400
 
@@ -170,8 +156,6 @@ class Connection:
         self.account: Account | None = None
         self.sessions: dict[int, RunningSession] = {}
         self.max_sessions = MAX_SESSIONS
-        #: set once too many proofs failed
-        self.exhausted = False
         #: why we ended it, for the audit log
         self.ended_because: str | None = None
         #: its worker fell over it
@@ -183,19 +167,12 @@ class Connection:
         self._stream = stream
         self._documents = documents
         self._starter = starter
-        self._audit = audit
-        self._monotonic = monotonic
         self._forwards = forwards
         self._limits = limits
-        self._session_id: bytes | None = None
-        self._last_kex = monotonic()
-        self._rekeys = REKEYS_AT_ONCE
-        self._exchanges = 0
-        self._shown_keys = 0
+        self._exchange = KeyExchange(version, identity, monotonic)
+        self._authentication = Authentication(documents, audit, starter.account, endpoint.peer)
+        #: what it signed in with
         self._certificate: Certificate | None = None
-        self._failures = 0
-        self._excused = 0
-        self._told: set[tuple[str, str]] = set()
         self._last_session = -1
         self._handlers: Mapping[str, Callable[[Mapping[str, object]], Answer]] = {
             "kex": self._kex,
@@ -215,8 +192,13 @@ class Connection:
 
     @property
     def failed(self) -> bool:
-        """Did it offer a certificate or a proof that was not good? Plain keys are offered by mistake."""
-        return self._failures > 0
+        """Did it offer a certificate or a proof that was not good?"""
+        return self._authentication.failed
+
+    @property
+    def exhausted(self) -> bool:
+        """Did too many proofs fail?"""
+        return self._authentication.exhausted
 
     # ------------------------------------------------------------------ the door
 
@@ -267,113 +249,27 @@ class Connection:
             # It was over already.
             return
 
-    # ------------------------------------------------------------------ key exchange
+    # ------------------------------------------------------------------ who it is
 
     def _kex(self, message: Mapping[str, object]) -> Answer:
-        """Sign the exchange hash that we compute ourselves, over a transcript with our key and our nonce."""
-        now = self._monotonic()
-        self._rekeys = min(REKEYS_AT_ONCE, self._rekeys + (now - self._last_kex) * REKEYS_A_SECOND)
-        self._last_kex = now
-        self._exchanges += 1
-        if self._rekeys < 1 or (self.state != PROVED and self._exchanges > STRANGERS_KEYS):
-            raise Unavailable("keys are exchanged too often")
-        self._rekeys -= 1
-        transcript = fields.data(message, "transcript")
-        parsed = parse_transcript(transcript)
-        if parsed.server_version != f"SSH-2.0-{self.version}".encode():
-            raise PeerError("the transcript is another connection's")
-        if parsed.host_key not in self.identity.host_keys:
-            raise PeerError("the transcript is for another host key")
-        hashed = exchange_hash(fields.text(message, "hash", 16), transcript)
-        if self._session_id is None:
-            # RFC 4253 section 7.2: the first exchange hash is the session identifier, for good.
-            self._session_id = hashed
-        return {"signature": self.identity.key.sign(hashed)}, ()
+        return {"signature": self._exchange.sign(message, rekeying=self.state == PROVED)}, ()
 
     def _hostkey(self, message: Mapping[str, object]) -> Answer:
-        """Show that the key is ours (OpenSSH's PROTOCOL, section 2.5). What is signed begins with the request's name,
-        which no exchange hash does, and is good for this connection alone."""
-        if fields.data(message, "key") != self.identity.key.public_blob:
-            raise PeerError("that is not the host key")
-        if self._shown_keys >= MAX_SHOWN_KEYS:
-            raise Unavailable("the host key was shown often enough")
-        self._shown_keys += 1
-        assert self._session_id is not None
-        parts = (b"hostkeys-prove-00@openssh.com", self._session_id, self.identity.key.public_blob)
-        return {"signature": self.identity.key.sign(b"".join(map(string, parts)))}, ()
-
-    # ------------------------------------------------------------------ authentication
+        return {"signature": self._exchange.show_key(message)}, ()
 
     def _query(self, message: Mapping[str, object]) -> Answer:
-        """Would this key do? (RFC 4252 section 7, a request without a signature.)"""
-        login = fields.text(message, "user")
-        blob = fields.data(message, "certificate")
-        cert: Certificate | None = None
-        try:
-            self._check_tries()
-            cert = _certificate(blob, self._documents.verified)
-            self._judge(cert, login)
-        except TinyportError as error:
-            raise self._refusal(cert, login, error) from None
+        self._authentication.query(message)
         return {}, ()
 
     def _prove(self, message: Mapping[str, object]) -> Answer:
-        """A signed request: checked against this connection's own exchange hash, then judged, once."""
-        login = fields.text(message, "user")
-        request_bytes = fields.data(message, "message")
-        signature = fields.data(message, "signature", 16 * 1024)
-        assert self._session_id is not None
-        cert: Certificate | None = None
-        try:
-            self._check_tries()
-            request = parse_publickey_request(request_bytes)
-            if request.user != login or request.service != "ssh-connection":
-                raise PeerError("the signed request is not for this login", code="proof")
-            cert = _certificate(request.key_blob, self._documents.verified)
-            algorithm = _signature_algorithm(cert, request.algorithm)
-            verify(cert.public_key, signed_data(self._session_id, request_bytes), signature, algorithm)
-            grant, account = self._judge(cert, login)
-            if self._limits is not None:
-                self._limits.check_connection(self, grant)
-            if is_break_glass(cert):
-                self._documents.used_once.use(cert.serial)
-        except TinyportError as error:
-            raise self._refusal(cert, login, error, proof=True) from None
+        assert self._exchange.session_id is not None
+        grant, account, cert = self._authentication.prove(message, self._exchange.session_id, self._check_limits)
         self.grant, self.account, self._certificate = grant, account, cert
-        self._audit.accepted(cert, grant, self.endpoint.peer)
         return {"login": grant.login, "user": grant.user, "permits": dict.fromkeys(sorted(grant.permits), True)}, ()
 
-    def _check_tries(self) -> None:
-        if self.exhausted:
-            raise AccessDenied("too many authentication failures", code="tries")
-
-    def _judge(self, cert: Certificate, login: str) -> tuple[Grant, Account]:
-        grant = judge(self._documents, cert, login, self.endpoint.peer[0])
-        # Nobody makes this machine ask others who somebody is but by a certificate that is good for that login.
-        return grant, self._starter.account(grant)
-
-    def _refusal(
-        self, cert: Certificate | None, login: str, error: TinyportError, *, proof: bool = False
-    ) -> AccessDenied:
-        """Count, log once, and say it in words that the stranger may read."""
-        if error.code == "plain" or isinstance(error, Unavailable):
-            # The one is offered by mistake, the other is this machine's fault.
-            self._excused += 1
-        else:
-            self._failures += 1
-        self.exhausted = self._failures >= MAX_FAILURES or self._excused >= MAX_EXCUSED
-        if (login, error.message) not in self._told and len(self._told) < MAX_FAILURES:
-            self._told.add((login, error.message))
-            if proof and isinstance(error, PeerError):
-                self._audit.failed(login, self.endpoint.peer, error)
-            else:
-                self._audit.refused(cert, login, self.endpoint.peer, error, self._documents.policy)
-        if isinstance(error, AccessDenied):
-            return error
-        if isinstance(error, Unavailable):
-            return AccessDenied(error.message, detail=error.detail, code=error.code)
-        # What was malformed or wrongly signed is nobody's business but our log's.
-        return AccessDenied("access denied", detail=str(error), code="proof")
+    def _check_limits(self, grant: Grant) -> None:
+        if self._limits is not None:
+            self._limits.check_connection(self, grant)
 
     def judge_again(self) -> None:
         """After a new document: is the person still allowed to be here? AccessDenied when not.
@@ -491,25 +387,3 @@ def refusal_text(error: TinyportError) -> str:
     """What a refusal reads like at the other end."""
     hint = f" ({error.hint})" if error.hint else ""
     return printable(f"{error.message}{hint}", MAX_REFUSAL)
-
-
-def _certificate(blob: bytes, verified: VerifiedCertificates) -> Certificate:
-    """A key blob as a certificate; AccessDenied for a plain key, PeerError when it is malformed."""
-    if not c.is_certificate_type(Reader(blob, "public key").text(64)):
-        raise AccessDenied("only certificates of the cluster are accepted here", code="plain")
-    return verified.decode(blob)
-
-
-def _signature_algorithm(cert: Certificate, algorithm: str) -> str:
-    """The signature algorithm that a certificate's algorithm name stands for; PeerError when it does not fit the key.
-
-    RFC 8332 section 3, and PROTOCOL.certkeys: RSA certificates name the hash, too.
-    """
-    plain = c.plain_type(cert.key_type)
-    if plain == "ssh-rsa":
-        for name in ("rsa-sha2-256", "rsa-sha2-512"):
-            if algorithm == c.certificate_type(name):
-                return name
-    elif algorithm == cert.key_type:
-        return plain
-    raise PeerError("the signed request names another algorithm", detail=f"{algorithm!r:.60} for {cert.key_type}")
