@@ -18,6 +18,7 @@ from tests.admin.conftest import Ran
 from tests.conftest import need_program
 from tinyport.admin import install, replace_sshd, units
 from tinyport.admin.main import main
+from tinyport.admin.sshd_addresses import Listening
 from tinyport.core.errors import OperatorError
 
 PACKAGED = Path(__file__).parents[2] / "packaging" / "systemd"
@@ -51,13 +52,18 @@ def test_other_paths_and_roles() -> None:
     assert "ExecReload=/opt/t/bin/tinyport check-config /srv/t.toml\n" in found[units.NODE]
     assert not any("/usr/bin/tinyport" in text or "/etc/tinyport/tinyport.toml" in text for text in found.values())
     assert list(units.units(("node",))) == [units.NODE]
-    assert "ListenStream=22\nListenStream=2222\n" in units.socket_unit([22, 2222])
-    assert "ListenStream=3022" not in units.socket_unit([22])
+    assert "ListenStream=22\nListenStream=2222\n" in units.socket_unit(["22", "2222"])
+    assert "ListenStream=3022" not in units.socket_unit(["22"])
+    assert "FreeBind" not in units.socket_unit(["22"])
+    assert "FreeBind=yes\nBindIPv6Only=ipv6-only\n" in units.socket_unit(["22", "[::]:222"], only_ipv6=True)
 
 
 def checked_units(folder: Path) -> list[str]:
     """All units of ours in ``folder``, running a program that is there. Returns their paths."""
-    found = {**units.units(("auth", "proxy", "node"), program="/bin/true"), units.SOCKET: units.socket_unit([22])}
+    found = {
+        **units.units(("auth", "proxy", "node"), program="/bin/true"),
+        units.SOCKET: units.socket_unit(["22", "127.0.0.1:222"]),
+    }
     for name, text in found.items():
         (folder / name).write_text(text)
     return [str(folder / name) for name in found]
@@ -218,38 +224,52 @@ class Machine:
 
 def test_the_node_takes_sshds_ports(tmp_path: Path) -> None:
     machine = Machine()
-    tried: list[int] = []
+    tried: list[str] = []
 
-    def answers(port: int) -> bool:
-        tried.append(port)
+    def answers(stream: str) -> bool:
+        tried.append(stream)
         return True
 
-    stopped = replace_sshd.take_over([22, 2222], tmp_path, machine.execute, machine.ask, answers)
+    stopped = replace_sshd.take_over(
+        Listening(("22", "192.0.2.1:2222")), tmp_path, machine.execute, machine.ask, answers
+    )
     assert stopped == ["ssh.service"]
-    assert tried == [22, 2222]
+    assert tried == ["22", "192.0.2.1:2222"]
     assert machine.running == {units.NODE, units.SOCKET}
     assert machine.enabled == {units.NODE, units.SOCKET}
-    assert (tmp_path / units.SOCKET).read_text() == units.socket_unit([22, 2222])
+    assert (tmp_path / units.SOCKET).read_text() == units.socket_unit(["22", "192.0.2.1:2222"])
     # The port must be free before the socket is there, and the service must be away when it comes.
     order = [
         machine.asked.index(f"systemctl {words}")
         for words in (
-            "disable --now ssh.service",
+            "stop ssh.service",
             f"stop {units.NODE}",
             f"restart {units.SOCKET}",
             f"start {units.NODE}",
             f"enable {units.SOCKET}",
+            # Whenever the machine goes down, what is enabled has a way in.
+            "disable ssh.service",
         )
     ]
     assert order == sorted(order)
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "daemon-reload ", "disable ssh.service", f"restart {units.SOCKET}", f"start {units.NODE}"]
+    "broken",
+    [
+        "",
+        "daemon-reload ",
+        "disable ssh.service",
+        "stop ssh.service",
+        f"enable {units.SOCKET}",
+        f"restart {units.SOCKET}",
+        f"start {units.NODE}",
+    ],
 )
 @pytest.mark.parametrize("before", [None, "[Socket]\nListenStream=3022\n"])
 def test_sshd_is_back_when_the_node_does_not_answer(broken: str, before: str | None, tmp_path: Path) -> None:
     machine = Machine(broken=broken)
+    answers = broken.startswith(("enable", "disable"))
     path = tmp_path / units.SOCKET
     if before is not None:
         path.write_text(before)
@@ -263,10 +283,38 @@ def test_sshd_is_back_when_the_node_does_not_answer(broken: str, before: str | N
                 machine.broken = ""
 
     with pytest.raises(OperatorError, match="sshd is back"):
-        replace_sshd.take_over([22], tmp_path, execute, machine.ask, lambda port: False)
-    assert {"ssh.service", units.NODE} <= machine.running
-    assert {"ssh.service", units.NODE} <= machine.enabled
+        replace_sshd.take_over(Listening(("22",)), tmp_path, execute, machine.ask, lambda _: answers)
+    assert machine.running == {"ssh.service", units.NODE}
+    assert machine.enabled == {"ssh.service", units.NODE}
     assert (path.read_text() if path.exists() else None) == before
+
+
+def test_a_socket_of_the_nodes_own_is_back_as_well(tmp_path: Path) -> None:
+    machine = Machine()
+    machine.running.add(units.SOCKET)
+    machine.enabled.add(units.SOCKET)
+    with pytest.raises(OperatorError, match="sshd is back"):
+        replace_sshd.take_over(Listening(("22",)), tmp_path, machine.execute, machine.ask, lambda _: False)
+    assert machine.running == machine.enabled == {"ssh.service", units.NODE, units.SOCKET}
+
+
+def test_once_replaced_there_is_nothing_to_do_but_what_a_reboot_cut_off() -> None:
+    machine = Machine()
+    machine.running.add(units.SOCKET)
+    assert not replace_sshd.replaced(machine.execute, machine.ask)
+    machine.running.remove("ssh.service")
+    for _ in range(2):
+        assert replace_sshd.replaced(machine.execute, machine.ask)
+    assert machine.asked == ["systemctl disable ssh.service"]
+    machine.running.remove(units.SOCKET)
+    assert not replace_sshd.replaced(machine.execute, machine.ask)
+
+
+def test_the_way_back_is_to_what_there_was() -> None:
+    assert replace_sshd.way_back(["ssh.socket", "ssh.service"]).endswith("&& systemctl enable --now ssh.socket")
+    line = re.search("^# (systemctl disable .* ssh)$", (PACKAGED.parents[1] / "docs/install.md").read_text(), re.M)
+    assert line is not None
+    assert replace_sshd.way_back(["ssh.service"]) == line[1]
 
 
 def test_when_not_even_that_works_it_is_said(tmp_path: Path) -> None:
@@ -278,7 +326,7 @@ def test_when_not_even_that_works_it_is_said(tmp_path: Path) -> None:
         machine.execute(words)
 
     with pytest.raises(OperatorError, match="could not be started again: no"):
-        replace_sshd.take_over([22], tmp_path, execute, machine.ask, lambda port: False)
+        replace_sshd.take_over(Listening(("22",)), tmp_path, execute, machine.ask, lambda _: False)
     assert units.NODE in machine.running
 
 
@@ -307,12 +355,6 @@ def test_only_a_session_of_the_node_is_a_proof(tmp_path: Path) -> None:
     assert not replace_sshd.in_a_session(os.getpid())
 
 
-def test_sshds_ports() -> None:
-    assert replace_sshd.ports_of("port 2222\naddressfamily any\nport 22\nlistenaddress 0.0.0.0:22\n") == [22, 2222]
-    assert replace_sshd.ports_of("") == [22]
-    assert replace_sshd.sshd_ports()
-
-
 @pytest.mark.parametrize(
     ("banner", "good"), [(b"SSH-2.0-tinyport_0.1.0 abc\r\n", True), (b"SSH-2.0-OpenSSH_9.2\r\n", False)]
 )
@@ -328,10 +370,10 @@ def test_who_answers_is_asked(banner: bytes, good: bool) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert replace_sshd.node_answers(server.getsockname()[1]) == good
+        stream = f"127.0.0.1:{server.getsockname()[1]}"
+        assert replace_sshd.node_answers(stream) == good
         thread.join()
-        port = server.getsockname()[1]
-    assert not replace_sshd.node_answers(port, limit=0.3)
+    assert not replace_sshd.node_answers(stream, limit=0.3)
 
 
 def test_the_steps_of_a_person(tmp_path: Path, tinyport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,12 +386,15 @@ def test_the_steps_of_a_person(tmp_path: Path, tinyport: Any, monkeypatch: pytes
     monkeypatch.setattr(install, "UNIT_FOLDER", tmp_path)
     monkeypatch.setattr(install, "_execute", lambda words: done.append(list(words)))
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(replace_sshd, "ask", lambda words: "ssh.service" in words)
     words = ("install", "-c", str(path), "--replace-sshd")
     assert "which stays until a login through tinyport has worked" in tinyport(*words).out
     assert not any("ssh.service" in word for command in done for word in command)
     done.clear()
     monkeypatch.setattr(replace_sshd, "in_a_session", lambda pid: True)
-    assert "the node has its ports" in tinyport(*words).out
+    said = tinyport(*words).out
+    assert "the node has its ports" in said
+    assert said.endswith("&& systemctl enable --now ssh\n")
     assert done == [
         replace_sshd.in_a_unit(["/usr/bin/tinyport", "install", "-c", str(path), "--replace-sshd", "--now"])
     ]

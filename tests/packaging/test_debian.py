@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.packaging import debian_root
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
 from tests.packaging.trixie import CONFIGURATION, NEXT, NODE, SERVER, Trixie, free_port
-from tests.scenarios.cluster import LIMIT
+from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("debian")]
@@ -156,6 +157,8 @@ def test_sshds_port_is_taken_over_from_a_session_of_the_node(trixie: Trixie, roo
         assert root.is_(state, "tinyport-node.socket")
     people.reached("taker")
     assert people.ssh("taker", "echo still").strip() == "still"
+    assert listens(root, "tinyport-node.socket") == f"127.0.0.1:{trixie.sshd_port} (Stream)"
+    assert "nothing to replace" in people.ssh("taker", "tinyport install --replace-sshd")
     # And back, as the page has it, in a session of the node again.
     back = re.search("^# (systemctl disable .* ssh)$", INSTALL.read_text(), re.M)
     assert back is not None
@@ -163,6 +166,49 @@ def test_sshds_port_is_taken_over_from_a_session_of_the_node(trixie: Trixie, roo
     trixie.banner(trixie.sshd_port, b"SSH-2.0-OpenSSH")
     trixie.purge(NODE)
     assert root.find("tinyport") == []
+
+
+def listens(root: BootedRoot, unit: str) -> str:
+    return root.run("systemctl", "show", "--property=Listen", "--value", unit).stdout.strip()
+
+
+def test_an_sshd_that_systemd_holds_is_replaced_though_the_power_fails(
+    trixie: Trixie, root: BootedRoot, people: People
+) -> None:
+    """Its port and address are known to the socket alone; and whenever the machine goes down, it boots with sshd or the
+    node on it.
+    """
+    trixie.install(NODE)
+    trixie.write(CONFIGURATION, people.toml("holder", "/var/lib/tinyport"))
+    port = free_port()
+    trixie.drop_in("ssh.socket", f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n")
+    root.run("systemctl", "disable", "--now", "ssh.service")
+    root.run("systemctl", "enable", "--now", "ssh.socket")
+    trixie.drop_in("tinyport-node.service", "[Service]\nExecStartPre=/usr/bin/test ! -e /run/broken\n")
+    root.run("systemctl", "start", "tinyport-node.service")
+    people.reached("holder")
+    # sshd is stopped, the node does not come up, and the power goes.
+    root.run("touch", "/run/broken")
+    session = people.popen("holder", "tinyport install --replace-sshd")
+    wait_for("sshd to be stopped", lambda: not root.is_("active", "ssh.socket"))
+    root.stop()
+    session.communicate(timeout=LIMIT)
+    root.start()
+    trixie.banner(port, b"SSH-2.0-OpenSSH")
+    people.reached("holder")
+    said = people.ssh("holder", "tinyport install --replace-sshd")
+    assert said.endswith("systemctl enable --now ssh.socket\n")
+    trixie.banner(port, b"SSH-2.0-tinyport")
+    assert listens(root, "tinyport-node.socket") == f"127.0.0.1:{port} (Stream)"
+    people.ssh("holder", said.rpartition(": ")[2])
+    trixie.banner(port, b"SSH-2.0-OpenSSH")
+    trixie.purge(NODE)
+    assert root.find("tinyport") == []
+    # As the other tests have it.
+    root.run("systemctl", "disable", "--now", "ssh.socket")
+    shutil.rmtree(root.path("/etc/systemd/system/ssh.socket.d"))
+    root.run("systemctl", "daemon-reload")
+    root.run("systemctl", "enable", "--now", "ssh.service")
 
 
 def test_a_server_with_all_its_hardening(trixie: Trixie, root: BootedRoot) -> None:

@@ -57,9 +57,14 @@ def run(args: argparse.Namespace) -> int:
 def _replace_sshd(found: dict[str, str], path: Path, program: str, *, now: bool) -> int:
     if units.NODE not in found:
         raise OperatorError("this configuration has no node that could replace sshd", hint="enable [node]")
+    if replace_sshd.replaced(_execute, replace_sshd.ask):
+        print(f"sshd does not run, and {units.SOCKET} has the node listen: there is nothing to replace")
+        return 0
     if now:
-        stopped = replace_sshd.take_over(replace_sshd.sshd_ports(), UNIT_FOLDER, _execute, replace_sshd.ask)
-        print(f"sshd's ports are the node's; stopped: {', '.join(stopped) or 'nothing, sshd did not run'}")
+        place = replace_sshd.listening()
+        stopped = replace_sshd.take_over(place, UNIT_FOLDER, _execute, replace_sshd.ask)
+        said = ", ".join(stopped) or "nothing, sshd did not run"
+        print(f"the node listens on {', '.join(place.streams)}; stopped: {said}")
         return 0
     if not replace_sshd.in_a_session(os.getpid()):
         install(found, path, UNIT_FOLDER, _execute)
@@ -67,11 +72,13 @@ def _replace_sshd(found: dict[str, str], path: Path, program: str, *, now: bool)
         print(f"log in through tinyport, and there: sudo {program} install --replace-sshd")
         return 0
     words = [program, "install", "-c", str(path.absolute()), "--replace-sshd", "--now"]
+    back = replace_sshd.way_back(replace_sshd.active(replace_sshd.ask))
     try:
         _execute(replace_sshd.in_a_unit(words))
     except OperatorError:
         raise OperatorError("sshd was not replaced", hint="journalctl -u tinyport-replace-sshd says why") from None
     print("sshd is stopped and disabled, and the node has its ports; openssh-server may be removed")
+    print(f"the way back, from a session of the node: {back}")
     return 0
 
 

@@ -8,6 +8,7 @@ started again. Nothing is uninstalled.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tinyport.admin import units
+from tinyport.admin.sshd_addresses import Listening, asked_at, where
 from tinyport.core.errors import OperatorError
 from tinyport.host.files import write_public
 
@@ -51,59 +53,74 @@ def in_a_session(pid: int, proc: Path = Path("/proc")) -> bool:
     return False
 
 
-def sshd_ports() -> list[int]:
-    """Where sshd listens, as it says itself; 22 when it does not say."""
-    try:
-        done = subprocess.run(["sshd", "-T"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return [22]
-    return ports_of(done.stdout)
+def replaced(execute: Execute, ask: Ask) -> bool:
+    """Has the node sshd's place already? What a reboot has kept from being disabled then is."""
+    if active(ask) or not _is("active", units.SOCKET, ask):
+        return False
+    enabled = _units("enabled", ask)
+    if enabled:
+        execute(["systemctl", "disable", *enabled])
+    return True
 
 
-def ports_of(shown: str) -> list[int]:
-    """The ports in what ``sshd -T`` prints."""
-    lines = [line.split() for line in shown.splitlines()]
-    found = sorted({int(words[1]) for words in lines if words[:1] == ["port"] and words[1].isdigit()})
-    return found or [22]
+def listening() -> Listening:
+    """Where the node is to listen. OperatorError when it could not listen like that."""
+    return where([*active(ask), *([units.SOCKET] if _is("active", units.SOCKET, ask) else [])], read)
+
+
+def active(ask: Ask) -> list[str]:
+    """Sshd's units that run, or wait for connections."""
+    return _units("active", ask)
 
 
 def take_over(
-    ports: Sequence[int],
+    place: Listening,
     folder: Path,
     execute: Execute,
     ask: Ask,
-    answers: Callable[[int], bool] | None = None,
+    answers: Callable[[str], bool] | None = None,
 ) -> list[str]:
-    """Stop sshd and give its ports to the node. Returns the units of sshd that were stopped.
+    """Stop sshd and give its ports to the node. Returns the units of sshd that were stopped or disabled.
 
     ``execute`` runs a command and raises OperatorError when it fails. ``folder``: where units are. OperatorError when
-    the node does not answer on the ports; sshd is back then.
+    the node does not answer on the ports; sshd is back then. A machine that goes down in between boots with sshd, or
+    with both enabled, of which one gets the port: sshd is disabled last.
     """
-    stopped = _units("is-active", ask)
-    enabled = _units("is-enabled", ask)
+    stopped, enabled = active(ask), _units("enabled", ask)
+    running, starting = (
+        [*names, units.SOCKET] if _is(state, units.SOCKET, ask) else names
+        for state, names in (("active", stopped), ("enabled", enabled))
+    )
     path = folder / units.SOCKET
     before = path.read_bytes() if path.exists() else None
-    write_public(path, units.socket_unit(ports).encode())
+    write_public(path, units.socket_unit(place.streams, only_ipv6=place.only_ipv6).encode())
     try:
         execute(["systemctl", "daemon-reload"])
-        if stopped or enabled:
+        if stopped:
             # Sessions of sshd's own go on: it has left them to themselves.
-            execute(["systemctl", "disable", "--now", *dict.fromkeys([*stopped, *enabled])])
+            execute(["systemctl", "stop", *stopped])
         _restart_with_socket(execute)
-        for port in ports:
-            if not (answers or node_answers)(port):
-                raise OperatorError(f"the node does not answer on port {port}", hint="see journalctl -u tinyport-node")
+        for stream in place.streams:
+            if not (answers or node_answers)(stream):
+                raise OperatorError(f"the node does not answer on {stream}", hint="see journalctl -u tinyport-node")
         execute(["systemctl", "enable", units.SOCKET])
+        os.sync()
+        if enabled:
+            execute(["systemctl", "disable", *enabled])
     except OperatorError as error:
-        _back(path, before, stopped, enabled, execute)
+        _back(path, before, running, starting, execute)
         raise OperatorError(f"{error.message}; sshd is back", hint=error.hint) from None
-    return stopped
+    return list(dict.fromkeys([*stopped, *enabled]))
 
 
-def _units(verb: str, ask: Ask) -> list[str]:
+def _units(state: str, ask: Ask) -> list[str]:
     """Sshd's units of which systemd says so."""
-    found = (next((name for name in names if ask(["systemctl", verb, "--quiet", name])), None) for names in SSHD)
+    found = (next((name for name in names if _is(state, name, ask)), None) for names in SSHD)
     return [name for name in found if name is not None]
+
+
+def _is(state: str, unit: str, ask: Ask) -> bool:
+    return ask(["systemctl", f"is-{state}", "--quiet", unit])
 
 
 def _restart_with_socket(execute: Execute) -> None:
@@ -113,18 +130,22 @@ def _restart_with_socket(execute: Execute) -> None:
     execute(["systemctl", "start", units.NODE])
 
 
-def _back(path: Path, before: bytes | None, stopped: list[str], enabled: list[str], execute: Execute) -> None:
+def _back(path: Path, before: bytes | None, active: list[str], enabled: list[str], execute: Execute) -> None:
     """As it was. Each step is tried whatever the one before it did: the last thing we want is a machine without SSH.
     OperatorError when sshd does not come back.
     """
-    steps = [["systemctl", "stop", units.NODE, units.SOCKET], ["systemctl", "daemon-reload"]]
-    # Enabled before it is started: systemd (257) forgets of a service that runs that it does, when an alias comes back.
-    steps += [["systemctl", "enable", unit] for unit in enabled]
-    steps += [["systemctl", "start", unit] for unit in stopped]
+    for words in (["disable", units.SOCKET], ["stop", units.NODE, units.SOCKET]):
+        with contextlib.suppress(OperatorError):
+            # What did not come as far as that is no loss; who else has the port now is told below.
+            execute(["systemctl", *words])
     if before is None:
         path.unlink(missing_ok=True)
     else:
         write_public(path, before)
+    steps = [["systemctl", "daemon-reload"]]
+    # Enabled before it is started: systemd (257) forgets of a service that runs that it does, when an alias comes back.
+    steps += [["systemctl", "enable", unit] for unit in enabled]
+    steps += [["systemctl", "start", unit] for unit in active]
     failed = []
     for words in steps:
         try:
@@ -138,16 +159,16 @@ def _back(path: Path, before: bytes | None, stopped: list[str], enabled: list[st
         raise OperatorError(f"sshd could not be started again: {'; '.join(failed)}", hint="start it by hand, now")
 
 
-def node_answers(port: int, limit: float = ANSWER_LIMIT) -> bool:
-    """Does a node speak SSH on this machine's port?"""
+def node_answers(stream: str, limit: float = ANSWER_LIMIT) -> bool:
+    """Does a node speak SSH there? ``stream`` is what a socket unit has."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         try:
-            with socket.create_connection(("127.0.0.1", port), 5) as stream:
-                stream.settimeout(limit)
+            with socket.create_connection(asked_at(stream), 5) as line:
+                line.settimeout(limit)
                 # A node starts its worker for somebody who speaks first.
-                stream.sendall(b"SSH-2.0-tinyport_install\r\n")
-                banner = stream.recv(255)
+                line.sendall(b"SSH-2.0-tinyport_install\r\n")
+                banner = line.recv(255)
         except OSError:
             banner = b""
         if banner:
@@ -160,6 +181,25 @@ def node_answers(port: int, limit: float = ANSWER_LIMIT) -> bool:
 def in_a_unit(words: Sequence[str]) -> list[str]:
     """A command as a unit of its own: it goes on when the session ends in the middle of it."""
     return ["systemd-run", "--quiet", "--wait", "--collect", "--unit=tinyport-replace-sshd", *words]
+
+
+def way_back(stopped: Sequence[str]) -> str:
+    """What a person types to have sshd again."""
+    back = f"systemctl disable --now {units.SOCKET} && systemctl restart {units.NODE.removesuffix('.service')}"
+    # Where systemd holds sshd's port, its service is started by that.
+    names = [name for name in stopped if name.endswith(".socket")] or [
+        name.removesuffix(".service") for name in stopped
+    ]
+    return f"{back} && systemctl enable --now {' '.join(names)}" if names else back
+
+
+def read(words: Sequence[str]) -> str:
+    """What a command prints; "" when it fails or is not there."""
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def ask(words: Sequence[str]) -> bool:

@@ -44,9 +44,16 @@ def units(roles: Sequence[str], program: str = PROGRAM, configuration: str = CON
     return found
 
 
-def socket_unit(ports: Sequence[int]) -> str:
-    """The socket unit of a node for other ports than its own."""
-    return _changed(SOCKET, {"ListenStream=3022": "\n".join(f"ListenStream={port}" for port in ports)})
+def socket_unit(streams: Sequence[str], *, only_ipv6: bool = False) -> str:
+    """The socket unit of a node for other addresses than its own: ``22``, ``192.0.2.1:22``, ``[2001:db8::1]:22``."""
+    lines = [f"ListenStream={stream}" for stream in streams]
+    if not all(stream.isdigit() for stream in streams):
+        # At boot an address may come later than the socket.
+        lines.append("FreeBind=yes")
+    changes = {"ListenStream=3022": "\n".join(lines)}
+    if only_ipv6:
+        changes["BindIPv6Only=both"] = "BindIPv6Only=ipv6-only"
+    return _changed(SOCKET, changes)
 
 
 def _changed(name: str, changes: dict[str, str]) -> str:
