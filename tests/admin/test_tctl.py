@@ -74,8 +74,8 @@ def test_what_a_node_costs_is_told_once_it_says_something(fake_auth: FakeAuth, t
     fake_auth.says("GET", "/v1/nodes", {"nodes": [old, new]})
     assert tctl(fake_auth.data_dir)("nodes", "ls", "-v").out.splitlines() == [
         "NAME        STATUS   TUNNELS  FROM       ADDRESSES  TRAFFIC    CLOCK  UUID",
-        "greenhouse  offline  0        192.0.2.7             351kB/day  right  0c9a7f4e-0000-4000-8000-000000000001",
-        "pi          offline  0                              -          right  0c9a7f4e-0000-4000-8000-000000000001",
+        "greenhouse  offline  0        192.0.2.7  -          351kB/day  right  0c9a7f4e-0000-4000-8000-000000000001",
+        "pi          offline  0        -          -          -          right  0c9a7f4e-0000-4000-8000-000000000001",
     ]
 
 

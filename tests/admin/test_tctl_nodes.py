@@ -109,3 +109,41 @@ def test_mistakes_do_nothing(fake_auth: FakeAuth, tctl: At, words: tuple[str, ..
     assert ran.status != 0
     assert said in ran.err
     assert all(method == "GET" for method, _, _ in fake_auth.asked)
+
+
+def test_what_waits_may_be_there_and_what_is_locked_says_so(fake_auth: FakeAuth, tctl: At) -> None:
+    lock = {"id": "4f", "expires": None, "message": "being moved\x1b[2J"}
+    nodes = [
+        node(1, "pending", {}, proxies=["x"], last_seen=1.0, version="0.1.0"),
+        node(2, "offline", {}, locked=lock, last_seen=1.0, version="0.1.0"),
+        node(3, "quarantined", {}, locked=lock, version="0.1.0"),
+    ]
+    fake_auth.says("GET", "/v1/nodes", {"nodes": nodes})
+    listed = [line.split()[:3] for line in tctl(fake_auth.data_dir)("nodes", "ls").out.splitlines()[1:]]
+    assert listed[0] == ["pi-1", "pending", "now"]
+    assert listed[1][:2] == ["pi-2", "locked"]
+    assert listed[2] == ["pi-3", "quarantined", "never"]
+    # Who never came has said nothing of a clock.
+    last = tctl(fake_auth.data_dir)("nodes", "ls", "-v").out.splitlines()[-1]
+    assert last.split()[1:] == ["quarantined", "0", "-", "-", "-", "-", nodes[2]["uuid"]]
+
+
+def test_a_page_has_what_an_administrator_compares(fake_auth: FakeAuth, tctl: At) -> None:
+    found = node(
+        1,
+        "pending",
+        {},
+        fingerprint="SHA256:abc",
+        serial="1000abcd",
+        same_serial={"name": "old", "status": "offline", "last_seen": 0},
+        locked={"id": "4f", "expires": None, "message": "being moved"},
+    )
+    fake_auth.says("GET", "/v1/nodes/pi-1", {"node": found, "days": [], "months": []})
+    lines = tctl(fake_auth.data_dir)("nodes", "show", "pi-1").out.splitlines()
+    for line in (
+        "locked          until it is removed, tctl unlock 4f: being moved",
+        "host key        SHA256:abc",
+        "serial          1000abcd",
+        "serial of       old, which is offline, seen never",
+    ):
+        assert line in lines

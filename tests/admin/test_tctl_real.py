@@ -50,6 +50,12 @@ def test_a_tokens_life(run: Run) -> None:
     listed = run("tokens", "ls").out.splitlines()
     assert listed[-1].split()[:5] == [made["id"], "proxy", "0", "of", "3"]
     assert made["token"].partition(".")[2] not in run("get", "token").out
+    terms = ("--cidr", "10.0.0.0/8,192.0.2.1/32", "--pending", "--name-template", "pi-{uuid8}")
+    assert run("tokens", "add", *terms).status == 0
+    assert (
+        run("tokens", "ls").out.splitlines()[-1].endswith("  pending; named pi-{uuid8}; from 10.0.0.0/8,192.0.2.1/32")
+    )
+    assert "from 1s to 366d" in run("tokens", "add", "--ttl", "2000d").err
     assert run("tokens", "rm", made["id"]).status == 0
     assert run("tokens", "rm", made["id"]).status == 5
     assert run("nodes", "add", "--labels", "a=b").out.startswith(" printf '%s\\n' ")

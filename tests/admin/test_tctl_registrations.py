@@ -67,3 +67,24 @@ def test_the_line_that_auth_refuses(fake_auth: FakeAuth, tctl: At, tmp_path: Pat
     assert ran.status != 0
     assert "line 4: name: bad" in ran.err
     assert "no such file" in tctl(fake_auth.data_dir)("nodes", "import", str(tmp_path / "none")).err.lower()
+
+
+def test_registrations_are_forgotten_by_label(fake_auth: FakeAuth, tctl: At) -> None:
+    found = [
+        {"id": f"{number:016x}", "by": "serial", "value": f"{number}", "name": "", "labels": {"site": site}}
+        for number, site in enumerate(("berlin", "paris", "berlin"))
+    ]
+    fake_auth.says("GET", "/v1/registrations", {"registrations": found})
+    for one in found:
+        fake_auth.says("DELETE", f"/v1/registrations/{one['id']}", {"id": one["id"]})
+    run = tctl(fake_auth.data_dir)
+    assert len(run("nodes", "registered", "site=berlin", "--format", "json").json["registrations"]) == 2
+    asked = run("nodes", "unregister", "site=berlin")
+    assert (asked.status, "2 registrations are selected, and nothing was done" in asked.err) == (2, True)
+    assert run("nodes", "unregister", "site=rome", "--yes").status == 1
+    assert run("nodes", "unregister", "site=berlin", str(found[1]["id"])).status == 2
+    assert "DELETE" not in [method for method, _, _ in fake_auth.asked]
+    assert run("nodes", "unregister", "site=berlin", "--yes").out == "2 registrations are gone\n"
+    assert run("nodes", "unregister", str(found[1]["id"])).out == f"registration {found[1]['id']} is gone\n"
+    gone = run("nodes", "unregister", str(found[1]["id"]), "nope")
+    assert (gone.status, "the 1 before it are gone" in gone.err) == (5, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tinyport.auth.api_resources import KINDS
-from tinyport.core.certificate import public_line
+from tinyport.core.certificate import fingerprint, public_line
 from tinyport.core.signatures import Ed25519Key
 
 from .conftest import START, AuthServer
@@ -123,3 +123,28 @@ def test_locks_as_listed(auth: AuthServer) -> None:
     ):
         assert auth.local().post("/v1/locks", {"target": target}).status == 400, target
     assert auth.local().call("DELETE", "/v1/locks/nope").code == "not_found"
+
+
+def test_a_locked_node_says_so_wherever_it_is_listed(auth: AuthServer) -> None:
+    nodes = {name: auth.join(name) for name in ("greenhouse", "shed", "barn")}
+    targets = (("greenhouse", 60, "soon"), (nodes["greenhouse"].uuid, 120, "later"), (nodes["shed"].uuid, None, ""))
+    made = {}
+    for target, ttl, message in targets:
+        body = {"target": {"node": target}, "message": message, **({} if ttl is None else {"ttl": ttl})}
+        made[message] = auth.local().post("/v1/locks", body).body["id"]
+    names = {lock["target"]["node"]: lock.get("node_name") for lock in auth.local().get("/v1/locks").body["locks"]}
+    assert names == {"greenhouse": None, nodes["greenhouse"].uuid: "greenhouse", nodes["shed"].uuid: "shed"}
+
+    def locked(name: str) -> object:
+        (node,) = [one for one in auth.local().get("/v1/nodes").body["nodes"] if one["name"] == name]
+        assert node["locked"] == auth.local().get(f"/v1/nodes/{name}").body["node"]["locked"]
+        return node["locked"]
+
+    assert locked("shed") == {"id": made[""], "expires": None, "message": ""}
+    assert locked("barn") is None
+    # Of two the one that lasts.
+    assert locked("greenhouse") == {"id": made["later"], "expires": START + 120, "message": "later"}
+    auth.clock.now += 121
+    assert locked("greenhouse") is None
+    shown = auth.local().get("/v1/nodes/barn").body["node"]
+    assert shown["fingerprint"] == fingerprint(nodes["barn"].key.public_blob)

@@ -71,6 +71,8 @@ def _locks(args: argparse.Namespace) -> int:
     lines = []
     for lock in rows(answer, "locks"):
         target = " ".join(f"{kind} {value}" for kind, value in table_of(lock.get("target")).items())
+        if lock.get("node_name"):
+            target = f"node {lock['node_name']}, {target.removeprefix('node ')}"
         lines.append(
             (
                 lock.get("id"),

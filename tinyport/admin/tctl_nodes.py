@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyport.admin import tctl_registrations
-from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of, words
+from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of
 from tinyport.admin.connection import connect, public_proxy
+from tinyport.admin.node_tables import long_table, page, short_table
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
 from tinyport.admin.token_input import piped
-from tinyport.core.clock import SKEW_WORTH_SAYING
-from tinyport.core.durations import format_duration
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.labels import has_all
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, UsageError, emit, output_options, paint, print_error, table
-from tinyport.host.console_progress import format_size
+from tinyport.host.console import CommandLine, UsageError, emit, output_options, print_error
 from tinyport.link.api import AuthClient
 
-_DAYS_SHOWN = 14
-_COLOURS = {"online": "green", "offline": "dim", "pending": "yellow", "quarantined": "red"}
-#: seconds for which bytes were counted that say what a day costs
-_TELLING = 3600
+_STATES = ("online", "offline", "pending", "quarantined")
 
 
 def add_commands(parser: CommandLine) -> None:
@@ -150,7 +144,7 @@ def _several() -> argparse.ArgumentParser:
         metavar="k=v",
         help="all nodes to which auth gave this label (a glob)",
     )
-    parent.add_argument("--status", choices=tuple(_COLOURS), help="of these, or of all, those in this state")
+    parent.add_argument("--status", choices=_STATES, help="of these, or of all, those in this state")
     parent.add_argument("--yes", action="store_true", help="do it to all of them; without it they are only listed")
     return parent
 
@@ -162,123 +156,15 @@ def _list(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", "/v1/nodes" + (f"?{urllib.parse.urlencode(query)}" if query else ""))
     found = rows(answer, "nodes")
-    emit(args, answer, lambda: _long_table(found) if args.verbose else _table(found))
+    emit(args, answer, lambda: long_table(found) if args.verbose else short_table(found))
     return 0
-
-
-def _long_table(nodes: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    for node in nodes:
-        traffic, proxies, addresses = table_of(node.get("traffic")), node.get("proxies"), node.get("addresses")
-        lines.append(
-            (
-                node.get("name"),
-                node.get("status"),
-                len(proxies) if isinstance(proxies, list) else 0,
-                str(node.get("peer") or "").rpartition(":")[0],
-                words(addresses),
-                _traffic(traffic),
-                _clock(node.get("skew")),
-                node.get("uuid"),
-            )
-        )
-    headers = ("NAME", "STATUS", "TUNNELS", "FROM", "ADDRESSES", "TRAFFIC", "CLOCK", "UUID")
-    return table(lines, headers, paint_cell=_paint)
-
-
-def _traffic(traffic: Mapping[str, object]) -> str:
-    """Of today and this month, and whether that is more than it should; an older auth knows only a day's. Once that
-    says something: a handshake is all that there is of a node that has just come."""
-    today, month = traffic.get("today"), traffic.get("month")
-    if isinstance(today, (int, float)) and isinstance(month, (int, float)):
-        over = f", over {format_size(_size(traffic.get('budget')))}" if traffic.get("over") else ""
-        return f"{format_size(today)} today{over}, {format_size(month)} this month" if month else "-"
-    a_day, since = traffic.get("a_day"), traffic.get("since")
-    if not isinstance(a_day, (int, float)) or not isinstance(since, (int, float)):
-        return "-"
-    return f"{format_size(a_day)}/day" if time.time() - since >= _TELLING else "-"
-
-
-def _size(value: object) -> float:
-    return value if isinstance(value, (int, float)) else 0
 
 
 def _show(args: argparse.Namespace) -> int:
     with connect(args) as client:
         answer = client.request("GET", path("/v1/nodes", args.id))
-    emit(args, answer, lambda: _page(answer))
+    emit(args, answer, lambda: page(answer))
     return 0
-
-
-def _page(answer: Mapping[str, object]) -> list[str]:
-    """One node for people. What it says of itself is hostile text."""
-    node = table_of(answer.get("node"))
-    traffic, copies = table_of(node.get("traffic")), rows({"copies": [], **node}, "copies")
-    proxies = node.get("proxies")
-    facts = [
-        ("name", node.get("name")),
-        ("uuid", node.get("uuid")),
-        ("status", node.get("status")),
-        ("last seen", "now" if node.get("status") == "online" else ago(node.get("last_seen"))),
-        ("joined", ago(node.get("created"))),
-        ("version", node.get("version")),
-        ("labels", labels_text(node.get("labels"))),
-        ("its own labels", labels_text(node.get("declared_labels"))),
-        ("from", node.get("peer")),
-        ("addresses", words(node.get("addresses"))),
-        ("tunnels", len(proxies) if isinstance(proxies, list) else 0),
-        ("clock", _clock(node.get("skew"))),
-        ("copies", len(copies) or None),
-        ("traffic", _traffic(traffic)),
-        ("budget", f"{format_size(_size(traffic.get('budget')))} a day" if traffic else None),
-    ]
-    lines = [f"{name:<16}{printable(str(value), 300)}" for name, value in facts if value not in (None, "")]
-    days = [(one.get("day"), format_size(_size(one.get("bytes")))) for one in rows(answer, "days")[-_DAYS_SHOWN:]]
-    months = [(one.get("month"), format_size(_size(one.get("bytes")))) for one in rows(answer, "months")]
-    for title, found in (("MONTH", months), ("DAY", days)):
-        lines += ["", *table(found, (title, "TRAFFIC"))] if found else []
-    return lines
-
-
-def _clock(skew: object) -> str:
-    if not isinstance(skew, (int, float)) or abs(skew) < SKEW_WORTH_SAYING:
-        return "right"
-    return f"{format_duration(skew)} {'fast' if skew > 0 else 'slow'}"
-
-
-def _paint(header: str, text: str) -> str:
-    return paint(text, _COLOURS.get(text, "bold")) if header == "STATUS" else text
-
-
-def _table(nodes: list[dict[str, Any]]) -> list[str]:
-    lines: list[tuple[object, ...]] = []
-    for node in nodes:
-        seen = "now" if node.get("status") == "online" else ago(node.get("last_seen"))
-        labels = labels_text(node.get("labels"))
-        lines.append((node.get("name"), node.get("status"), seen, node.get("version"), labels))
-        twin = table_of(node.get("same_serial"))
-        if twin:
-            there = (
-                "online"
-                if twin.get("status") == "online"
-                else f"{twin.get('status')}, seen {ago(twin.get('last_seen'))}"
-            )
-            lines.append((f"  serial of {printable(str(twin.get('name')), 80)}", "", "", "", there))
-        # An older auth knows of none.
-        lines += [_copy_line(copy) for copy in (rows(node, "copies") if "copies" in node else [])]
-    return table(
-        lines,
-        ("NAME", "STATUS", "LAST SEEN", "VERSION", "LABELS"),
-        paint_cell=_paint,
-    )
-
-
-def _copy_line(copy: dict[str, Any]) -> tuple[object, ...]:
-    """A second device with the identity of the node above."""
-    seen = "now" if copy.get("online") else ago(copy.get("last_seen"))
-    where = str(copy.get("peer") or "").rpartition(":")[0] or "?"
-    status = "leaving" if copy.get("split") else "quarantined"
-    return f"  copy {copy.get('id')}", status, seen, "-", f"from {where}, found {ago(copy.get('found'))}"
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -327,9 +213,9 @@ def _split(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) -> list[str]:
-    """The nodes that are meant: those that are named, or all that the options select; none when the person has only
-    been shown them.
+def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) -> dict[str, str]:
+    """The nodes that are meant, and what to call them: those that are named, or all that the options select. UsageError
+    when the person has only been shown them.
     """
     # No name has a "=": k=v in a name's place selects as --selector does.
     selectors = [*args.selector, *(word for word in ids if "=" in word)]
@@ -337,7 +223,7 @@ def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) ->
     if ids and (selectors or args.status):
         raise UsageError("name nodes, or select them by labels and --status; not both")
     if ids:
-        return list(ids)
+        return {id: printable(id, 80) for id in ids}
     if not selectors and not args.status:
         raise UsageError("which nodes?", hint="name them, or give --selector k=v")
     wanted = pairs(selectors)
@@ -350,25 +236,27 @@ def _chosen(args: argparse.Namespace, client: AuthClient, ids: Sequence[str]) ->
     if not found:
         raise OperatorError("no node is selected", hint='"tctl nodes ls" lists them')
     if not args.yes:
-        for line in _table(found):
+        for line in short_table(found):
             print(line, file=sys.stderr)
         if not _confirmed(len(found)):
-            raise UsageError(f"{len(found)} nodes are selected, and nothing was done", hint="do it with --yes")
-    return [str(node["uuid"]) for node in found]
+            said = "one node is" if len(found) == 1 else f"{len(found)} nodes are"
+            raise UsageError(f"{said} selected, and nothing was done", hint="do it with --yes")
+    return {str(node["uuid"]): printable(str(node.get("name")), 80) for node in found}
 
 
 def _confirmed(count: int) -> bool:
     """Whoever sits at a terminal says how many they mean."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print(f"{count} nodes. Type their number to go on: ", end="", file=sys.stderr, flush=True)
+    print(f"{count} node{'' if count == 1 else 's'}. Type their number to go on: ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline(100).strip() == str(count)
 
 
 def _each(
-    args: argparse.Namespace, ids: Sequence[str], act: Callable[[AuthClient, str], tuple[dict[str, Any], str]]
+    args: argparse.Namespace, ids: Sequence[str], act: Callable[[AuthClient, str, str], tuple[dict[str, Any], str]]
 ) -> int:
-    """``act(client, id)`` gives auth's answer and a line for people. One that fails does not keep it from the others.
+    """``act(client, id, name)`` gives auth's answer and a line for people. One that fails does not keep it from the
+    others.
 
     0 when all went well, 1 when not; a single one's error is the command's.
     """
@@ -376,15 +264,15 @@ def _each(
     failed = 0
     with connect(args) as client:
         chosen = _chosen(args, client, ids)
-        for id in chosen:
+        for id, name in chosen.items():
             try:
-                answer, line = act(client, id)
+                answer, line = act(client, id, name)
             except TinyportError as error:
                 if len(chosen) == 1:
                     raise
                 failed += 1
                 done.append({"id": id, "error": error.message})
-                print_error(f"tctl: error: {printable(id, 80)}: {printable(error.message, 300)}")
+                print_error(f"tctl: error: {name}: {printable(error.message, 300)}")
                 continue
             done.append(answer)
             if args.format == "text":
@@ -398,14 +286,14 @@ def _decide(args: argparse.Namespace) -> int:
     if args.replaces and len(args.ids) != 1:
         raise UsageError("one device takes the place of one node", hint="tctl nodes accept ID --replaces greenhouse")
 
-    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+    def act(client: AuthClient, id: str, name: str) -> tuple[dict[str, Any], str]:
         answer = client.request("POST", path("/v1/nodes", id, args.verb), body(replaces=args.replaces))
         if args.replaces:
             return (
                 answer,
-                f"node {_name(answer, id)} takes the place of {printable(args.replaces, 80)} at its next contact",
+                f"node {_name(answer, name)} takes the place of {printable(args.replaces, 80)} at its next contact",
             )
-        return answer, f"node {_name(answer, id)} was {args.verb}ed"
+        return answer, f"node {_name(answer, name)} was {args.verb}ed"
 
     return _each(args, args.ids, act)
 
@@ -416,10 +304,10 @@ def _label(args: argparse.Namespace) -> int:
     if not changes:
         raise UsageError("which labels?", hint="tctl nodes label greenhouse site=berlin")
 
-    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+    def act(client: AuthClient, id: str, name: str) -> tuple[dict[str, Any], str]:
         answer = client.request("PATCH", path("/v1/nodes", id), {"labels": changes})
         labels = labels_text(table_of(answer.get("node")).get("labels")) or "none"
-        return answer, f"labels of {_name(answer, id)}: {printable(labels, 2000)}"
+        return answer, f"labels of {_name(answer, name)}: {printable(labels, 2000)}"
 
     return _each(args, [word for word in args.words if "=" not in word], act)
 
@@ -432,9 +320,9 @@ def _rename(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+    def act(client: AuthClient, id: str, name: str) -> tuple[dict[str, Any], str]:
         answer = client.request("DELETE", path("/v1/nodes", id))
-        return answer, f"node {_name(answer, id)} was removed"
+        return answer, f"node {_name(answer, name)} was removed"
 
     return _each(args, args.ids, act)
 
@@ -442,10 +330,10 @@ def _remove(args: argparse.Namespace) -> int:
 def _lock(args: argparse.Namespace) -> int:
     ttl = duration(args.ttl)
 
-    def act(client: AuthClient, id: str) -> tuple[dict[str, Any], str]:
+    def act(client: AuthClient, id: str, name: str) -> tuple[dict[str, Any], str]:
         answer = client.request("POST", "/v1/locks", body(target={"node": id}, ttl=ttl, message=args.message))
         lock = table_of(answer.get("lock")) or answer
-        return answer, f"node {printable(id, 80)} is locked; tctl unlock {lock.get('id')} removes it"
+        return answer, f"node {name} is locked; tctl unlock {lock.get('id')} removes it"
 
     return _each(args, args.ids, act)
 

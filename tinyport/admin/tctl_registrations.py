@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from tinyport.admin.answers import labels_text, path, rows
+from tinyport.admin.answers import labels_text, pairs, path, rows, table_of
 from tinyport.admin.connection import connect
 from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.core.labels import has_all
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, emit, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options, table
+from tinyport.link.api import AuthClient
 
 #: devices in a request, which is all or nothing
 BATCH = 500
@@ -37,21 +41,23 @@ def add_commands(nodes: CommandLine) -> None:
         parents=[output_options()],
     )
     imported.add_argument("file", metavar="FILE", help="- for standard input")
-    nodes.command(
+    listing = nodes.command(
         "registered",
         _registered,
         help="list the devices that are registered",
-        examples=["tctl nodes registered"],
+        examples=["tctl nodes registered", "tctl nodes registered site=berlin"],
         parents=[output_options()],
     )
+    listing.add_argument("labels", nargs="*", metavar="k=v", help="only those with all these labels; * is a wildcard")
     gone = nodes.command(
         "unregister",
         _unregister,
-        help="forget a registration; a node that came by it stays",
-        examples=["tctl nodes unregister 3fa94c01d2e5b677"],
+        help="forget registrations; nodes that came by them stay",
+        examples=["tctl nodes unregister 3fa94c01d2e5b677", "tctl nodes unregister site=berlin rack=7 --yes"],
         parents=[output_options()],
     )
-    gone.add_argument("id", metavar="ID", help='of "tctl nodes registered"')
+    gone.add_argument("ids", nargs="+", metavar="ID|k=v", help='of "tctl nodes registered", or labels that select')
+    gone.add_argument("--yes", action="store_true", help="forget all that are selected; without it they are counted")
 
 
 def parse_lines(lines: Iterable[str]) -> list[tuple[int, dict[str, object]]]:
@@ -99,12 +105,13 @@ def _import(args: argparse.Namespace) -> int:
     try:
         text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise OperatorError(f"{printable(args.file, 200)}: {printable(str(error), 200)}") from None
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "not a UTF-8 text"
+        raise OperatorError(f"{printable(args.file, 200)}: {printable(reason, 200)}") from None
     devices = parse_lines(text.splitlines())
     if not devices:
         raise OperatorError("there is no device in it")
     added = joined = 0
-    with connect(args) as client:
+    with connect(args) as client, progress(len(devices)) as done:
         for at in range(0, len(devices), BATCH):
             batch = devices[at : at + BATCH]
             try:
@@ -113,10 +120,7 @@ def _import(args: argparse.Namespace) -> int:
                 raise _at_its_line(error, batch, added) from None
             added += _count(answer, "added")
             joined += _count(answer, "joined")
-            if sys.stderr.isatty():
-                print(f"\r{at + len(batch)} of {len(devices)}", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
+            done(at + len(batch))
     said = f"{added} devices are registered"
     lines = [said if not joined else f"{said}; {joined} have joined before, and are left as they are"]
     emit(args, {"added": added, "joined": joined}, lambda: lines)
@@ -131,14 +135,15 @@ def _count(answer: Mapping[str, object], name: str) -> int:
 def _at_its_line(error: TinyportError, batch: list[tuple[int, dict[str, object]]], added: int) -> TinyportError:
     place = error.extra.get("device")
     if isinstance(place, int) and 0 <= place < len(batch):
-        hint = f"the {added} devices before are registered; mend the line and import the file again" if added else ""
-        return OperatorError(f"line {batch[place][0]}: {error.message}", hint=hint or error.hint)
+        done = f"the {added} devices before are registered" if added else "nothing was registered"
+        hint = "; ".join(word for word in (error.hint, f"{done}: mend the line and import the file again") if word)
+        return OperatorError(f"line {batch[place][0]}: {error.message}", hint=hint)
     return error
 
 
 def _registered(args: argparse.Namespace) -> int:
     with connect(args) as client:
-        answer = client.request("GET", "/v1/registrations")
+        found = _having(args.labels, client)
     lines = [
         (
             one.get("id"),
@@ -147,14 +152,53 @@ def _registered(args: argparse.Namespace) -> int:
             "joined" if one.get("node_uuid") else "waiting",
             labels_text(one.get("labels")),
         )
-        for one in rows(answer, "registrations")
+        for one in found
     ]
-    emit(args, answer, lambda: table(lines, ("ID", "DEVICE", "NAME", "STATE", "LABELS")))
+    emit(args, {"registrations": found}, lambda: table(lines, ("ID", "DEVICE", "NAME", "STATE", "LABELS")))
     return 0
+
+
+def _having(labels: list[str], client: AuthClient) -> list[dict[str, Any]]:
+    wanted = pairs(labels)
+    found = rows(client.request("GET", "/v1/registrations"), "registrations")
+    return [one for one in found if has_all(wanted, table_of(one.get("labels")))]
 
 
 def _unregister(args: argparse.Namespace) -> int:
+    selectors = [word for word in args.ids if "=" in word]
+    if selectors and len(selectors) < len(args.ids):
+        raise UsageError("name registrations, or select them by labels; not both")
     with connect(args) as client:
-        answer = client.request("DELETE", path("/v1/registrations", args.id))
-    emit(args, answer, lambda: [f"registration {printable(args.id, 40)} is gone"])
+        ids = [str(one.get("id")) for one in _having(selectors, client)] if selectors else list(args.ids)
+        if not ids:
+            raise OperatorError("no registration is selected", hint='"tctl nodes registered" lists them')
+        if selectors and not args.yes:
+            raise UsageError(f"{len(ids)} registrations are selected, and nothing was done", hint="do it with --yes")
+        with progress(len(ids)) as done:
+            for count, id in enumerate(ids):
+                try:
+                    client.request("DELETE", path("/v1/registrations", id))
+                except TinyportError as error:
+                    if not count:
+                        raise
+                    raise type(error)(error.message, hint=f"the {count} before it are gone", code=error.code) from None
+                done(count + 1)
+    said = f"registration {printable(ids[0], 40)} is gone" if len(ids) == 1 else f"{len(ids)} registrations are gone"
+    emit(args, {"id": ids[0]} if len(ids) == 1 else {"ids": ids}, lambda: [said])
     return 0
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """How many of ``total`` are done, on a terminal."""
+    shown = sys.stderr.isatty() and total > 1
+
+    def say(count: int) -> None:
+        if shown:
+            print(f"\r{count} of {total}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield say
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
-from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of
+from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of, words
 from tinyport.admin.connection import auth_address, connect, public_proxy
 from tinyport.admin.token_input import piped
 from tinyport.core.errors import PeerError
@@ -99,9 +100,22 @@ def _list(args: argparse.Namespace) -> int:
         uses = token.get("uses")
         used = f"{token.get('used', 0)} of {'any' if uses is None else uses}"
         labels = labels_text(table_of(token.get("labels")))
-        lines.append((token.get("id"), token.get("type"), used, ago(token.get("expires")), labels))
-    emit(args, answer, lambda: table(lines, ("ID", "TYPE", "USED", "ENDS", "LABELS")))
+        lines.append((token.get("id"), token.get("type"), used, ago(token.get("expires")), labels, _terms(token)))
+    emit(args, answer, lambda: table(lines, ("ID", "TYPE", "USED", "ENDS", "LABELS", "TERMS")))
     return 0
+
+
+def _terms(token: Mapping[str, object]) -> str:
+    """What holds for the machines that join by it, besides labels."""
+    serials = token.get("serials")
+    found = [
+        "pending" if token.get("pending") else "",
+        f"named {token['name_template']}" if token.get("name_template") else "",
+        f"from {words(token.get('cidr'))}" if token.get("cidr") else "",
+        f"replaces {token['replaces']}" if token.get("replaces") else "",
+        f"{len(serials)} serial{'' if len(serials) == 1 else 's'}" if isinstance(serials, list) and serials else "",
+    ]
+    return "; ".join(word for word in found if word)
 
 
 def _remove(args: argparse.Namespace) -> int:

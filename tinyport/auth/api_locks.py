@@ -37,8 +37,12 @@ def lock_document(lock: LockRow) -> dict[str, object]:
 
 async def list_locks(call: Call) -> Answer:
     now = call.service.now()
-    rows = await call.service.store.read.cluster.locks()
-    return {"locks": [lock_document(row) for row in rows if row.expires is None or row.expires > now]}
+    read = call.service.store.read
+    rows = [row for row in await read.cluster.locks() if row.expires is None or row.expires > now]
+    names = await read.nodes.names(row.value for row in rows if row.kind == "node")
+    return {
+        "locks": [lock_document(row) | ({"node_name": names[row.value]} if row.value in names else {}) for row in rows]
+    }
 
 
 def _node_target(value: object) -> str:
@@ -78,7 +82,7 @@ async def put_lock(call: Call, tables: WriteTables, id: str) -> LockRow:
     now = service.now()
     expires: float | None = None
     if fields.has("ttl"):
-        expires = float(int(now) + fields.integer("ttl", 1, LONGEST_LOCK))
+        expires = float(int(now) + fields.seconds("ttl", 1, LONGEST_LOCK))
     elif fields.has("expires"):
         expires = float(fields.integer("expires", 0, 2**40))
     held = await tables.cluster.locks()
@@ -115,7 +119,7 @@ async def add_lock(call: Call) -> Answer:
 
 async def remove_lock(call: Call, tables: WriteTables, id: str) -> None:
     if not await tables.cluster.delete_lock(id):
-        raise not_found("lock", id)
+        raise not_found("lock", id, hint='"tctl lock" lists them')
     await call.service.issuer.refresh(tables)
     await call.service.audit.record(tables, "lock.delete", lock=id, by=call.caller.actor)
 

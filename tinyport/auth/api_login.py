@@ -111,7 +111,7 @@ def asked_keys(call: Call) -> tuple[tuple[bytes, Request], int]:
     fields, authority = call.fields, call.service.authority
     ssh_key = authority.user_key(fields.text("ssh_public_key", MAX_KEY))
     request = authority.request(fields.text("tls_csr", MAX_KEY))
-    return (ssh_key, request), fields.integer("ttl", SHORTEST_LIFE, LONGEST_SIGNED, LOGIN_LIFE)
+    return (ssh_key, request), fields.seconds("ttl", SHORTEST_LIFE, LONGEST_SIGNED, LOGIN_LIFE)
 
 
 async def _log_in(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tinyport.auth.callers import LOCAL, USER, Caller
 from tinyport.auth.copies import move_to, there_is_one
@@ -16,9 +17,11 @@ from tinyport.auth.store_traffic import month_of, name_of
 from tinyport.auth.traffic import Sums
 from tinyport.auth.web import Answer, Call
 from tinyport.core import labels
+from tinyport.core.certificate import fingerprint
 from tinyport.core.cluster_config import node_budget
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_label, check_node, is_uuid, printable
+from tinyport.core.policy import Lock
 
 MAX_SELECTORS = 16
 
@@ -36,12 +39,30 @@ def last_seen(service: Service, node: NodeRow) -> float | None:
     return max(heard or 0.0, node.last_seen) or None
 
 
+def node_locks(service: Service) -> dict[str, Lock]:
+    """UUID or name of a node → the lock that keeps people out of it now; of several the one that lasts longest."""
+    now, found = service.now(), dict[str, Lock]()
+    for lock in service.issuer.policy.locks:
+        target = lock.target.get("node")
+        if target and lock.active(now):
+            other = found.get(target)
+            if other is None or (other.expires or math.inf) < (lock.expires or math.inf):
+                found[target] = lock
+    return found
+
+
 def node_document(
-    service: Service, node: NodeRow, copies: Sequence[CopyRow] = (), twin: NodeRow | None = None
+    service: Service,
+    node: NodeRow,
+    copies: Sequence[CopyRow] = (),
+    twin: NodeRow | None = None,
+    locks: Mapping[str, Lock] | None = None,
 ) -> dict[str, object]:
     """A node as listings and resources show it. ``copies``: other devices that have its identity; ``twin``: the node
-    that had its serial number before.
+    that had its serial number before; ``locks``: ``node_locks``, where that is asked for many.
     """
+    locks = node_locks(service) if locks is None else locks
+    lock = locks.get(node.uuid) or locks.get(node.name)
     return {
         "kind": node.kind,
         "uuid": node.uuid,
@@ -60,6 +81,7 @@ def node_document(
         "copies": [_copy(service, one) for one in copies if not one.became and not one.place],
         "serial": node.serial,
         "same_serial": None if twin is None or node.state != "pending" else _twin(service, twin),
+        "locked": None if lock is None else {"id": lock.id, "expires": lock.expires, "message": lock.message},
     }
 
 
@@ -120,8 +142,13 @@ async def show_node(call: Call) -> Answer:
     months = await rows.traffic.months_of(node.uuid)
     for row in days:
         months[month_of(row.day)] = months.get(month_of(row.day), 0) + row.bytes
+    twin = await rows.nodes.get(node.twin) if node.twin else None
+    document = node_document(
+        call.service, node, copies, twin if twin is not None and visible(call.caller, twin) else None
+    )
     return {
-        "node": node_document(call.service, node, copies),
+        # What an administrator compares with the device before letting it in.
+        "node": {**document, "fingerprint": fingerprint(node.ssh_key)},
         "days": [{"day": name_of(row.day), "bytes": row.bytes} for row in days],
         "months": [
             {"month": f"{month // 12}-{month % 12 + 1:02}", "bytes": count} for month, count in sorted(months.items())
@@ -157,9 +184,12 @@ async def list_nodes(call: Call) -> Answer:
     found = matching(nodes, lambda node: visible(call.caller, node), selectors, call.query("search") or "")
     copies = await service.store.read.copies.open()
     by_uuid = {node.uuid: node for node in nodes if visible(call.caller, node)}
+    locks = node_locks(service)
     return {
         "nodes": [
-            node_document(service, node, copies.get(node.uuid, ()), by_uuid.get(node.twin) if node.twin else None)
+            node_document(
+                service, node, copies.get(node.uuid, ()), by_uuid.get(node.twin) if node.twin else None, locks
+            )
             for node in found
         ]
     }
@@ -199,7 +229,7 @@ async def find_node(tables: Tables, id: str) -> NodeRow:
     """A node or proxy by UUID or name. PeerError ``not_found``."""
     node = await (tables.nodes.get(id) if is_uuid(id) else tables.nodes.by_name(id))
     if node is None:
-        raise not_found("node", id)
+        raise not_found("node", id, hint='"tctl nodes ls" lists them')
     return node
 
 

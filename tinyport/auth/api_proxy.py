@@ -307,7 +307,8 @@ async def access_nodes(call: Call) -> Answer:
     )
     return {
         "nodes": [
-            {key: value for key, value in node_document(service, node).items() if key in _SHOWN} for node in found
+            {key: value for key, value in node_document(service, node, locks={}).items() if key in _SHOWN}
+            for node in found
         ]
     }
 

@@ -54,6 +54,6 @@ async def delete_registration(call: Call) -> Answer:
     id = call.path("id")
     async with call.service.store.write() as tables:
         if not await tables.registrations.delete(id):
-            raise not_found("registration", id)
+            raise not_found("registration", id, hint='"tctl nodes registered" lists them')
         await call.service.audit.record(tables, "node.unregister", registration=id, by=call.caller.actor)
     return {"id": id}

@@ -101,7 +101,11 @@ async def _put_token(call: Call, tables: WriteTables, name: str, held: Document 
 
 
 async def _read_nodes(call: Call, tables: Tables) -> list[Document]:
-    return [api_nodes.node_document(call.service, node) for node in await tables.nodes.all("node")]
+    copies, locks = await tables.copies.open(), api_nodes.node_locks(call.service)
+    return [
+        api_nodes.node_document(call.service, node, copies.get(node.uuid, ()), locks=locks)
+        for node in await tables.nodes.all("node")
+    ]
 
 
 async def _put_node(call: Call, tables: WriteTables, name: str, held: Document | None) -> Document:

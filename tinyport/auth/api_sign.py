@@ -37,7 +37,7 @@ async def sign(call: Call) -> Answer:
     ssh_key = service.authority.user_key(fields.text("ssh_public_key", MAX_KEY))
     csr = fields.optional_text("tls_csr", MAX_KEY)
     request = service.authority.request(csr) if csr is not None else None
-    ttl = fields.integer("ttl", SHORTEST_LIFE, LONGEST_SIGNED, LOGIN_LIFE)
+    ttl = fields.seconds("ttl", SHORTEST_LIFE, LONGEST_SIGNED, LOGIN_LIFE)
     async with service.store.write() as tables:
         user = await tables.users.get(name)
         if user is None:
@@ -60,7 +60,7 @@ async def _sign_host(call: Call) -> Answer:
     service, fields = call.service, call.fields
     name = fields.text("host", 63)
     ssh_key = service.authority.host_key(fields.text("ssh_public_key", MAX_KEY))
-    ttl = fields.integer("ttl", SHORTEST_LIFE, LONGEST_SIGNED, 90 * 86400)
+    ttl = fields.seconds("ttl", SHORTEST_LIFE, LONGEST_SIGNED, 90 * 86400)
     async with service.store.write() as tables:
         if await tables.nodes.by_key(ssh_key) is not None:
             raise exists("machine with", "this key")
@@ -85,7 +85,7 @@ async def _sign_break_glass(call: Call) -> Answer:
     what else is needed to get in without us: the node's own key and where it was last reached."""
     service, fields = call.service, call.fields
     ssh_key = service.authority.user_key(fields.text("ssh_public_key", MAX_KEY))
-    ttl = fields.integer("ttl", SHORTEST_LIFE, LONGEST_BREAK_GLASS, BREAK_GLASS_LIFE)
+    ttl = fields.seconds("ttl", SHORTEST_LIFE, LONGEST_BREAK_GLASS, BREAK_GLASS_LIFE)
     logins = fields.texts("logins", check_login)
     if not logins:
         raise PeerError("logins: at least one is needed")

@@ -93,7 +93,7 @@ async def add_token(call: Call) -> Answer:
         digest="",
         type=kind,
         created=0.0,
-        expires=call.service.now() + fields.integer("ttl", 1, LONGEST_TOKEN, TOKEN_LIFE),
+        expires=call.service.now() + fields.seconds("ttl", 1, LONGEST_TOKEN, TOKEN_LIFE),
         uses=uses,
         labels=fields.labels("labels"),
         name_template=template,
@@ -115,7 +115,7 @@ async def add_token(call: Call) -> Answer:
 
 async def remove_token(call: Call, tables: WriteTables, id: str) -> None:
     if not await tables.tokens.delete(id):
-        raise not_found("token", id)
+        raise not_found("token", id, hint='"tctl tokens ls" lists them')
     await call.service.audit.record(tables, "token.delete", token=id, by=call.caller.actor)
 
 

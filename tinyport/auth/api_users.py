@@ -111,7 +111,7 @@ async def add_user(call: Call) -> Answer:
     """A new user without a password, and the invitation to set one."""
     service, fields = call.service, call.fields
     name = fields.checked("name", new_user_name)
-    ttl = fields.integer("ttl", 60, LONGEST_INVITATION, INVITATION_LIFE)
+    ttl = fields.seconds("ttl", 60, LONGEST_INVITATION, INVITATION_LIFE)
     traits = read_traits(call, {})
     async with service.store.write() as tables:
         if await tables.users.get(name) is not None:
@@ -205,7 +205,7 @@ async def reset_user(call: Call) -> Answer:
     """No password, no second factor, no certificates, and an invitation to begin anew."""
     service = call.service
     name = call.path("name")
-    ttl = call.fields.integer("ttl", 60, LONGEST_INVITATION, INVITATION_LIFE)
+    ttl = call.fields.seconds("ttl", 60, LONGEST_INVITATION, INVITATION_LIFE)
     async with service.store.write() as tables:
         await _existing(tables, name)
         await tables.users.set_password(name, None)

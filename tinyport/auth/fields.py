@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from tinyport.core.durations import format_duration
 from tinyport.core.errors import PeerError
 from tinyport.core.names import check_label, printable
 
@@ -76,6 +77,15 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise PeerError(f"{name}: a whole number from {low} to {high} is needed")
         return value
+
+    def seconds(self, name: str, low: int, high: int, default: int | None = None) -> int:
+        """As ``integer``; the refusal says it as people say it."""
+        try:
+            return self.integer(name, low, high, default)
+        except PeerError:
+            raise PeerError(
+                f"{name}: from {format_duration(low)} to {format_duration(high)}, in seconds, is needed"
+            ) from None
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.body.get(name, default)

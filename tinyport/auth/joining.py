@@ -142,10 +142,11 @@ def check_template(template: str) -> str:
         rest = rest.replace("{" + placeholder + "}", "0")
     try:
         check_node(rest)
-    except PeerError as error:
+    except PeerError:
         raise PeerError(
             f"name_template: {printable(template, 80)!r} gives no node name",
-            hint=error.hint or "placeholders are {name}, {uuid8} and {serial}",
+            hint="placeholders are {name}, {uuid8} and {serial}; the rest is lower-case letters, digits, '-' and '.', "
+            "at most 63 characters",
         ) from None
     return template
 

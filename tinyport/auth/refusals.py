@@ -64,8 +64,8 @@ def error_object(error: TinyportError) -> dict[str, object]:
     return {"error": body}
 
 
-def not_found(what: str, name: str) -> PeerError:
-    return PeerError(f"there is no {what} {printable(name, 80)}", code="not_found")
+def not_found(what: str, name: str, hint: str = "") -> PeerError:
+    return PeerError(f"there is no {what} {printable(name, 80)}", hint=hint, code="not_found")
 
 
 def exists(what: str, name: str, hint: str = "") -> PeerError:
