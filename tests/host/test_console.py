@@ -84,7 +84,7 @@ def test_tables_line_up_with_wide_letters_and_escapes() -> None:
 
 
 def test_on_a_narrow_terminal_the_last_column_goes_on_beneath_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "terminal_columns", lambda: 26)
+    monkeypatch.setattr(console, "terminal_columns", lambda stream: 26)
     rows = [("pi", "site=berlin place=東京都渋谷区 " + "x" * 20, "-"), ("pi-2", "short", "-")]
     assert console.table([row[:2] for row in rows], ("NAME", "LABELS")) == [
         "NAME  LABELS",
@@ -93,7 +93,7 @@ def test_on_a_narrow_terminal_the_last_column_goes_on_beneath_itself(monkeypatch
         "      xxxxxxxxxxxxxxxxxxxx",
         "pi-2  short",
     ]
-    monkeypatch.setattr(console, "terminal_columns", lambda: 20)
+    monkeypatch.setattr(console, "terminal_columns", lambda stream: 20)
     assert len(console.table([row[:2] for row in rows], ("NAME", "LABELS"))) == 3, "where there is no room"
 
 

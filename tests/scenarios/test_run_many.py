@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.terminal import Terminal
 from tests.scenarios.cluster import BIN, LIMIT, Cluster, text, wait_for
 from tinyport.host.console import NOT_FOUND, USAGE
 
@@ -103,8 +104,13 @@ def test_files_of_each_node(fleet: Fleet, tmp_path: Path) -> None:
 
 def test_limits_and_mistakes(fleet: Fleet) -> None:
     done = fleet.run("--timeout", "1s", "barn", "--", "sleep 600")
-    assert done.returncode == 255
+    assert done.returncode == 1
     assert b"not done after 1s" in done.stderr
+    # What does not heed a hang-up ends all the same, and what heeds SIGTERM has its say.
+    command = "trap '' HUP; trap 'echo put in order; exit 7' TERM; sleep 600 & wait"
+    done = fleet.run("--timeout", "2s", "--format", "json", "barn", "--", command)
+    found = json.loads(done.stdout)["nodes"][0]
+    assert (found["code"], found["status"], found["stdout"]) == ("timeout", 7, "put in order\n"), text(done)
     for words, said, status in (
         (("barn",), b"which nodes, and what to run there?", USAGE),
         (("nowhere", "--", "true"), b"there is no node nowhere", NOT_FOUND),
@@ -130,6 +136,34 @@ def test_an_interrupt_ends_it_everywhere_and_says_so(fleet: Fleet, tmp_path: Pat
     assert (running.returncode, b"Traceback" in err) == (130, False), err
     assert [(one["result"], one["reason"]) for one in json.loads(out)["nodes"]] == [("failed", "interrupted")] * 2
     wait_for("the end of it there", lambda: not fleet.cluster.tctl_json("sessions", "ls")["sessions"])
+
+
+def test_at_a_terminal(fleet: Fleet) -> None:
+    words = [str(BIN / "tsh"), "run", "--parallel", "1", "barn", "shed", "--", "echo begun; exec sleep 600"]
+    with Terminal(words, {**fleet.cluster.env(fleet.user), "NO_COLOR": "1"}, rows=10, columns=60) as terminal:
+        terminal.expect(b"0 of 2 done, 0 ok, 1 waiting")
+        # The table goes out of the way of a line, and comes back beneath it.
+        shown = terminal.expect(b"barn: begun\r\n")
+        assert shown.endswith(b"\x1b[2A\r\x1b[Jbarn: begun\r\n"), shown
+        terminal.expect(b"0 of 2 done, 0 ok, 1 waiting")
+        terminal.resize(24, 20)
+        terminal.expect(b"0 of 2 done, 0 ok,\xe2\x80\xa6")
+        terminal.type(b"\x03")
+        terminal.expect(b"failed: interrupted")
+        terminal.expect(b"failed: not begun")
+        terminal.expect(b"0 ok, 2 failed, 0 away")
+        assert terminal.wait() == 130
+
+
+def test_nobody_reads_any_more(fleet: Fleet, tmp_path: Path) -> None:
+    """``tsh run ... | head -1`` ends with the first line that nobody takes, on all nodes."""
+    words = f"{BIN / 'tsh'} run barn shed -- 'while sleep 0.1; do echo tick; done' | head -1; echo ${{PIPESTATUS[0]}}"
+    done = fleet.cluster.run("bash", "-c", words, home=fleet.user)
+    assert done.stdout.splitlines()[1] == b"141", text(done)
+    assert b"Traceback" not in done.stderr
+    wait_for("the end of it there", lambda: not fleet.cluster.tctl_json("sessions", "ls")["sessions"])
+    done = fleet.cluster.run("bash", "-c", f"{BIN / 'tsh'} run barn -- echo x > /dev/full", home=fleet.user)
+    assert (done.returncode, b"no space left on device" in done.stderr) == (1, True), text(done)
 
 
 def test_who_is_away_is_reported(fleet: Fleet) -> None:

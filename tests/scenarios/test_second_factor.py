@@ -17,6 +17,14 @@ from tinyport.auth.second_factor import STEP, code_at
 from .cluster import BIN, LIMIT, Cluster, text, wait_for
 
 PASSWORD = "correct horse battery"
+CAREFUL = """kind = "role"
+name = "careful"
+[allow]
+logins = ["{{internal.logins}}"]
+node_labels = { "*" = "*" }
+[options]
+require_mfa = true
+"""
 
 
 def configure(cluster: Cluster, rule: str) -> None:
@@ -76,10 +84,7 @@ def test_signing_up_and_logging_in_with_a_code(codes: Cluster) -> None:
 
 def test_a_role_that_asks_for_a_code_each_time(codes: Cluster, tmp_path: Path) -> None:
     role = tmp_path / "careful.toml"
-    role.write_text(
-        'kind = "role"\nname = "careful"\n[allow]\nlogins = ["{{internal.logins}}"]\nnode_labels = { "*" = "*" }\n'
-        "[options]\nrequire_mfa = true\n"
-    )
+    role.write_text(CAREFUL)
     assert codes.tctl("create", "-f", role).returncode == 0
     secret, step = sign_up(codes, "petra", "careful")
     configure(codes, "off")
@@ -98,3 +103,22 @@ def test_a_role_that_asks_for_a_code_each_time(codes: Cluster, tmp_path: Path) -
     assert b"needs a one-time code" in plain.stderr, text(plain)
     done = codes.tsh("ssh", target, "echo in", home="petra", input=f"{code_at(secret, step + 1)}\n")
     assert (done.returncode, done.stdout) == (0, b"in\n"), text(done)
+
+
+def test_a_command_on_many_nodes_asks_for_one_code(codes: Cluster, tmp_path: Path) -> None:
+    role = tmp_path / "careful.toml"
+    role.write_text(CAREFUL)
+    assert codes.tctl("create", "-f", role).returncode == 0
+    secret, step = sign_up(codes, "quinn", "careful")
+    configure(codes, "off")
+    codes.login("quinn", PASSWORD)
+    words = ("run", "--format", "json", codes.node, "--", "echo in")
+
+    def asked() -> object:
+        done = codes.tsh(*words, home="quinn")
+        return json.loads(done.stdout)["nodes"][0] if b"needs a one-time code" in done.stderr else None
+
+    found = wait_for("the role at the proxy", asked)
+    assert (found["result"], found["code"], found["stdout"]) == ("failed", "mfa_required", "")
+    done = codes.tsh(*words, home="quinn", input=f"{code_at(secret, step + 1)}\n")
+    assert (done.returncode, json.loads(done.stdout)["nodes"][0]["stdout"]) == (0, "in\n"), text(done)

@@ -14,6 +14,7 @@ from tinyport.admin.connection import connect
 from tinyport.core.names import printable
 from tinyport.host.console import CommandLine, UsageError, format_time, output_options, table
 from tinyport.host.console_progress import format_size
+from tinyport.host.console_wrap import redraws
 
 #: event → what people call it; shown in this order, the others by how many there were
 _SHOWN = {
@@ -46,7 +47,7 @@ def add_commands(parser: CommandLine) -> None:
 def _top(args: argparse.Namespace) -> int:
     if args.every < FASTEST or args.count < 0:
         raise UsageError(f"--every is at least {FASTEST}, --count at least 1")
-    live = args.format == "text" and sys.stdout.isatty()
+    live = args.format == "text" and redraws(sys.stdout)
     before: dict[str, object] | None = None
     looks = 0
     with connect(args) as client:

@@ -151,13 +151,14 @@ def run(build: Build) -> None:
         "run",
         "run a command on many nodes at once",
         "tsh run site=berlin -- uptime",
-        "tsh run --login root --parallel 50 --output-dir out model=pi4 -- apt-get -y upgrade",
+        "tsh run --login root --parallel 50 --timeout 30m --output-dir out model=pi4 -- apt-get -y upgrade",
         "tsh run --format json greenhouse shed -- df -h",
         "tsh run --cluster partner.example site=berlin -- uptime",
         parents=[output_options()],
         parser_class=RunCommandLine,
         description="Run a command on all nodes with these labels, or of these names, at once. Nodes that are away are "
-        "reported. Exit status 0: it ended with 0 everywhere; 1: not everywhere; 255: it ran nowhere; "
+        "reported. The command gets no input and no terminal. Where roles ask for a one-time code, it is asked for "
+        "once for up to 64 nodes. Exit status 0: it ended with 0 everywhere; 1: not everywhere; 255: it ran nowhere; "
         "130: Control-C ended it.",
     )
     add = parser.add_argument
@@ -165,7 +166,7 @@ def run(build: Build) -> None:
     add("--cluster", metavar="C", help='on nodes of another cluster that "tsh clusters" lists')
     add("--parallel", type=int, default=20, metavar="N", help="on how many at a time (default 20)")
     add("--output-dir", metavar="DIR", help="NODE.out and NODE.err there, in place of lines here")
-    add("--timeout", metavar="T", help='how long it may take on each node ("30s", "10m")')
+    add("--timeout", metavar="T", help='how long on each node ("30s", "10m"); then it is ended')
     add("words", nargs="*", metavar="k=v|NODE", help="labels that nodes must have, or names; then -- COMMAND")
 
 

@@ -8,6 +8,8 @@ judged here, by the host CAs that our auth told us.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -64,7 +66,11 @@ class _ToProxy:
 
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> tuple[object, object]:
         opening = asyncio.get_running_loop().create_connection(lambda: prepared(factory(), self._judge), host, port)
-        return await asyncio.wait_for(opening, CONNECT_TIMEOUT)
+        try:
+            return await asyncio.wait_for(opening, CONNECT_TIMEOUT)
+        except asyncio.TimeoutError:
+            # Before Python 3.11 it is no OSError.
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
 
 class _ThroughProxy:

@@ -37,14 +37,23 @@ _CIPHERS = ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly13
 MAX_BANNER = 16 * 1024
 
 
+def show_banner(message: str) -> None:
+    """A node's banner, or its refusal in words, on standard error. Hostile text: line by line, escaped."""
+    for line in message[:MAX_BANNER].rstrip("\r\n").splitlines():
+        print(printable(line.expandtabs(), 500), file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Wish:
-    """Where to, as whom, and how. ``keepalive``: seconds between questions, and how many may stay unanswered."""
+    """Where to, as whom, and how. ``keepalive``: seconds between questions, and how many may stay unanswered. ``hear``
+    gets what the node says beside its sessions: hostile text.
+    """
 
     target: str
     login: str
     forward_agent: bool = False
     keepalive: tuple[int, int] = (30, 3)
+    hear: Callable[[str], None] = show_banner
 
 
 class OpenWay:
@@ -114,23 +123,17 @@ def _judge_for(
     return judge
 
 
-def show_banner(message: str) -> None:
-    """A node's banner, or its refusal in words, on standard error. Hostile text: line by line, escaped."""
-    for line in message[:MAX_BANNER].rstrip("\r\n").splitlines():
-        print(printable(line.expandtabs(), 500), file=sys.stderr)
-
-
-def _client_class() -> type[asyncssh.SSHClient]:
+def _client_class(hear: Callable[[str], None]) -> type[asyncssh.SSHClient]:
     import asyncssh
 
     class Client(asyncssh.SSHClient):
         def auth_banner_received(self, msg: str, lang: str) -> None:
-            show_banner(msg)
+            hear(msg)
 
         def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
             # Why a node refuses to listen, or to forward the agent or X11: SSH's answer has no place for it.
             if msg.startswith("tinyport: "):
-                show_banner(msg)
+                hear(msg)
 
     return Client
 
@@ -208,7 +211,7 @@ def engine_options(identity: UserIdentity, wish: Wish) -> dict[str, Any]:
         "kex_algs": [name for name in _KEY_EXCHANGES if name in _supported_exchanges()],
         "encryption_algs": _CIPHERS,
         "compression_algs": None,
-        "client_factory": _client_class(),
+        "client_factory": _client_class(wish.hear),
         "username": wish.login,
         "client_keys": [(key, certificate)],
         "preferred_auth": ["publickey"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tinyport.client import prompt
@@ -53,8 +54,11 @@ def rm(args: argparse.Namespace) -> int:
     return 0
 
 
-def stepped_up(identity: UserIdentity, refusal: AccessDenied, targets: list[str]) -> UserIdentity:
-    """The same identity with a certificate that says: a code was just shown, for sessions on ``targets``.
+def stepped_up(
+    identity: UserIdentity, refusal: AccessDenied, targets: Sequence[str], why: str | None = None
+) -> UserIdentity:
+    """The same identity with a certificate that says: a code was just shown, for sessions on ``targets``. ``why``: what
+    the person is told first, if not the words of the refusal.
 
     Raises ``refusal`` when it is not about that. The key is a new one and stays in memory.
     """
@@ -62,14 +66,14 @@ def stepped_up(identity: UserIdentity, refusal: AccessDenied, targets: list[str]
         raise refusal
     from tinyport.link.login_keys import LoginKeys
 
-    print(f"tsh: {printable(refusal.message)}", file=sys.stderr)
+    print(f"tsh: {printable(why or refusal.message)}", file=sys.stderr)
     keys = LoginKeys(identity.user)
     with auth_client(identity) as client:
         answer = client.request(
             "POST",
             "/v1/mfa/session",
             {
-                "nodes": targets,
+                "nodes": list(targets),
                 "otp": prompt.code("one-time code: "),
                 "ssh_public_key": public_line(keys.ssh_public_blob),
             },

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol, TextIO
 
 from tinyport.core.errors import OperatorError
 from tinyport.core.names import printable
+from tinyport.host.console import paint
 
 # A line without an end must not fill our memory.
 MAX_LINE = 64 * 1024
@@ -17,7 +20,7 @@ MAX_KEPT = 64 * 1024
 
 
 class Sink(Protocol):
-    """One node's output. ``errors``: it is the command's standard error."""
+    """One node's output. ``errors``: it is the command's standard error. OSError when it cannot be written."""
 
     def write(self, data: bytes, *, errors: bool) -> None: ...
 
@@ -26,15 +29,23 @@ class Sink(Protocol):
         ...
 
 
+class Screen(Protocol):
+    """What is drawn at the bottom of the terminal, in the way of lines."""
+
+    def hide(self) -> None: ...
+
+    def draw(self, *, now: bool = False) -> None: ...
+
+
 class Lines:
     """``name: line`` for each line, as soon as it is whole. On a terminal a device's control characters are shown, not
     obeyed; on a pipe bytes are what they are.
     """
 
-    def __init__(self, name: str, before: object = None) -> None:
-        """``before``: a display with ``hide`` that is in the way, or None."""
+    def __init__(self, name: str, before: Screen | None = None) -> None:
+        """``before``: what is drawn on the same terminal."""
         self._name = name
-        self._display = before
+        self._screen = before
         self._rest = {False: b"", True: b""}
 
     def write(self, data: bytes, *, errors: bool) -> None:
@@ -47,45 +58,69 @@ class Lines:
             self._show(lines, sys.stderr if errors else sys.stdout)
 
     def _show(self, lines: list[bytes], stream: TextIO) -> None:
-        hide = getattr(self._display, "hide", None)
-        if hide is not None:
-            hide()
-        terminal = stream.isatty()
-        for line in lines:
-            if terminal:
-                text = line.rstrip(b"\r").decode("utf-8", "replace").replace("\t", "    ")
-                stream.write(f"{self._name}: {printable(text, MAX_LINE)}\n")
-            else:
-                stream.flush()
+        if not stream.isatty():
+            stream.flush()
+            for line in lines:
                 stream.buffer.write(self._name.encode() + b": " + line + b"\n")
+            stream.flush()
+            return
+        if self._screen is not None:
+            self._screen.hide()
+        name = paint(f"{self._name}:", "cyan", stream)
+        stream.writelines(f"{name} {_as_shown(line)}\n" for line in lines)
         stream.flush()
+        if self._screen is not None:
+            self._screen.draw(now=True)
 
     def close(self) -> dict[str, object]:
         for errors, rest in self._rest.items():
             if rest:
                 self._show([rest], sys.stderr if errors else sys.stdout)
+        self._rest = {False: b"", True: b""}
         return {}
+
+
+def _as_shown(line: bytes) -> str:
+    # A progress bar is drawn over itself; its last state is what a terminal would show.
+    line = line.rstrip(b"\r").rpartition(b"\r")[2]
+    return printable(line.decode("utf-8", "replace").replace("\t", "    "), MAX_LINE)
 
 
 class Files:
     """``NAME.out`` and ``NAME.err`` in a folder; one that stays empty is not made."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._paths = {False: folder / f"{name}.out", True: folder / f"{name}.err"}
+        self._paths = _paths(folder, name)
         self._open: dict[bool, IO[bytes]] = {}
-        for path in self._paths.values():
-            # Of an earlier run, which this one is not about.
-            path.unlink(missing_ok=True)
 
     def write(self, data: bytes, *, errors: bool) -> None:
         if errors not in self._open:
-            self._open[errors] = self._paths[errors].open("wb")
-        self._open[errors].write(data)
+            self._open[errors] = self._paths[errors].open("wb", buffering=0)
+        _write_all(self._open[errors], data)
 
     def close(self) -> dict[str, object]:
         for file in self._open.values():
-            file.close()
+            # Whatever is in its way was raised by "write".
+            with suppress(OSError):
+                file.close()
         return {"errors" if errors else "output": str(self._paths[errors]) for errors in self._open}
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _paths(folder: Path, name: str) -> dict[bool, Path]:
+    return {False: folder / f"{name}.out", True: folder / f"{name}.err"}
+
+
+def without_earlier(folder: Path, names: Iterable[str]) -> None:
+    """Take away what an earlier run left of these nodes: of those that are away now there would be old news."""
+    for name in names:
+        for path in _paths(folder, name).values():
+            path.unlink(missing_ok=True)
 
 
 class Kept:

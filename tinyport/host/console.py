@@ -254,7 +254,13 @@ def main(program: str, build_parser: Callable[[], CommandLine], argv: Sequence[s
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        return report(program, error, debug=debug)
+        status = report(program, error, debug=debug)
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            # A full disk, which was the error.
+            _abandon_output()
+        return status
 
 
 def report(program: str, error: Exception, *, debug: bool = False) -> int:
@@ -399,11 +405,12 @@ def table(
     headers: Sequence[str],
     *,
     paint_cell: Callable[[str, str], str] | None = None,
+    stream: IO[str] | None = None,
 ) -> list[str]:
     """Rows as lines with columns that line up, under a line of headers. Cells are hostile text and are escaped.
 
-    On a terminal that is too narrow, the last column goes on beneath itself. ``paint_cell(header, text)`` may wrap a
-    cell in colour; what it adds is not counted.
+    On a terminal (``stream``; default: standard output) that is too narrow, the last column goes on beneath itself.
+    ``paint_cell(header, text)`` may wrap a cell in colour; what it adds is not counted.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     columns, at = [], 0
@@ -417,14 +424,16 @@ def table(
         at += gap
         columns.append([text + " " * (gap - used) for text, used in zip(column, taken, strict=True)])
     last = [row[len(headers) - 1] for row in cells]
-    columns.append([headers[-1], *_last_column(last, headers[-1], at, paint_cell)])
+    columns.append([headers[-1], *_last_column(last, headers[-1], at, paint_cell, stream)])
     rows_of_lines = ("".join(line).split("\n") for line in zip(*columns, strict=True))
     return [line.rstrip() for lines in rows_of_lines for line in lines]
 
 
-def _last_column(cells: list[str], header: str, at: int, paint_cell: Callable[[str, str], str] | None) -> Iterable[str]:
+def _last_column(
+    cells: list[str], header: str, at: int, paint_cell: Callable[[str, str], str] | None, stream: IO[str] | None
+) -> Iterable[str]:
     """Cells that begin at column ``at``, each in as many lines as the terminal makes of it."""
-    terminal = terminal_columns()
+    terminal = terminal_columns(stream)
     room = None if terminal is None else terminal - at
     # Where nearly nothing is left, the terminal's own breaking is no worse.
     pieces = [[text] if room is None or room < _LEAST_ROOM else wrapped(text, room) for text in cells]

@@ -10,7 +10,7 @@ from typing import IO
 
 from tinyport.core.durations import format_duration
 from tinyport.core.names import printable
-from tinyport.host.console_wrap import width
+from tinyport.host.console_wrap import redraws, width
 
 #: A terminal needs no more; each update is a write call.
 _PERIOD = 0.1
@@ -29,7 +29,7 @@ class Progress:
     """``label  42%  12MB  3.1MB/s  12s``, redrawn in place.
 
     ``update`` at will (it draws at most ten times a second), ``finish`` once. Silent when ``stream`` (default:
-    standard error) is no terminal. ``clock`` gives seconds that only grow.
+    standard error) is no terminal that can be drawn on. ``clock`` gives seconds that only grow.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Progress:
         self._total = total
         self._stream = stream or sys.stderr
         self._clock = clock
-        self._shown = self._stream.isatty()
+        self._shown = redraws(self._stream)
         self._began = clock()
         self._drawn = float("-inf")
         self._done = 0

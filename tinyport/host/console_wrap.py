@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import IO
 
 
 def width(text: str) -> int:
@@ -20,10 +21,35 @@ def width(text: str) -> int:
     return columns
 
 
-def terminal_columns() -> int | None:
-    """How wide the terminal on standard output is; None when it is none, where lines are for programs."""
+def cut(text: str, columns: int) -> str:
+    """``text`` in at most ``columns``, with an ellipsis when that is not all of it."""
+    if width(text) <= columns:
+        return text
+    kept, room = "", max(columns, 1) - 1
+    for char in text:
+        room -= width(char)
+        if room < 0:
+            break
+        kept += char
+    return kept + "…"
+
+
+def redraws(stream: IO[str]) -> bool:
+    """Is it a terminal on which a program can move the cursor, and so draw the same lines anew?"""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+        terminal = stream.isatty()
+    except ValueError:
+        return False
+    return terminal and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def terminal_columns(stream: IO[str] | None = None) -> int | None:
+    """How wide the terminal on ``stream`` (default: standard output) is; None when it is none, where lines are for
+    programs.
+    """
+    stream = stream or sys.stdout
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else None
     except (OSError, ValueError):
         return None
 
