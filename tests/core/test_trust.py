@@ -124,9 +124,11 @@ def test_locks_and_revocation_of_a_namesake_are_not_theirs() -> None:
 def test_their_second_factor_is_not_ours() -> None:
     rules = local(trusted(("dev-admin", ["careful-guest"])))
     subject = judge(rules, second_factor={"nodes": [UUID]})
-    with pytest.raises(AccessDenied) as caught:
+    with pytest.raises(AccessDenied, match=r"one shown in partner\.example does not count") as caught:
         decide(subject, login="guest", node=NODE, policy=rules, now=NOW)
-    assert caught.value.code == "mfa_required"
+    # Not what makes a client ask for one.
+    assert caught.value.code == "mfa_elsewhere"
+    assert "administrator of farm.example" in caught.value.hint
 
 
 def test_what_was_verified_is_judged_by_the_map_of_today() -> None:

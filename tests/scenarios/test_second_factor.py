@@ -122,3 +122,19 @@ def test_a_command_on_many_nodes_asks_for_one_code(codes: Cluster, tmp_path: Pat
     assert (found["result"], found["code"], found["stdout"]) == ("failed", "mfa_required", "")
     done = codes.tsh(*words, home="quinn", input=f"{code_at(secret, step + 1)}\n")
     assert (done.returncode, json.loads(done.stdout)["nodes"][0]["stdout"]) == (0, "in\n"), text(done)
+
+
+def test_files_are_copied_with_a_code(codes: Cluster, tmp_path: Path) -> None:
+    role = tmp_path / "careful.toml"
+    role.write_text(CAREFUL)
+    assert codes.tctl("create", "-f", role).returncode == 0
+    secret, step = sign_up(codes, "rosa", "careful")
+    configure(codes, "off")
+    codes.login("rosa", PASSWORD)
+    place = f"{codes.login_name}@{codes.node}:{tmp_path}"
+    wait_for("the role at the proxy", lambda: b"one-time" in codes.tsh("ssh", codes.node, "true", home="rosa").stderr)
+    # From the node to itself: two connections, one question.
+    words = ("scp", "-q", f"{place}/careful.toml", f"{codes.login_name}@{codes.node}.tinyport.local:{tmp_path}/copy")
+    done = codes.tsh(*words, home="rosa", input=f"{code_at(secret, step + 1)}\n")
+    assert done.returncode == 0, text(done)
+    assert (tmp_path / "copy").read_text() == CAREFUL

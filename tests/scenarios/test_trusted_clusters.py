@@ -130,6 +130,30 @@ def test_tsh_reaches_it_too(cluster: Cluster, partner: Cluster, dev: Path) -> No
         assert b"Traceback" not in done.stderr
 
 
+def test_a_role_that_wants_a_code_says_that_none_of_theirs_counts(
+    cluster: Cluster, partner: Cluster, dev: Path
+) -> None:
+    guest = {
+        "kind": "role",
+        "name": "dev-guest",
+        "allow": {"logins": [cluster.login_name], "node_labels": {"*": ["*"]}},
+    }
+    create(cluster, **guest, options={"require_mfa": True})
+    words = ("--cluster", HERE, f"{cluster.login_name}@{cluster.node}", "true")
+    said = f"one shown in {PARTNER} does not count here (ask an administrator of {HERE}".encode()
+    try:
+        refused = wait_for(
+            "the role at the other proxy",
+            lambda: (done := partner.tsh("ssh", *words, home="dev")) and done.returncode == 255 and done,
+        )
+        assert said in refused.stderr, text(refused)
+        done = partner.tsh("run", "--cluster", HERE, cluster.node, "--", "true", home="dev")
+        assert (done.returncode, said in done.stderr) == (255, True), text(done)
+    finally:
+        create(cluster, **guest)
+        wait_for("the role as it was", lambda: partner.tsh("ssh", *words, home="dev").returncode == 0)
+
+
 def test_another_host_ca_is_not_believed(cluster: Cluster, partner: Cluster, dev: Path) -> None:
     entry = {"kind": "trusted_cluster", "name": HERE, "public_addr": cluster.ready["proxy"]}
     create(partner, **entry, host_ca=public_line(Ed25519Key.generate().public_blob))

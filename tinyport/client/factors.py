@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tinyport.client import prompt
+from tinyport.client.dial import Dialled
+from tinyport.client.engine import Dialling, Wish
 from tinyport.client.one_time_code import show_enrolment, with_code
 from tinyport.client.whoami import auth_client, identity_of
 from tinyport.core.certificate import public_line
-from tinyport.core.errors import AccessDenied, PeerError
+from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import printable
 from tinyport.host.console import emit, format_time, table
 from tinyport.host.user_identity import UserIdentity
@@ -82,3 +84,30 @@ def stepped_up(
     if not isinstance(certificate, str):
         raise PeerError("auth sent no certificate")
     return replace(identity, ssh_key=keys.ssh_key, ssh_certificate=certificate)
+
+
+def dialled(identity: UserIdentity, wishes: Sequence[Wish]) -> tuple[UserIdentity, list[Dialled]]:
+    """Open ways to the nodes of ``wishes``, and who to be there: where a node wants a code, it is asked for once for
+    all of them. Raises as ``dial``; then none is left open.
+    """
+    try:
+        return identity, _dial_all(identity, wishes)
+    except AccessDenied as error:
+        identity = stepped_up(identity, error, list(dict.fromkeys(wish.target for wish in wishes)))
+    return identity, _dial_all(identity, wishes)
+
+
+def _dial_all(identity: UserIdentity, wishes: Sequence[Wish]) -> list[Dialled]:
+    under_way = [Dialling(identity, wish) for wish in wishes]
+    done: list[Dialled] = []
+    trouble: TinyportError | None = None
+    for one in under_way:
+        try:
+            done.append(one.result())
+        except TinyportError as error:
+            trouble = trouble or error
+    if trouble is not None:
+        for found in done:
+            found.socket.close()
+        raise trouble
+    return done

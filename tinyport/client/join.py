@@ -7,14 +7,14 @@ import asyncio
 import sys
 from collections.abc import Mapping
 
-from tinyport.client.engine import Dialling, Wish, connected
-from tinyport.client.factors import stepped_up
+from tinyport.client.engine import Wish, connected
+from tinyport.client.factors import dialled
 from tinyport.client.session import LOST, SessionWish
 from tinyport.client.ssh import talk
 from tinyport.client.ssh_options import parse_options
 from tinyport.client.target import checked_login, default_login
 from tinyport.client.whoami import auth_client, identity_of
-from tinyport.core.errors import AccessDenied, OperatorError, TinyportError
+from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.names import printable
 from tinyport.core.session_joining import join_subsystem
 from tinyport.host.console import report
@@ -28,16 +28,12 @@ def run(args: argparse.Namespace) -> int:
         session = _find(identity, args.session)
         node, name = str(session.get("node_uuid") or ""), printable(str(session.get("node")), 64)
         wish = Wish(target=node, login=checked_login(args.login or _login(identity, session)))
-        try:
-            dialled = Dialling(identity, wish).result()
-        except AccessDenied as error:
-            identity = stepped_up(identity, error, [name])
-            dialled = Dialling(identity, wish).result()
+        identity, (way,) = dialled(identity, [wish])
         who = printable(str(session.get("user")), 64)
         print(f"tsh: joining the session of {who} on {name} as {args.mode}; ~. leaves", file=sys.stderr)
         subsystem = join_subsystem(str(session["id"]), args.mode)
         looking = SessionWish(command=subsystem, pty=True, subsystem=True)
-        return asyncio.run(talk(connected(identity, wish, dialled), looking, [], parse_options([])))
+        return asyncio.run(talk(connected(identity, wish, way), looking, [], parse_options([])))
     except (TinyportError, OSError) as error:
         report("tsh", error, debug=args.debug)
         return LOST

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tinyport.client.engine import Dialling, Wish, connected
+from tinyport.client.engine import Wish, connected
+from tinyport.client.factors import dialled
 from tinyport.client.files import Here, Side, Status, There, copy_bytes, plain_name
 from tinyport.client.ssh_options import parse_options
 from tinyport.client.target import checked_login, default_login, split_target
@@ -18,7 +20,9 @@ from tinyport.core.errors import OperatorError
 from tinyport.core.names import printable
 from tinyport.host.console import DONE, FAILED, UsageError, print_error
 from tinyport.host.console_progress import Progress
-from tinyport.host.user_identity import UserIdentity
+
+if TYPE_CHECKING:
+    import asyncssh
 
 #: Folders in folders. A node could show one within itself for ever.
 MAX_DEPTH = 100
@@ -161,6 +165,11 @@ class Copy:
         print_error(f"tsh: error: {text}")
 
 
+_Key = tuple[str | None, str | None]
+#: by login and node, as they were typed
+Ways = Mapping[_Key, AbstractAsyncContextManager["asyncssh.SSHClientConnection"]]
+
+
 def run(args: argparse.Namespace) -> int:
     """0 when everything was copied, 1 when something was not; no way to a node ends as any other command does."""
     places = [parse_place(text) for text in args.paths]
@@ -169,21 +178,35 @@ def run(args: argparse.Namespace) -> int:
     if all(place.node is None for place in places):
         raise UsageError("all paths are on this machine", hint="write NODE:PATH for one of them, or use cp")
     identity = identity_of(args)
-    options = parse_options(args.option)
-    return asyncio.run(_copy_all(args, identity, places, options.user))
+    user = parse_options(args.option).user
+    wishes: dict[_Key, Wish] = {
+        (place.login, place.node): Wish(place.node, checked_login(place.login or user or default_login(identity)))
+        for place in places
+        if place.node is not None
+    }
+    if args.cluster and args.cluster != identity.cluster:
+        from tinyport.client.elsewhere import connected_elsewhere
+
+        ways: Ways = {key: connected_elsewhere(identity, wish, args.cluster) for key, wish in wishes.items()}
+    else:
+        # Before anything runs: a person may have to look for a code.
+        identity, open_ways = dialled(identity, list(wishes.values()))
+        pairs = zip(wishes.items(), open_ways, strict=True)
+        ways = {key: connected(identity, wish, way) for (key, wish), way in pairs}
+    return asyncio.run(_copy_all(args, places, ways))
 
 
-async def _copy_all(args: argparse.Namespace, identity: UserIdentity, places: Sequence[Place], user: str | None) -> int:
+async def _copy_all(args: argparse.Namespace, places: Sequence[Place], ways: Ways) -> int:
     import asyncssh
 
     *sources, destination = places
     async with AsyncExitStack() as stack:
-        sides: dict[tuple[str | None, str | None], Side] = {}
+        sides: dict[_Key, Side] = {}
 
         async def side(place: Place) -> Side:
             key = (place.login, place.node)
             if key not in sides:
-                sides[key] = await _side(stack, identity, place, user, args.cluster)
+                sides[key] = Here() if place.node is None else await _there(stack, ways[key])
             return sides[key]
 
         target = await side(destination)
@@ -205,18 +228,6 @@ async def _copy_all(args: argparse.Namespace, identity: UserIdentity, places: Se
     return FAILED if failed else DONE
 
 
-async def _side(
-    stack: AsyncExitStack, identity: UserIdentity, place: Place, user: str | None, cluster: str | None
-) -> Side:
-    if place.node is None:
-        return Here()
-    login = checked_login(place.login or user or default_login(identity))
-    wish = Wish(target=place.node, login=login)
-    if cluster and cluster != identity.cluster:
-        from tinyport.client.elsewhere import connected_elsewhere
-
-        connecting = connected_elsewhere(identity, wish, cluster)
-    else:
-        connecting = connected(identity, wish, await asyncio.to_thread(Dialling(identity, wish).result))
-    connection = await stack.enter_async_context(connecting)
+async def _there(stack: AsyncExitStack, way: AbstractAsyncContextManager[asyncssh.SSHClientConnection]) -> Side:
+    connection = await stack.enter_async_context(way)
     return There(await stack.enter_async_context(connection.start_sftp_client()))

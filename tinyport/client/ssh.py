@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from tinyport.client.engine import Dialling, Wish, connected
-from tinyport.client.factors import stepped_up
+from tinyport.client.engine import Wish, connected
+from tinyport.client.factors import dialled
 from tinyport.client.forward import Forward, parse_forward, set_up, tell_refusals
 from tinyport.client.session import LOST, Session, SessionWish
 from tinyport.client.ssh_options import Options, parse_options
 from tinyport.client.target import checked_login, default_login, split_target
 from tinyport.client.terminal import environment_to_send, is_terminal
 from tinyport.client.whoami import identity_of
-from tinyport.core.errors import AccessDenied, TinyportError
+from tinyport.core.errors import TinyportError
 from tinyport.core.names import printable
 from tinyport.host.console import UsageError, report
 
@@ -45,13 +45,8 @@ def run(args: argparse.Namespace) -> int:
             from tinyport.client.elsewhere import connected_elsewhere
 
             return asyncio.run(talk(connected_elsewhere(identity, wish, args.cluster), session, forwards, options))
-        dialling = Dialling(identity, wish)
-        try:
-            dialled = dialling.result()
-        except AccessDenied as error:
-            identity = stepped_up(identity, error, [target])
-            dialled = Dialling(identity, wish).result()
-        return asyncio.run(talk(connected(identity, wish, dialled), session, forwards, options))
+        identity, (way,) = dialled(identity, [wish])
+        return asyncio.run(talk(connected(identity, wish, way), session, forwards, options))
     except UsageError:
         raise
     except (TinyportError, OSError) as error:

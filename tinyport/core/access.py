@@ -175,8 +175,14 @@ def decide(subject: Subject, *, login: str, node: NodeDocument, policy: Policy, 
         )
     if rights.requires_mfa and node.uuid not in subject.claims.second_factor:
         # Only now: whoever is refused anyway need not look for their phone.
+        if subject.home is not None:
+            truth = (
+                f"a session on {node.name} needs a one-time code, and one shown in {subject.home} does not count here"
+            )
+            hint = f"ask an administrator of {policy.cluster} for a role without require_mfa"
+            raise refuse(truth, f"of {subject.user}", "mfa_elsewhere", hint)
         truth = f"a session on {node.name} needs a one-time code"
-        raise refuse(truth, f"of {subject.user}", "mfa_required", 'use "tsh ssh", which asks for it')
+        raise refuse(truth, f"of {subject.user}", "mfa_required", 'use "tsh ssh", "tsh scp" or "tsh run"')
     return _grant(subject, login, node, rights.session_terms.and_also(policy.session_terms))
 
 
