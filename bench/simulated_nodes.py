@@ -33,6 +33,7 @@ from tinyport.core.errors import TinyportError
 from tinyport.core.version import VERSION
 from tinyport.host.logging_line import Log
 from tinyport.host.tls import client_context
+from tinyport.node.link.probation import Probation
 from tinyport.node.link.tunnel import CONNECTING, GREETING, WAITING, Tunnel
 from tinyport.node.loop import READ, WRITE, Loop, Timer, spread
 from tinyport.proxy.traffic import wire_bytes
@@ -127,7 +128,7 @@ class SimulatedNode(Tunnel):
         def context(alpn: str) -> Any:
             return client_context(fleet.tls_cas, alpn=[alpn], cert_pem=identity["certificate"], key_pem=identity["key"])
 
-        super().__init__(loop, self, context, fleet.cluster, log)
+        super().__init__(loop, self, Probation(context), fleet.cluster, log)
         self.uuid = str(identity["uuid"])
         number = int(identity["number"])
         self._source = f"127.{64 + number // 60000}.{number // 250 % 240 + 1}.{number % 250 + 1}"
@@ -151,6 +152,9 @@ class SimulatedNode(Tunnel):
 
     def is_no_proxy(self, place: tuple[str, int]) -> bool:
         return False
+
+    def alone(self, tunnel: Tunnel) -> bool:
+        return True
 
     def useless(self, tunnel: Tunnel) -> None:
         raise AssertionError("a node with one proxy always has somewhere to go")

@@ -32,7 +32,8 @@ for name, value in told["constants"].items():
     setattr(import_module("tinyport.node." + module), constant, value)
 versions = {kind: tuple(version) for kind, version in told["versions"].items()}
 places = link_places.parse_places(told["reached"])
-rest = {"proxies": told["proxies"], "reached": places}
+before = None if told["before"] is None else (told["before"], 8)
+rest = {"proxies": told["proxies"], "reached": places, "before": before}
 given = inherited.Inherited(socket.socket(fileno=3), [socket.socket(fileno=4)], 5, 6, versions, **rest)
 link.run(told["config"], told["identity"], given, Log("node.link", "debug"))
 """
@@ -140,6 +141,8 @@ class Rig:
         policy = changes.pop("policy", None)
         reached = [f"127.0.0.1:{port}" for port in changes.pop("reached", [])]
         identity = {name: self.identity[name] for name in identity_view.PUBLIC}
+        #: the identity before that of today (as identity.json has it), while this is on probation
+        before = changes.pop("before", None)
         told = {
             "config": config,
             "identity": identity,
@@ -147,16 +150,20 @@ class Rig:
             "constants": changes.pop("constants", {}),
             "proxies": policy,
             "reached": reached,
+            "before": before and {name: before[name] for name in ("tls_cas", "valid_before", "generation")},
         }
         assert not changes
         ours, theirs = pair()
         view = identity_view.create()
         identity_view.fill(view, self.identity)
         spool = os.open(self.spool, os.O_RDONLY | os.O_DIRECTORY)
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as kept:
+            if before is not None:
+                kept.write(f"{before['tls_certificate']}\n{before['tls_key']}".encode())
+                kept.flush()
             file.write(json.dumps(told).encode())
             file.flush()
-            fds = [theirs.fileno(), self.door.fileno(), view[1], spool, file.fileno()]
+            fds = [theirs.fileno(), self.door.fileno(), view[1], spool, file.fileno(), kept.fileno()]
             self.pid = spawn([*light_arguments("sys", call="")[:-1], _code()], fds)
         theirs.close()
         for descriptor in (*view, spool):
@@ -178,6 +185,11 @@ class Rig:
         self._opened.append(stream)
         return stream
 
+    def hold(self, end: TunnelEnd) -> TunnelEnd:
+        """A tunnel that was taken in another way; ``stop`` closes it."""
+        self._opened.append(end)
+        return end
+
     def tunnel(self, **changes: Any) -> TunnelEnd:
         """The next connection as a tunnel, with TLS done and nothing said."""
         context = self.cluster.server(changes.pop("kind", "proxy"), changes.pop("alpn", "tinyport-tunnel"), **changes)
@@ -185,9 +197,10 @@ class Rig:
         self._opened.append(end)
         return end
 
-    def auth(self, kind: str = "auth") -> AuthEnd:
+    def auth(self, kind: str = "auth", *, of: Cluster | None = None) -> AuthEnd:
         """The next connection as one to auth."""
-        end = AuthEnd(self.cluster.server(kind, "tinyport-auth").wrap_socket(self.accept(), server_side=True))
+        context = (of or self.cluster).server(kind, "tinyport-auth")
+        end = AuthEnd(context.wrap_socket(self.accept(), server_side=True))
         self._opened.append(end)
         return end
 

@@ -12,7 +12,7 @@ from tinyport.core.certificate import Certificate
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError
 from tinyport.core.policy import sign_document
 from tinyport.core.signatures import Ed25519Key
-from tinyport.host import identity_file
+from tinyport.host import identity_before, identity_file
 from tinyport.host.logging_line import Log
 from tinyport.node.keeper.documents import Documents
 from tinyport.node.keeper.judgement import judge
@@ -216,3 +216,23 @@ def test_a_keeper_of_the_identity_before_writes_no_document_of_it(tmp_path: Path
     assert documents.install(authority.node(serial=2)) == "node"
     assert (tmp_path / "node.json").read_text() == "of the other one"
     assert documents.unsaved == []
+
+
+def test_sessions_are_dialled_back_to_where_a_tunnel_may_stand(tmp_path: Path, authority: Authority) -> None:
+    documents = load(tmp_path)
+    assert documents.policy is not None
+    today = list(documents.policy.tls_cas)
+    assert documents.dial_cas == today
+    held = {**identity_file.load(tmp_path / "identity.json"), "tls_cas": ["OLD", *today]}
+    identity_before.keep(tmp_path, {**held, "valid_before": documents.now() + 3600}, documents.now())
+    assert documents.dial_cas == [*today, "OLD"]
+    # It has ended; then, somebody has given up the keys of before for stolen.
+    (tmp_path / identity_before.PUBLIC).write_text(
+        json.dumps({"tls_cas": ["OLD"], "valid_before": documents.now() - 1})
+    )
+    assert documents.dial_cas == today
+    identity_before.drop(tmp_path)
+    identity_before.keep(tmp_path, {**held, "valid_before": documents.now() + 3600}, documents.now())
+    last = {"epoch": identity_before.GIVEN_UP, "serial": identity_before.GIVEN_UP}
+    assert documents.install(authority.policy(**last)) == "policy"
+    assert documents.dial_cas == today

@@ -107,3 +107,18 @@ def test_a_failure_waits_its_time(renewal: Asked) -> None:
     renewal.asked([BEGAN + 10, 0.0])
     turn(renewal)
     assert renewal.times == 0
+
+
+def test_renewals_that_bring_no_tunnel_come_ever_more_rarely(renewal: Asked) -> None:
+    """A proxy that does not take what we have will not take the next one; auth and the disk are spared."""
+
+    def succeeds() -> float:
+        renewal._ended(0)
+        return renewal._not_before - time.monotonic()
+
+    pauses = [round(succeeds()) for _ in range(10)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(monitor_renewal.FIRST_PAUSE, abs=1)
+    assert pauses[-1] == pytest.approx(monitor_renewal.LONGEST_PAUSE, abs=1)
+    renewal.proved()
+    assert succeeds() == pytest.approx(monitor_renewal.FIRST_PAUSE, abs=1)

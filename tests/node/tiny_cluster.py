@@ -164,6 +164,13 @@ class TunnelEnd:
         self._decoder = ws.Decoder("server", 64 * 1024)
         self._messages: list[tuple[int, bytes]] = []
 
+    @classmethod
+    def over(cls, stream: ssl.SSLSocket) -> TunnelEnd:
+        """On a connection whose TLS is done."""
+        made = cls.__new__(cls)
+        made.stream, made._decoder, made._messages = stream, ws.Decoder("server", 64 * 1024), []
+        return made
+
     @staticmethod
     def _secured(listener: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
         while True:

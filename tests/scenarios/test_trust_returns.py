@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .cluster import Cluster, text, wait_for
-from .test_rotation import FORWARD, echoes, step
+from tests.conftest import need_program
+from tinyport.host.identity_before import PUBLIC, SECRET
+
+from .cluster import BIN, Cluster, text, wait_for
+from .test_rotation import FORWARD, cluster_name, echoes, step
 
 
 def test_a_backup_from_before_a_rotation_brings_the_cas_of_then(fragile: Cluster, tmp_path: Path) -> None:
@@ -25,3 +32,58 @@ def test_a_backup_from_before_a_rotation_brings_the_cas_of_then(fragile: Cluster
     wait_for("the node to be back", lambda: fragile.node_status() == "online")
     fragile.login(alice)
     wait_for("a session", lambda: echoes(fragile, alice))
+
+
+@contextmanager
+def proxy_that_cannot_renew(cluster: Cluster) -> Iterator[None]:
+    """Its disk takes no new identity: what would be written aside has the name of a folder."""
+    aside = cluster.data / "proxy" / f"identity.json.{cluster.ready['pids']['proxy']}.new"
+    aside.mkdir()
+    try:
+        yield
+    finally:
+        aside.rmdir()
+
+
+def says(cluster: Cluster) -> str:
+    """What ``tinyport status`` says on the node."""
+    return cluster.run(BIN / "tinyport", "status", "--data-dir", cluster.data).stdout.decode()
+
+
+def kept(cluster: Cluster) -> list[str]:
+    """The identity before that of today, as far as it is there."""
+    return [name for name in (PUBLIC, SECRET) if (cluster.data / "node" / name).exists()]
+
+
+def test_a_proxy_that_cannot_follow_strands_no_node(fragile: Cluster) -> None:
+    """A rotation was ended although a proxy still shows the old CA, which no node believes any more."""
+    need_program("ssh")
+    alice = fragile.add_user("alice", fragile.login_name)
+    config = fragile.ssh_config(alice)
+    where = f"{fragile.login_name}@{fragile.node}.{cluster_name(fragile)}"
+
+    def ssh() -> bool:
+        # By the proxy's SSH side: alice's TLS certificate is of the CA that was replaced.
+        words = ("-F", config, "-o", "BatchMode=yes", "-J", f"{fragile.login_name}@{fragile.ready['proxy']}")
+        return fragile.run("ssh", *words, where, "echo in", home=alice).stdout == b"in\n"
+
+    with proxy_that_cannot_renew(fragile):
+        for phase in FORWARD:
+            step(fragile, phase, "tls", follow=False)
+            generation = {"init": 2, "update_clients": 3, "update_servers": 4, "standby": 5}[phase]
+            wait_for(f"the node to renew in {phase}", lambda: f"generation {generation}," in says(fragile))  # noqa: B023
+        wait_for("a tunnel with what was before", lambda: "has not followed the last renewal" in says(fragile))
+        assert kept(fragile) == [PUBLIC, SECRET]
+        # Sessions are dialled back to that proxy, too: plain ssh has nothing to do with the TLS CA.
+        wait_for("a session", ssh)
+        # Nothing of it hangs on this process.
+        os.kill(fragile.ready["pids"]["node"], signal.SIGKILL)
+        wait_for("the tunnel again", lambda: "has not followed the last renewal" in says(fragile))
+        wait_for("a session", ssh)
+        assert kept(fragile) == [PUBLIC, SECRET]
+    # Its disk is mended, it is started again, and renews.
+    os.kill(fragile.ready["pids"]["proxy"], signal.SIGKILL)
+    wait_for("the tunnel with the certificate of today", lambda: kept(fragile) == [])
+    assert "has not followed" not in says(fragile)
+    assert "up for" in says(fragile)
+    wait_for("auth to hear of it", lambda: fragile.node_status() == "online")

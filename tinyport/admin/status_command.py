@@ -119,8 +119,13 @@ def _table(value: object) -> Mapping[str, Any]:
 def _servers(tunnel: Mapping[str, Any]) -> str:
     """Where tunnels stand: to each proxy that can be reached."""
     standing = tunnel.get("tunnels")
-    found = [str(_table(one).get("server")) for one in standing] if isinstance(standing, list) else []
+    found = [_standing(_table(one)) for one in standing] if isinstance(standing, list) else []
     return ", ".join(found or [str(tunnel["server"])])
+
+
+def _standing(one: Mapping[str, Any]) -> str:
+    # docs/rotation.md, "When a new certificate is not taken"
+    return f"{one.get('server')}{' (which has not followed the last renewal)' if one.get('before') else ''}"
 
 
 def _skew(seconds: object) -> str:

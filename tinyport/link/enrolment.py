@@ -35,7 +35,7 @@ from tinyport.core.names import format_address, is_uuid, parse_address
 from tinyport.core.policy import newer, open_document
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.version import VERSION
-from tinyport.host import identity_file
+from tinyport.host import identity_before, identity_file
 from tinyport.host.files import private_folder, read_limited, write_private
 from tinyport.host.logging_line import Log
 from tinyport.link.api import AuthClient, fetch_hello, pin_of
@@ -161,6 +161,8 @@ def join(
     documents = _newer_documents(identity_path.parent, answer, identity)
     # Whose identity it is before what is known of it: a keeper of the one before leaves the documents alone then.
     identity_file.save(identity_path, identity)
+    # Whose this is was another's, or a compromise is behind it: there is no way back.
+    identity_before.drop(identity_path.parent)
     _keep(documents)
     _pending_path(identity_path).unlink(missing_ok=True)
     return identity
@@ -290,8 +292,20 @@ def _replace(
             hint="if the cluster was made anew, move the identity away and join again",
         )
     _keep(_newer_documents(identity_path.parent, answer, identity))
+    if identity["kind"] == "node":
+        _put_aside(identity_path, held, _number(answer, "time"))
     identity_file.save(identity_path, identity)
     return identity
+
+
+def _put_aside(identity_path: Path, held: Mapping[str, object], now: float) -> None:
+    """What is replaced is kept until a tunnel stands with the new one (host.identity_before). Beside the file that it
+    was in, and nowhere else."""
+    try:
+        identity_before.keep(identity_path.parent, held, now)
+    except OSError:
+        # Without it there is no way back; that must not keep anybody from going on.
+        return
 
 
 def renew_if_stale(identity_path: Path) -> dict[str, object] | None:

@@ -19,7 +19,7 @@ from tinyport.core.names import printable
 from tinyport.core.policy import MAX_DOCUMENT, NodeDocument, Policy, newer, open_document, version
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.verified import VerifiedCertificates
-from tinyport.host import identity_file
+from tinyport.host import identity_before, identity_file
 from tinyport.host.files import read_limited, write_private
 from tinyport.host.logging_line import Log
 from tinyport.node.keeper.used_once import UsedOnce
@@ -114,6 +114,16 @@ class Documents:
         except OSError:
             return 0, 0
         return state.st_ino, state.st_mtime_ns
+
+    @property
+    def dial_cas(self) -> list[str]:
+        """The TLS CAs of proxies that sessions are dialled back to: where the tunnel may stand."""
+        policy = self.policy
+        cas = list(self.identity.tls_cas if policy is None else policy.tls_cas)
+        before = identity_before.read(os.path.dirname(self._paths["identity"]))
+        if before is None or not identity_before.counts(before, self.now(), 0 if policy is None else policy.epoch):
+            return cas
+        return [*cas, *(pem for pem in _list(before["tls_cas"]) if pem not in cas)]
 
     # ------------------------------------------------------------------ documents
 
@@ -274,6 +284,10 @@ class Documents:
             self._log.warning("the time could not be written", reason=error)
             return
         self._written_floor = floor
+
+
+def _list(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _claimed_kind(signed: object) -> str:

@@ -283,7 +283,6 @@ class Keeper:
     def _serve(self, worker: Worker, connection: Connection) -> bool:
         """Hand it over. False when the worker is gone."""
         identity, endpoint = connection.identity, connection.endpoint
-        policy = self._documents.policy
         certificate, key = identity.host_keys
         message: dict[str, object] = {
             "op": "serve",
@@ -300,7 +299,7 @@ class Keeper:
         }
         if endpoint.kind == "dial":
             message["cluster"] = identity.cluster
-            message["tls_cas"] = list(policy.tls_cas if policy is not None else identity.tls_cas)
+            message["tls_cas"] = self._documents.dial_cas
         try:
             stream = connection.duplicate()
         except OSError as error:

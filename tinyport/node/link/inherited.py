@@ -19,10 +19,11 @@ class Inherited:
 
     ``secret``: memory file with TLS key and certificate. ``spool``: descriptor of the spool's folder. ``versions``:
     kind → (epoch, serial) of the documents on the disk, ``renewal`` and ``proxies``: what the policy there says of
-    early renewals and of where proxies are; ``reached``: where tunnels stood before.
+    early renewals and of where proxies are; ``reached``: where tunnels stood before; ``before``: the identity before
+    this one while it is on probation (host.identity_before), and a descriptor of its certificate and key.
     """
 
-    __slots__ = ("channel", "listeners", "proxies", "reached", "renewal", "secret", "spool", "versions")
+    __slots__ = ("before", "channel", "listeners", "proxies", "reached", "renewal", "secret", "spool", "versions")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Inherited:
         renewal: object = None,
         proxies: object = None,
         reached: Sequence[tuple[str, int]] = (),
+        before: tuple[dict[str, object], int] | None = None,
     ) -> None:
         self.channel = channel
         self.listeners = listeners
@@ -43,6 +45,7 @@ class Inherited:
         self.renewal = renewal
         self.proxies = proxies
         self.reached = reached
+        self.before = before
 
 
 class Contexts:

@@ -17,6 +17,7 @@ from tinyport.core.clock import SKEW_WORTH_SAYING
 from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.events import event as make_event
 from tinyport.core.names import check_label, format_address, parse_address, printable
+from tinyport.host import identity_before
 from tinyport.host.logging_line import Log
 from tinyport.link.tlsstream import STALE
 from tinyport.node.confinement import shed
@@ -32,6 +33,7 @@ from tinyport.node.link.labels import LabelCommands
 from tinyport.node.link.listen import Doorway
 from tinyport.node.link.penalties import Penalties
 from tinyport.node.link.places import Places
+from tinyport.node.link.probation import Probation
 from tinyport.node.link.recordings import Recordings
 from tinyport.node.link.spool import Spool
 from tinyport.node.link.tunnel import REPLACED
@@ -80,7 +82,7 @@ class Link:
         places = Places([*given.reached, _address(config["server"])])
         # Until there is a policy, what the join brought.
         places.sign({"addresses": identity["proxies"]} if given.proxies is None else given.proxies)
-        self._tunnels = Tunnels(loop, self, places, contexts, cluster, log)
+        self._tunnels = Tunnels(loop, self, places, self._trust(contexts, given), cluster, log)
         self._dials = Dials(loop, lambda: self._keeper.send({"op": "warm"}), self._keeper.send, self._penalties, log)
         self._auth = AuthLine(loop, lambda: self._tunnels.auth_address, contexts, cluster, log, self._tunnels.inside)
         self._events = EventSender(loop, self._auth, Spool(given.spool, self._now, _new_id), log)
@@ -97,6 +99,22 @@ class Link:
         self._offset: float | None = None
         self._asked_time = -TIME_EVERY
         self._ports = [listener.getsockname()[1] for listener in given.listeners]
+
+    def _trust(self, today: Contexts, given: Inherited) -> Probation:
+        """For tunnels, which may fall back to the identity of before; what is said to auth does not."""
+        if given.before is None:
+            return Probation(today)
+        before, secret = given.before
+        try:
+            contexts = Contexts(_texts(before["tls_cas"]), secret)
+        except (OSError, ValueError) as error:
+            self._log.warning("the identity of before cannot be used", reason=error)
+            return Probation(today)
+        return Probation(
+            today,
+            contexts,
+            lambda: identity_before.counts(before, self._now(), self._documents.versions["policy"][0]),
+        )
 
     def run(self) -> None:
         """Serve until the monitor says stop, or ends."""
@@ -185,6 +203,7 @@ class Link:
                 "tunnel": "up" if standing else "down",
                 "since": self._since,
                 "tunnels": standing,
+                "generation": self._identity["generation"],
                 **first,
                 "reason": "" if reason is None else reason.message,
                 "offset": self._offset,
@@ -362,7 +381,8 @@ def run(config: dict[str, object], identity: dict[str, object], given: Inherited
     """Be link: called by the monitor in a fresh fork, as root if it is root. Returns when told to stop."""
     name_process("tinyport-link")
     link = Link(config, identity, given, log)
-    os.close(given.secret)
+    for descriptor in (given.secret, *([] if given.before is None else [given.before[1]])):
+        os.close(descriptor)
     user = config["user"]
     shed(user if isinstance(user, dict) else None)
     link.run()

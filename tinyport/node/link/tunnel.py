@@ -17,15 +17,16 @@ from tinyport.link.http_proxy import proxy_for
 from tinyport.link.httphead import parse_head
 from tinyport.link.tlsstream import BUSY, TlsStream
 from tinyport.node.link.connect import Connect
+from tinyport.node.link.probation import PATIENCE
 from tinyport.node.loop import Loop, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
     from typing import Protocol
 
     from tinyport.host.logging_line import Log
+    from tinyport.node.link.probation import Probation
     from tinyport.node.loop import Timer
 
     Address = tuple[str, int]
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
         def is_no_proxy(self, place: Address) -> bool:
             """Somebody else answers there: is there another way to be tried?"""
+
+        def alone(self, tunnel: Tunnel) -> bool:
+            """Does no other tunnel stand?"""
 
         def useless(self, tunnel: Tunnel) -> None: ...
 
@@ -104,26 +108,29 @@ TRANSITIONS = {
 class Tunnel:
     """Order: ``start``; then it connects, greets, stands, breaks, waits and connects again until ``stop``.
 
-    ``contexts`` gives an SSL context whose ALPN is set to a protocol. ``cluster``: whose proxies are believed.
+    ``trust``: what it shows, and whom it believes. ``cluster``: whose proxies are believed.
     """
 
     def __init__(
         self,
         loop: Loop,
         owner: TunnelOwner,
-        contexts: Callable[[str], ssl.SSLContext],
+        trust: Probation,
         cluster: str,
         log: Log,
     ) -> None:
         self._loop = loop
         self._owner = owner
-        self._contexts = contexts
+        self._trust = trust
         self._cluster = cluster
         self._log = log
         self._state = WAITING
         #: which of its addresses it tries next, and how often it failed since it last stood well
         self.attempt = 0
         self.failures = 0
+        #: how often in a row something was wrong with certificates; and whether it shows the one before today's
+        self._refused = 0
+        self.before = False
         #: when to come back after an outage, as the proxy said: [from, to] in seconds; and whether that was done
         self._slot: tuple[float, float] | None = None
         self._paced = False
@@ -226,7 +233,8 @@ class Tunnel:
             else:
                 self.peer = stream.getpeername()[:2]
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNCONFIRMED_LIMIT * 1000))
-            self._stream = TlsStream(stream, self._contexts(ALPN), send_limit=MAX_MESSAGE)
+            contexts, self.before = self._trust.choose(self._refused if self._owner.alone(self) else 0)
+            self._stream = TlsStream(stream, contexts(ALPN), send_limit=MAX_MESSAGE)
         except OSError as problem:
             stream.close()
             self._broken(Unavailable("the connection broke", detail=str(problem)))
@@ -349,6 +357,14 @@ class Tunnel:
         self.since = time.time()
         self._asking = False
         self._rest()
+        if self.before:
+            self._log.warning(
+                "the tunnel stands with certificate and CAs of before the last renewal: the proxy has not followed",
+                server=format_address(*self.server),
+            )
+        else:
+            self._refused = 0
+            self._trust.passed()
         self._log.info("tunnel up", server=format_address(*self.server), proxy=self.proxy)
         self._owner.changed(self, None)
 
@@ -384,6 +400,11 @@ class Tunnel:
         was_up = self._state == UP
         unknown = self._decoder is None
         stood = time.time() - self.since if was_up else 0.0
+        if was_up and self.before:
+            # Today's first, and at its first refusal back.
+            self._refused = PATIENCE - 1
+        elif isinstance(error, PeerError) and unknown:
+            self._refused += 1
         self._clear()
         self._to("broken")
         if error.code == _DOUBLE:

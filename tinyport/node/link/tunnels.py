@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 
 from tinyport.core.names import format_address
+from tinyport.node.link.probation import AGAIN
 from tinyport.node.link.tunnel import STOPPED, WAITING, Tunnel
 from tinyport.node.loop import Loop, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
     from typing import Protocol
 
     from tinyport.core.errors import TinyportError
     from tinyport.host.logging_line import Log
     from tinyport.node.link.places import Places
+    from tinyport.node.link.probation import Probation
 
     Address = tuple[str, int]
 
@@ -52,14 +52,14 @@ class Tunnels:
         loop: Loop,
         owner: TunnelsOwner,
         places: Places,
-        contexts: Callable[[str], ssl.SSLContext],
+        trust: Probation,
         cluster: str,
         log: Log,
     ) -> None:
         self._loop = loop
         self._owner = owner
         self._places = places
-        self._contexts = contexts
+        self._trust = trust
         self._cluster = cluster
         self._log = log
         self._tunnels: list[Tunnel] = []
@@ -98,7 +98,14 @@ class Tunnels:
 
     def standing(self) -> list[dict[str, object]]:
         """For reports."""
-        return [{"server": format_address(*tunnel.server), "proxy": tunnel.proxy} for tunnel in self.up]
+        return [
+            {
+                "server": format_address(*tunnel.server),
+                "proxy": tunnel.proxy,
+                **({"before": True} if tunnel.before else {}),
+            }
+            for tunnel in self.up
+        ]
 
     @property
     def auth_address(self) -> Address:
@@ -130,6 +137,9 @@ class Tunnels:
     def is_no_proxy(self, place: Address) -> bool:
         return self._places.is_no_proxy(place)
 
+    def alone(self, tunnel: Tunnel) -> bool:
+        return not any(other.up for other in self._tunnels if other is not tunnel)
+
     def met(self, tunnel: Tunnel, proxy: str) -> bool:
         """This proxy answers there. False when another tunnel leads to it already, and better."""
         self._places.found(tunnel.server, proxy)
@@ -147,6 +157,8 @@ class Tunnels:
     def changed(self, tunnel: Tunnel, reason: TinyportError | None) -> None:
         """It is up, or broke (``reason``)."""
         if tunnel.up:
+            if tunnel.before:
+                self._loop.after(AGAIN, self._try_today)
             for other in self._same(tunnel, tunnel.proxy):
                 # The proxy has closed it, if it stood: one tunnel for each node.
                 self._log.debug("a tunnel is replaced", server=format_address(*other.server))
@@ -162,6 +174,12 @@ class Tunnels:
 
     def said(self, tunnel: Tunnel, message: dict[str, object]) -> None:
         self._owner.tunnel_said(tunnel, message)
+
+    def _try_today(self) -> None:
+        """Those that stand with the identity of before try the one of today again. Sessions do not notice."""
+        for tunnel in self.up:
+            if tunnel.before and not self._stopped:
+                tunnel.retry()
 
     # ------------------------------------------------------------------ how many
 
@@ -189,7 +207,7 @@ class Tunnels:
             self._add(spread(*SOON))
 
     def _add(self, wait: float) -> None:
-        tunnel = Tunnel(self._loop, self, self._contexts, self._cluster, self._log)
+        tunnel = Tunnel(self._loop, self, self._trust, self._cluster, self._log)
         self._tunnels.append(tunnel)
         tunnel.start(wait)
 

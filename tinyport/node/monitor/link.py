@@ -10,6 +10,7 @@ import sys
 import time
 
 from tinyport.core.errors import TinyportError
+from tinyport.host import identity_before
 from tinyport.host.files import read_limited
 from tinyport.host.logging_line import Log
 from tinyport.node.ipc import Channel, pair
@@ -119,10 +120,12 @@ class LinkProcess:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._loop.close()
             versions, renewal, proxies = document_versions(self._folder, str(self._given.public["uuid"]))
+            before = _before(f"/proc/self/fd/{self._folder}")
             self._leave_behind()
             listeners = [listener.fileno() for listener in self._given.listeners]
             # Whatever is open besides, were it from whoever started the monitor, is not for who faces the network.
-            close_all_but({0, 1, 2, channel.fileno(), spool, self._given.secret, *listeners})
+            kept = [] if before is None else [before[1]]
+            close_all_but({0, 1, 2, channel.fileno(), spool, self._given.secret, *kept, *listeners})
             from tinyport.node.link import inherited, link
 
             # Loaded before the fork already, see monitor._preload.
@@ -135,6 +138,7 @@ class LinkProcess:
                 renewal,
                 proxies,
                 self._given.reached,
+                before,
             )
             level, format = log_words(self._given.config)
             link.run(self._given.config, self._given.public, given, Log("node.link", level, format))
@@ -235,6 +239,18 @@ class LinkProcess:
     def give_up(self) -> None:
         if self.pid:
             self._loop.kill(self.pid, signal.SIGKILL)
+
+
+def _before(folder: str) -> tuple[dict[str, object], int] | None:
+    """The identity before that of today while this is on probation, and a descriptor of its certificate and key."""
+    found = identity_before.read(folder)
+    if found is None:
+        return None
+    try:
+        return found, identity_before.open_secret(folder)
+    except OSError:
+        # Half of it is none.
+        return None
 
 
 def document_versions(folder: int, uuid: str) -> tuple[dict[str, tuple[int, int]], object, object]:

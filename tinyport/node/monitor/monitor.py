@@ -14,6 +14,7 @@ import signal
 import time
 
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
+from tinyport.host import identity_before
 from tinyport.host.files import write_private
 from tinyport.host.logging_line import Log
 from tinyport.host.sd_notify import keep_alive, notify
@@ -60,6 +61,8 @@ class Monitor:
         self._status = monitor_status.StatusSocket(self.loop, self._folder, self.describe)
         self._state: dict[str, object] = {"tunnel": "down", "since": time.time(), "reason": "starting"}
         self._ready = False
+        #: a tunnel has stood with the certificate of today
+        self._proved = False
         self._stopping = False
         #: sessions end with us, instead of staying with their keepers
         self._ending = False
@@ -149,6 +152,7 @@ class Monitor:
     def _link_state(self, message: dict[str, object]) -> None:
         self._state = {name: message.get(name) for name in ("tunnel", "since", "server", "proxy", "tunnels", "reason")}
         self._reached.note(message.get("tunnels"))
+        self._judge(message.get("generation"), message.get("tunnels"))
         self._task["servers"] = self._reached.servers()
         offset = message.get("offset")
         if isinstance(offset, (int, float)) and not isinstance(offset, bool):
@@ -157,6 +161,20 @@ class Monitor:
         if self._state["tunnel"] == "up" and not self._ready:
             self._ready = True
             self._tell_ready()
+
+    def _judge(self, generation: object, tunnels: object) -> None:
+        """Does a tunnel stand with the certificate of today? Then there is no way back to the one before."""
+        standing = [tunnel for tunnel in tunnels if isinstance(tunnel, dict)] if isinstance(tunnels, list) else []
+        if self._proved or generation != self._given.public["generation"]:
+            return
+        if any(not tunnel.get("before") for tunnel in standing):
+            self._proved = True
+            self._renewal.proved()
+            try:
+                identity_before.drop(self._folder_name)
+            except OSError as error:
+                # It ends with its certificate.
+                self._log.warning("the identity of before could not be removed", reason=error)
 
     def _tell_ready(self) -> None:
         """For who started us: it listens, and its first tunnel is up."""
@@ -195,6 +213,7 @@ class Monitor:
         self._view = view
         another = public["uuid"] != self._given.public["uuid"]
         self._given.public, self._given.secret = public, view[1]
+        self._proved = False
         self._renewal.replaced(public)
         self._log.info("certificate renewed", generation=public["generation"], valid_before=public["valid_before"])
         if another:

@@ -64,6 +64,8 @@ class Renewal:
         self._view = (-1, -1)
         self._answer = -1
         self._pause = FIRST_PAUSE
+        #: how long to wait after a success, which may have been of no use
+        self._rest = FIRST_PAUSE
         self._not_before = 0.0
         #: certificates from before are renewed early (Unix seconds of the cluster), at this monotonic time
         self._renew_before = 0.0
@@ -152,6 +154,10 @@ class Renewal:
             os.close(question)
         self._loop.child(self._pid, self._ended)
 
+    def proved(self) -> None:
+        """A tunnel stands with what the last renewal brought."""
+        self._rest = FIRST_PAUSE
+
     def hurry(self) -> None:
         """Renew now, whatever the pause: auth has something else to say than it had. By hand, as steps of rotations."""
         if time.monotonic() < self._not_before and self._steps.take(time.monotonic()):
@@ -164,8 +170,10 @@ class Renewal:
             view, self._view = self._view, (-1, -1)
             self._clear()
             self._pause = FIRST_PAUSE
-            # Auth's clock and ours may differ about what is due: never twice within minutes.
-            self._not_before = time.monotonic() + FIRST_PAUSE
+            # Auth's clock and ours may differ about what is due: never twice within minutes. And a proxy that does not
+            # take what we have will not take the next one either.
+            self._not_before = time.monotonic() + self._rest
+            self._rest = min(self._rest * 2, LONGEST_PAUSE)
             self._done(view)
             # It may have been under way when the next step of a rotation came.
             self._look_early(0.0)
