@@ -187,6 +187,73 @@ def test_it_goes_by_itself_in_a_grace_period(auth: AuthServer, clock: Clock) -> 
     assert {event["by"] for event in auth.events("ca.rotate")} == {"local", "grace period"}
 
 
+def phase_of(auth: AuthServer, type: str) -> str:
+    return str(auth.service.authority.ring.phase(type))
+
+
+def is_there(auth: AuthServer, proxy: Machine) -> None:
+    """It reports, with the certificate that it joined with."""
+    auth.tls_cas = auth.service.authority.tls_cas
+    client = auth.bearer(proxy.answer["tls_certificate"], proxy.tls_key)
+    assert client.post("/v1/presence", {"full": True, "nodes": []}).status == 200
+
+
+@pytest.mark.parametrize("types", [("tls",), ("host",), ("user", "host", "tls")])
+def test_it_does_not_end_while_a_proxy_that_is_there_has_not_followed(
+    auth: AuthServer, clock: Clock, types: tuple[str, ...]
+) -> None:
+    proxy = auth.join("edge", "proxy")
+    step(auth, "init", *types)
+    is_there(auth, proxy)
+    # Steps that end nothing do not wait.
+    step(auth, "update_clients", *types)
+    step(auth, "update_servers", *types)
+    refused = auth.local().post("/v1/rotation", {"types": list(types), "phase": "standby"})
+    assert (refused.status, refused.body["error"]["code"]) == (409, "in_use")
+    assert "edge" in refused.body["error"]["message"]
+    assert {phase_of(auth, type) for type in types} == {"update_servers"}
+    renew(auth, proxy)
+    step(auth, "standby", *types)
+
+
+def test_rolling_back_waits_for_it_too_and_an_administrator_need_not(auth: AuthServer) -> None:
+    proxy = auth.join("edge", "proxy")
+    step(auth, "init", "tls")
+    is_there(auth, proxy)
+    step(auth, "rollback", "tls")
+    body = {"types": ["tls"], "phase": "standby"}
+    assert auth.local().post("/v1/rotation", body).status == 409
+    assert auth.local().post("/v1/rotation", {**body, "force": "yes"}).status == 400
+    assert auth.local().post("/v1/rotation", {**body, "force": True}).status == 200
+
+
+def test_people_alone_wait_for_no_proxy(auth: AuthServer) -> None:
+    proxy = auth.join("edge", "proxy")
+    for phase in FORWARD[:3]:
+        step(auth, phase, "user")
+    is_there(auth, proxy)
+    step(auth, "standby", "user")
+
+
+def test_a_grace_period_waits_until_it_has_followed_or_is_gone(auth: AuthServer, clock: Clock) -> None:
+    from tinyport.auth.rotating import advance
+
+    proxy = auth.join("edge", "proxy")
+
+    def next_step() -> str:
+        clock.now += 3601
+        is_there(auth, proxy)
+        auth.do(advance(auth.service))
+        return phase_of(auth, "tls")
+
+    assert auth.local().post("/v1/rotation", {"types": ["tls"], "grace": 3 * 3600}).status == 200
+    assert [next_step(), next_step(), next_step()] == ["update_clients", "update_servers", "update_servers"]
+    assert auth.local().get("/v1/status").body["rotation"]["waits_for"] == ["edge"]
+    renew(auth, proxy)
+    assert auth.local().get("/v1/status").body["rotation"]["waits_for"] == []
+    assert next_step() == "standby"
+
+
 def test_a_rotation_survives_a_restart(start: Callable[..., AuthServer]) -> None:
     auth = start()
     step(auth, "init")

@@ -21,7 +21,9 @@ def rotation(cluster: Cluster) -> dict[str, Any]:
 
 
 def step(cluster: Cluster, phase: str, type: str = "all", *, follow: bool = True) -> None:
-    done = cluster.tctl("auth", "rotate", "--type", type, "--phase", phase)
+    """``follow``: wait for everybody; without, not even the proxies are."""
+    forced = [] if follow else ["--force"]
+    done = cluster.tctl("auth", "rotate", "--type", type, "--phase", phase, *forced)
     assert done.returncode == 0, text(done)
     if follow:
         wait_for(f"everybody to follow to {phase}", lambda: not rotation(cluster)["behind"])

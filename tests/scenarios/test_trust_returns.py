@@ -69,6 +69,11 @@ def test_a_proxy_that_cannot_follow_strands_no_node(fragile: Cluster) -> None:
 
     with proxy_that_cannot_renew(fragile):
         for phase in FORWARD:
+            if phase == "standby":
+                # Auth does not do that by itself, nor by mistake.
+                refused = fragile.tctl("auth", "rotate", "--type", "tls", "--phase", phase)
+                assert refused.returncode == 1, text(refused)
+                assert f"proxy-{fragile.node} would show".encode() in refused.stderr, text(refused)
             step(fragile, phase, "tls", follow=False)
             generation = {"init": 2, "update_clients": 3, "update_servers": 4, "standby": 5}[phase]
             wait_for(f"the node to renew in {phase}", lambda: f"generation {generation}," in says(fragile))  # noqa: B023

@@ -52,6 +52,11 @@ def add_command(auth: CommandLine) -> None:
         action="store_true",
         help="somebody else may have the keys: replace all of them now; every machine must join again",
     )
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="with --phase standby: although a proxy has not followed, which is lost then",
+    )
     command.add_argument("--yes", action="store_true", help="with --compromised: do not ask")
 
 
@@ -61,7 +66,9 @@ def _rotate(args: argparse.Namespace) -> int:
     types = list(r.TYPES) if args.type == "all" else [args.type]
     grace = None if args.phase else duration(args.grace or "48h")
     with connect(args) as client:
-        answer = client.request("POST", "/v1/rotation", body(types=types, phase=args.phase, grace=grace))
+        answer = client.request(
+            "POST", "/v1/rotation", body(types=types, phase=args.phase, grace=grace, force=args.force or None)
+        )
     emit(args, answer, lambda: [*rotation_lines(answer, always=True), *_advice(args.phase or r.INIT, grace)])
     if grace is not None and grace < _SHORT_GRACE:
         print(
@@ -95,6 +102,8 @@ def rotation_lines(rotation: Mapping[str, Any], *, always: bool = False) -> list
         shown = [f"{one.get('name')} ({'online' if one.get('online') else 'offline'})" for one in behind[:10]]
         more = f" and {len(behind) - 10} more" if len(behind) > 10 else ""
         lines.append(printable(f"not yet: {', '.join(shown)}{more}", 1000))
+    if waits := words(rotation.get("waits_for")):
+        lines.append(printable(f"standby waits for {waits}, which would be lost with it (docs/rotation.md)", 1000))
     logins = [table_of(item) for item in rotation.get("logins") or ()]
     return lines + ([_logins_line(logins)] if logins else [])
 

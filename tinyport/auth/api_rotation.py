@@ -20,7 +20,8 @@ def _type(value: object) -> str:
 
 
 async def rotate_route(call: Call) -> Answer:
-    """``{"types": [...], "phase": P}`` takes one step; with ``grace`` (seconds), or without a phase, all of them."""
+    """``{"types": [...], "phase": P}`` takes one step, ``"force": true`` also to standby while a proxy has not
+    followed; with ``grace`` (seconds), or without a phase, all of them."""
     fields = call.fields
     types = fields.texts("types", _type)
     if not types:
@@ -33,7 +34,8 @@ async def rotate_route(call: Call) -> Answer:
         grace = r.check_grace(fields.integer("grace", 0, 2**31, DEFAULT_GRACE))
     elif fields.has("grace"):
         raise PeerError("grace: a rotation goes by itself or phase by phase", hint="leave one of the two out")
-    await rotate(call.service, types, phase or r.INIT, by=call.caller.actor, grace=grace)
+    force = fields.flag("force")
+    await rotate(call.service, types, phase or r.INIT, by=call.caller.actor, grace=grace, force=force)
     return await rotation_state(call.service)
 
 

@@ -15,20 +15,30 @@ from tinyport.auth.service import Service
 from tinyport.auth.store import Tables, WriteTables
 from tinyport.auth.store_authorities import ACTIVE, NEW
 from tinyport.core import rotation as r
+from tinyport.core.errors import PeerError
+from tinyport.core.names import printable
 from tinyport.core.rotation import Rotation
 from tinyport.core.succession import key_blob, make_succession
 
+#: types of which proxies show certificates
+_SHOWN = frozenset(("host", "tls"))
 # What a listing of those who have not followed shows.
 _MOST_NAMES = 50
 
 
 async def rotate(
-    service: Service, types: Sequence[str], phase: str, *, by: str, grace: int | None = None
+    service: Service, types: Sequence[str], phase: str, *, by: str, grace: int | None = None, force: bool = False
 ) -> list[Rotation]:
     """Take the CAs of ``types`` to ``phase``, all of them or none. ``grace``: seconds, for init: the rest goes by
-    itself. PeerError when that phase cannot follow."""
+    itself. PeerError when that phase cannot follow, or while a proxy needs the CA that it ends, unless ``force``."""
     try:
         async with service.store.write() as tables:
+            if phase == r.STANDBY and not force and (waits := await _proxies_behind(service, tables, types)):
+                raise PeerError(
+                    f"{printable(', '.join(waits), 300)} would show certificates that no machine believes any more",
+                    hint="its log says why it does not renew; when it is to be left behind, stop it or give --force",
+                    code="in_use",
+                )
             made = [await _step(service, tables, type, phase, grace) for type in types]
             await _have_renewed(service, tables)
             await service.authority.reload(tables)
@@ -88,7 +98,31 @@ async def advance(service: Service) -> None:
         if phase is not None:
             due.setdefault(phase, []).append(type)
     for phase, types in due.items():
+        if phase == r.STANDBY and await _must_wait(service, types):
+            continue
         await rotate(service, types, phase, by="grace period")
+
+
+async def _must_wait(service: Service, types: Sequence[str]) -> bool:
+    """Is it not yet time to end the old CAs? Just after a start it is not known which proxies there are."""
+    settled = service.presence.settled(service.settings.monotonic())
+    return not settled or bool(await _proxies_behind(service, service.store.read, types))
+
+
+async def _proxies_behind(service: Service, tables: Tables, types: Sequence[str]) -> list[str]:
+    """Names of the connected proxies that still show a certificate from before the last step. People and nodes would
+    take it no more once its CA is ended, and a fleet with its only proxy would be gone. A proxy that does not renew
+    cannot put it off for ever: when its certificate has ended it is connected no more."""
+    if not set(types) & _SHOWN:
+        return []
+    issued = await tables.authorities.last_issued()
+    monotonic = service.settings.monotonic()
+    return sorted(
+        proxy.name
+        for proxy in await tables.nodes.all("proxy")
+        if service.presence.proxy_online(proxy.uuid, monotonic)
+        and issued.get(proxy.uuid, 0.0) < service.authority.renew_before
+    )
 
 
 async def rotation_state(service: Service) -> dict[str, Any]:
@@ -96,11 +130,13 @@ async def rotation_state(service: Service) -> dict[str, Any]:
     rotations = service.authority.ring.rotations
     since = service.authority.renew_before
     followed, behind = await _followers(service, service.store.read, since) if since else ({}, [])
+    late = [one.type for one in rotations.values() if r.due(one, service.now()) == r.STANDBY]
     return {
         "types": [_shown(rotations.get(type) or Rotation(type)) for type in r.TYPES],
         "renew_before": since or None,
         "followed": followed,
         "behind": behind[:_MOST_NAMES],
+        "waits_for": await _proxies_behind(service, service.store.read, late),
         "logins": await _logins(service, since),
     }
 
