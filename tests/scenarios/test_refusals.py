@@ -95,3 +95,12 @@ def test_offline_says_since_when(fragile: Cluster) -> None:
     wait_for("the node to be back", lambda: fragile.node_status() == "online")
     done = fragile.tsh("ssh", f"{fragile.login_name}@{fragile.node}", "echo back", home=user)
     assert done.stdout == b"back\n", text(done)
+
+
+def test_a_login_at_another_port_is_told_what_that_is(cluster: Cluster) -> None:
+    for name, said in (("node", b" is a tinyport node, no proxy of a cluster"), ("auth", b" is auth's own port")):
+        words = ("login", "--proxy", cluster.ready[name], "--user", "ana", "--ca-pin", cluster.ready["ca_pin"])
+        done = cluster.tsh(*words, home="nobody", input="secret\n")
+        assert (done.returncode, said in done.stderr) == (1, True), text(done)
+    # Auth knows where its proxies are.
+    assert f'"tsh login --proxy {cluster.ready["proxy"]}"'.encode() in done.stderr, text(done)

@@ -16,10 +16,11 @@ from tinyport.client.one_time_code import with_code
 from tinyport.client.ssh_config import write_known_hosts
 from tinyport.client.trust import trusted_client
 from tinyport.client.whoami import auth_client
+from tinyport.client.wrong_address import refuse_auths_own_port
 from tinyport.core.certificate import Certificate, fingerprint, parse_public_line, public_line
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
-from tinyport.core.names import NO_LOGIN, check_user, format_address, printable
+from tinyport.core.names import NO_LOGIN, check_user, format_address, parse_address, printable
 from tinyport.host import user_identity
 from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint, table
 from tinyport.host.moments import seconds
@@ -45,6 +46,7 @@ def login(args: argparse.Namespace) -> int:
         known = held.tls_cas if held is not None else ()
         client = trusted_client(proxy, pins=args.ca_pin or (), known_cas=known, insecure=args.insecure)
         with client:
+            refuse_auths_own_port(parse_address(proxy), client)
             secret = prompt.password(f"password of {user} at {proxy}: ")
             request = {**wanted, "user": user, "password": secret}
             answer = with_code(lambda more: client.request("POST", "/v1/login", {**request, **more}))

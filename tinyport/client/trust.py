@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from tinyport.client import prompt
-from tinyport.core.errors import OperatorError
+from tinyport.client.wrong_address import explained
+from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.names import parse_address, printable
 from tinyport.link.api import AuthClient, fetch_hello, pin_of
 from tinyport.link.known_auth import believed, meet
@@ -27,11 +28,14 @@ def trusted_client(
     ``insecure``). OperatorError when nobody vouches for it.
     """
     address = parse_address(proxy)
-    if known_cas and not pins and not insecure:
-        # The last login may be from before a rotation of the CA.
-        cas, hello = meet(address, known_cas, cluster=None)
-        return AuthClient(address, tls_cas=cas, cluster=str(hello["cluster"]))
-    hello = fetch_hello(address)
+    try:
+        if known_cas and not pins and not insecure:
+            # The last login may be from before a rotation of the CA.
+            cas, hello = meet(address, known_cas, cluster=None)
+            return AuthClient(address, tls_cas=cas, cluster=str(hello["cluster"]))
+        hello = fetch_hello(address)
+    except TinyportError as error:
+        raise explained(error, address) from None
     cluster, cas = str(hello["cluster"]), [str(pem) for pem in _list(hello["tls_cas"])]
     if pins:
         return AuthClient(address, tls_cas=believed(hello, pins), cluster=cluster)
