@@ -165,7 +165,17 @@ def join(
     identity_before.drop(identity_path.parent)
     _keep(documents)
     _pending_path(identity_path).unlink(missing_ok=True)
+    if log is not None and _is_pending(answer):
+        log.warning("an administrator has to let this device in", hint=f"tctl nodes accept {identity['name']}")
     return identity
+
+
+def _is_pending(answer: Mapping[str, object]) -> bool:
+    """By the node's document in a checked answer."""
+    signed = answer.get("node")
+    text = signed.get("document") if isinstance(signed, dict) else None
+    body = json.loads(text) if isinstance(text, str) else None
+    return isinstance(body, dict) and body.get("state") == "pending"
 
 
 def renew(identity_path: Path, *, server: str = "", log: Log | None = None, instance: str = "") -> dict[str, object]:

@@ -68,8 +68,16 @@ def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
             serial=str(task["serial"]),
             log=log,
         )
-        log.info("joined", cluster=identity["cluster"], name=identity["name"], uuid=identity["uuid"])
+        log.info("joined", **{word: identity[word] for word in ("cluster", "name", "uuid")}, host_key=_host_key(identity))
     return identity
+
+
+def _host_key(identity: Mapping[str, object]) -> str:
+    """What an administrator compares before letting this device in."""
+    from tinyport.core.certificate import fingerprint
+    from tinyport.core.signatures import Ed25519Key
+
+    return fingerprint(Ed25519Key.from_openssh(str(identity["ssh_key"]).encode()).public_blob)
 
 
 def _renewed(path: Path, servers: list[str], log: Log, instance: str = "") -> dict[str, object]:
