@@ -408,3 +408,12 @@ def test_a_token_replaces_one_node_as_it_is(auth: AuthServer, wrong: dict[str, o
     auth.join("gate", "proxy")
     auth.join("greenhouse")
     assert auth.local().post("/v1/tokens", wrong).status in (400, 404)
+
+
+def test_a_removed_device_hears_that_even_when_its_certificate_has_ended(auth: AuthServer) -> None:
+    gone, there = auth.join("greenhouse"), auth.join("shed")
+    assert auth.local().call("DELETE", "/v1/nodes/greenhouse").status == 200
+    for days in (0, 400):
+        auth.clock.now += days * 86400
+        assert gone.client.get("/v1/policy").code == "removed"
+    assert there.client.get("/v1/policy").code == "expired"

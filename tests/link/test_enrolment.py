@@ -52,7 +52,11 @@ class TinyAuth:
 
             def do_GET(self) -> None:
                 auth.requests.append((self.path, {}))
-                self._answer(200, auth.hello())
+                if self.path in auth.refusals:
+                    status, error = auth.refusals[self.path]
+                    self._answer(status, {"error": error})
+                    return
+                self._answer(200, auth.hello() if self.path == "/v1/hello" else {"policy": auth.cluster.policy()})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

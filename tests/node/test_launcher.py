@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.link.test_enrolment import TOKEN, TinyAuth
+from tests.link.test_enrolment import TOKEN, TinyAuth, host_key
 from tests.node.tiny_cluster import Cluster
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.host import identity_file
@@ -20,6 +20,8 @@ from tinyport.host.logging_line import Log
 from tinyport.node import enrol, identity_view, launcher
 from tinyport.node.python_process import search_path
 from tinyport.node.settings import LabelCommand, NodeSettings
+
+OTHER = "qrstuvwxyz." + "a" * 26
 
 
 class Became(Exception):
@@ -137,6 +139,55 @@ def test_a_refused_token_is_kept_and_a_missing_one_is_said(auth: TinyAuth, tmp_p
     assert token.read_text() == TOKEN
     with pytest.raises(OperatorError, match="no token to join with: /gone is not there"):
         launcher.run(settings(tmp_path, token_file=Path("/gone")))
+
+
+@pytest.mark.parametrize("code", ["removed", "replaced"])
+def test_a_device_that_was_put_out_joins_by_another_token(auth: TinyAuth, tmp_path: Path, code: str) -> None:
+    told = {"ca_pins": (auth.cluster.pin,)}
+    file = tmp_path / "node" / "identity.json"
+    close(become(settings(tmp_path, auth.address, token=TOKEN, **told)))
+    before = identity_file.load(file)
+    auth.refusals["/v1/policy"] = 403, {"code": code, "message": "this node was removed from the cluster"}
+    # By what it has it stays out, and nobody is asked.
+    close(become(settings(tmp_path, auth.address, token=TOKEN, **told)))
+    assert auth.paths().count("/v1/policy") == 0
+    token = tmp_path / "token"
+    token.write_text(OTHER)
+    close(become(settings(tmp_path, auth.address, token=OTHER, token_file=token, **told)))
+    after = identity_file.load(file)
+    assert after["uuid"] != before["uuid"]
+    assert host_key(after) != host_key(before)
+    assert not token.exists()
+    assert auth.requests[-1][1]["token"] == OTHER
+
+
+def test_another_token_is_looked_at_once_and_changes_nobody_who_is_well(auth: TinyAuth, tmp_path: Path) -> None:
+    told = {"ca_pins": (auth.cluster.pin,)}
+    close(become(settings(tmp_path, auth.address, token=TOKEN, **told)))
+    before = identity_file.load(tmp_path / "node" / "identity.json")
+    for _ in range(2):
+        close(become(settings(tmp_path, auth.address, token=OTHER, **told)))
+    after = identity_file.load(tmp_path / "node" / "identity.json")
+    assert (after["uuid"], host_key(after)) == (before["uuid"], host_key(before))
+    # A copy that renewed would push the device that it is a copy of aside.
+    assert [auth.paths().count(path) for path in ("/v1/policy", "/v1/join", "/v1/renew")] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/policy", 503), ("/v1/policy", 403), ("/v1/join", 401)])
+def test_what_it_was_it_stays_when_it_cannot_join_again(auth: TinyAuth, tmp_path: Path, path: str, status: int) -> None:
+    told = {"ca_pins": (auth.cluster.pin,)}
+    close(become(settings(tmp_path, auth.address, token=TOKEN, **told)))
+    before = identity_file.load(tmp_path / "node" / "identity.json")
+    auth.refusals["/v1/policy"] = 403, {"code": "removed", "message": "this node was removed from the cluster"}
+    auth.refusals[path] = status, {"code": "unavailable" if status == 503 else "locked", "message": "no"}
+    token = tmp_path / "token"
+    token.write_text(OTHER)
+    found = become(settings(tmp_path, auth.address, token=OTHER, token_file=token, **told))
+    assert identity_view.read_public(found["view"][0])["uuid"] == before["uuid"]
+    close(found)
+    assert identity_file.load(tmp_path / "node" / "identity.json") == before
+    # It may be good for something yet.
+    assert token.read_text() == OTHER
 
 
 def close(configuration: dict[str, Any]) -> None:

@@ -60,6 +60,13 @@ def test_who_was_put_out_stays_out(cluster: Cluster, tmp_path: Path) -> None:
         seen = device.log().count("removed from the cluster")
         wait_for("another refusal", lambda: device.log().count("removed from the cluster") > seen)
         assert uuid not in {node["uuid"] for node in cluster.tctl_json("nodes", "ls")["nodes"]}
+        # By another token it comes as somebody new.
+        device.stop()
+        device.token = cluster.tctl_json("tokens", "add")["token"]
+        device.start()
+        wait_for("the device, once more", lambda: cluster.node_status("leaver") == "online")
+        assert node_of(cluster, "leaver")["uuid"] != uuid
+        assert cluster.tctl("nodes", "rm", "leaver").returncode == 0
     finally:
         device.stop()
     # A token that was taken back is none.

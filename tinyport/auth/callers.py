@@ -10,6 +10,7 @@ from functools import cached_property
 
 from tinyport.auth.refusals import login_required, refuse_locked
 from tinyport.auth.service import Service
+from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.tls_certificates import BACKDATE, Leaf, read_leaf
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError
@@ -79,18 +80,21 @@ async def identify(service: Service, certificate: bytes, source: str) -> Caller:
     if identity.cluster != service.cluster:
         raise login_required(f"the client certificate is not of cluster {service.cluster}")
     now = service.now()
+    machine = await _machine(service, leaf) if identity.kind in (NODE, PROXY) else None
     if now >= leaf.not_after:
         ago = format_duration(now - leaf.not_after)
         hint = 'run "tsh login"' if identity.kind == USER else "it returns by its registered key"
         raise AccessDenied(f"the certificate expired {ago} ago", hint=hint, code="expired")
     if identity.kind == USER:
         return await _user(service, leaf, source)
-    if identity.kind in (NODE, PROXY):
-        return await _node(service, leaf, source)
+    if machine is not None:
+        return _node(machine, leaf, source)
     raise AccessDenied("no route is for auth servers", detail=identity.uri)
 
 
-async def _node(service: Service, leaf: Leaf, source: str) -> Caller:
+async def _machine(service: Service, leaf: Leaf) -> NodeRow:
+    """Whose certificate it is. One that has been put out is told so even when its certificate has ended: it need not
+    try to return."""
     node = await service.store.read.nodes.get(leaf.identity.id)
     if node is None or node.kind != leaf.identity.kind:
         raise AccessDenied(
@@ -106,6 +110,10 @@ async def _node(service: Service, leaf: Leaf, source: str) -> Caller:
             hint="to be a node of its own it joins again: tctl nodes add",
             code="replaced",
         )
+    return node
+
+
+def _node(node: NodeRow, leaf: Leaf, source: str) -> Caller:
     if node.kind == PROXY and node.state != "active":
         # A node's state is judged where its sessions are. A proxy's is judged here: it asks in other people's names.
         hint = f"an administrator decides: tctl nodes accept {node.name}, or tctl nodes rm {node.name}"

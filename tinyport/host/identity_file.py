@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_FILE = 256 * 1024
 
+#: the id of the token that it came by, or of a later one that has been looked at; absent in files of before
+CAME_BY = "came_by"
 #: key → type of its value; every key must be there
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "version": int,

@@ -125,7 +125,7 @@ def join(
             hint='set ca_pin (tctl status prints it), or accept the risk with "--insecure-no-ca-pin"',
             code="ca_pin",
         )
-    tokens.split(token)
+    token_id, _ = tokens.split(token)
     word = "proxy" if kind == "node" else "auth"
     stranger = fetch_hello(server, server=word)
     cas = believed(stranger, ca_pins) if ca_pins else _texts(stranger, "tls_cas")
@@ -158,6 +158,7 @@ def join(
     identity = _identity(
         answer, kind=kind, cluster=_text(hello, "cluster"), ssh_key=ssh_key, tls_key=tls_key, server=server, pins=pins
     )
+    identity[identity_file.CAME_BY] = token_id
     documents = _newer_documents(identity_path.parent, answer, identity)
     # Whose identity it is before what is known of it: a keeper of the one before leaves the documents alone then.
     identity_file.save(identity_path, identity)
@@ -245,6 +246,25 @@ def renew_or_return(
         return _become_another(identity_path, _held(identity_path, server), token, log)
 
 
+def put_out(identity_path: Path, token: str) -> bool:
+    """There is another token in the configuration than the one that this machine came by. Does auth say that it has
+    been removed, or its place taken? Then it may join by that token. If not, the token is of no interest any more.
+
+    Only asked: whoever renewed here, and were a copy of another device, would push that one aside.
+    """
+    held = identity_file.load(identity_path)
+    cas, _ = meet_again(held, identity_path.parent)
+    try:
+        with _known_auth(held, cas, certified=True) as auth:
+            auth.request("GET", "/v1/policy", limit=MAX_ANSWER)
+    except AccessDenied as error:
+        if error.code in ("removed", "replaced"):
+            return True
+        raise
+    identity_file.save(identity_path, {**held, identity_file.CAME_BY: tokens.split(token)[0]})
+    return False
+
+
 def _become_another(identity_path: Path, held: Mapping[str, object], token: str, log: Log | None) -> dict[str, object]:
     """Join with a key of its own, and forget whose identity this device had: its file is replaced by the new one."""
     return join(
@@ -301,6 +321,8 @@ def _replace(
             "auth answered for another device or another cluster of the same name",
             hint="if the cluster was made anew, move the identity away and join again",
         )
+    if identity_file.CAME_BY in held:
+        identity[identity_file.CAME_BY] = held[identity_file.CAME_BY]
     _keep(_newer_documents(identity_path.parent, answer, identity))
     if identity["kind"] == "node":
         _put_aside(identity_path, held, _number(answer, "time"))

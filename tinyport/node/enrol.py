@@ -1,8 +1,8 @@
 """The process that joins, renews and returns for a node. It loads ``cryptography``, and is gone again.
 
 Started with its task (JSON) on fd 4, a pipe or memory file for its answer on fd 3, and the two memory files of
-``identity_view`` on fds 5 and 6. The task: ``{"mode": "join"|"renew", "identity": path, "log": {...}, for renew
-"servers": ["host:port", ...], "instance", and for join "server": [host, port], "token", "ca_pins", "insecure",
+``identity_view`` on fds 5 and 6. The task: ``{"mode": "join"|"again"|"renew", "identity": path, "log": {...}, for renew
+"servers": ["host:port", ...], "instance", and for the others "server": [host, port], "token", "ca_pins", "insecure",
 "nodename", "serial"}``. The answer: ``{"ok": true}`` or ``{"error": {"kind", "message", "detail", "hint", "code"}}``.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
+from tinyport.host import identity_file
 from tinyport.host.logging_line import Log
 from tinyport.host.privileges import not_dumpable
 from tinyport.node import identity_view
@@ -48,27 +49,29 @@ def main() -> None:
 
 
 def perform(task: Mapping[str, object], log: Log) -> dict[str, object]:
-    """Join or renew → the identity that was written."""
+    """Join, join again when this device was put out, or renew → the identity that was written."""
     from tinyport.link import enrolment
 
     path = Path(str(task["identity"]))
     if task["mode"] == "renew":
-        identity = _renewed(path, _texts(task.get("servers", [])), log, str(task.get("instance") or ""))
-    else:
-        host, port = _pair(task["server"])
-        identity = enrolment.join(
-            (host, port),
-            str(task["token"]),
-            _texts(task["ca_pins"]),
-            bool(task["insecure"]),
-            "node",
-            str(task["nodename"]),
-            (),
-            path,
-            serial=str(task["serial"]),
-            log=log,
-        )
-        log.info("joined", **{word: identity[word] for word in ("cluster", "name", "uuid")}, host_key=_host_key(identity))
+        return _renewed(path, _texts(task.get("servers", [])), log, str(task.get("instance") or ""))
+    if task["mode"] == "again" and not enrolment.put_out(path, str(task["token"])):
+        return identity_file.load(path)
+    host, port = _pair(task["server"])
+    identity = enrolment.join(
+        (host, port),
+        str(task["token"]),
+        _texts(task["ca_pins"]),
+        bool(task["insecure"]),
+        "node",
+        str(task["nodename"]),
+        (),
+        path,
+        serial=str(task["serial"]),
+        log=log,
+    )
+    words = {word: identity[word] for word in ("cluster", "name", "uuid")}
+    log.info("joined", **words, host_key=_host_key(identity))
     return identity
 
 

@@ -66,16 +66,38 @@ def _identity(settings: NodeSettings, path: Path, view: tuple[int, int], log: Lo
             ) from None
         _join(settings, path, view, log)
         identity = identity_file.load(path)
+    else:
+        identity = _again(settings, path, view, log, identity)
     if identity["kind"] != "node":
         raise OperatorError(f"{path} is not a node's identity but a {identity['kind']}'s")
-    if settings.token_file is not None:
+    if settings.token_file is not None and not _is_new(settings.token, identity):
         _erase(settings.token_file, log)
     return identity
 
 
-def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> None:
-    task = {
-        "mode": "join",
+def _is_new(token: str | None, identity: Mapping[str, object]) -> bool:
+    """Is it another token than the one by which this device is what it is?"""
+    before = identity.get(identity_file.CAME_BY)
+    return token is not None and before is not None and token.partition(".")[0].strip() != before
+
+
+def _again(
+    settings: NodeSettings, path: Path, view: tuple[int, int], log: Log, identity: dict[str, object]
+) -> dict[str, object]:
+    """Somebody has given this device another token than the one that it came by: perhaps because the cluster does not
+    know it any more. It costs a question to auth, once; when nobody answers, the next start asks.
+    """
+    if not _is_new(settings.token, identity):
+        return identity
+    error = run_enrolment(_task(settings, path, "again"), view)
+    if error is not None:
+        log.warning("this device has a new token, and did not join by it", reason=error, hint=error.hint or None)
+    return identity_file.load(path)
+
+
+def _task(settings: NodeSettings, path: Path, mode: str) -> dict[str, object]:
+    return {
+        "mode": mode,
         "identity": str(path),
         "server": list(settings.server),
         "token": settings.token,
@@ -85,6 +107,10 @@ def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -
         "serial": settings.serial,
         "log": {"level": settings.log_level, "format": settings.log_format},
     }
+
+
+def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> None:
+    task = _task(settings, path, "join")
     wait = FIRST_WAIT
     while True:
         error = run_enrolment(task, view)
