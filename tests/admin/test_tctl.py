@@ -242,10 +242,29 @@ def test_resources_go_round(fake_auth: FakeAuth, tctl: At, tmp_path: Path) -> No
     fake_auth.says("GET", "/v1/resources/role/ops", {"resource": role})
     fake_auth.says("PUT", "/v1/resources/role/ops", {"resource": role})
     run = tctl(fake_auth.data_dir)
-    path = tmp_path / "role.json"
-    path.write_text(run("get", "role/ops").out)
-    assert run("create", "-f", str(path)).out == "role ops was stored\n"
-    assert fake_auth.asked[-1] == ("PUT", "/v1/resources/role/ops", {"name": "ops", "allow": {"logins": ["pi"]}})
+    path = tmp_path / "role"
+    for form in ("text", "json"):
+        path.write_text(run("get", "role/ops", "--format", form).out)
+        assert run("create", "-f", str(path)).out == "role ops was stored\n"
+        assert fake_auth.asked[-1] == ("PUT", "/v1/resources/role/ops", {"name": "ops", "allow": {"logins": ["pi"]}})
+
+
+def test_several_documents_of_toml(fake_auth: FakeAuth, tctl: At, tmp_path: Path) -> None:
+    run = tctl(fake_auth.data_dir)
+    fake_auth.says("GET", "/v1/resources/lock", {"resources": []})
+    none = run("get", "lock")
+    assert (none.status, none.out, none.err) == (0, "", "there is no lock\n")
+    for name in ("a", "b"):
+        fake_auth.says("PUT", f"/v1/resources/role/{name}?create=1", {"resource": {"name": name}})
+    path = tmp_path / "roles.toml"
+    path.write_text('kind = "role"\nname = "a"\n---\n\n--- \nkind = "role"\nname = "b"\n')
+    assert run("create", str(path)).out == "role a was created\nrole b was created\n"
+    # Within a text it is text, and an error names the line of the file.
+    path.write_text('kind = "role"\nname = "a"\ntitle = """\n---\n"""\n')
+    assert run("create", str(path)).out == "role a was created\n"
+    assert fake_auth.asked[-1][2]["title"] == "---\n"
+    path.write_text('kind = "role"\nname = "a"\n---\nkind = role\n')
+    assert "line 4" in run("create", str(path)).err
 
 
 def test_resources_from_toml_and_lists(fake_auth: FakeAuth, tctl: At, tmp_path: Path) -> None:

@@ -67,16 +67,22 @@ def test_roles_are_edited_as_files(run: Run, tmp_path: Path) -> None:
     assert run("create", str(path)).status == 0
     refused = run("create", str(path))
     assert refused.status == 1
-    shown = run("get", "role/ops").json
+    shown = run("get", "role/ops", "--format", "json").json
     assert shown["allow"]["node_labels"] == {"site": ["berlin"]}
     shown["allow"]["logins"].append("root")
     path.write_text(json.dumps(shown))
     assert run("create", "-f", str(path)).status == 0
-    assert run("get", "role/ops").json["allow"]["logins"] == ["pi", "root"]
-    names = [role["name"] for role in run("get", "role").json]
+    assert run("get", "role/ops", "--format", "json").json["allow"]["logins"] == ["pi", "root"]
+    names = [role["name"] for role in run("get", "role", "--format", "json").json]
     assert {"admin", "access", "auditor", "ops"} <= set(names)
-    path.write_text(json.dumps(run("get", "role").json))
+    path.write_text(json.dumps(run("get", "role", "--format", "json").json))
     assert run("create", "-f", str(path)).out.count("was stored") == len(names)
+    # As people read it, and with a comment of their own.
+    before = run("get", "role", "--format", "json").json
+    path.write_text("# all of them\n" + run("get", "role").out)
+    assert path.read_text().count("\n---\n") == len(names) - 1
+    assert run("create", "-f", str(path)).out.count("was stored") == len(names)
+    assert run("get", "role", "--format", "json").json == before
     assert run("rm", "role/ops").status == 0
     assert run("rm", "role/ops").status == 5
     path.write_text('kind = "role"\nname = "bad"\n[alow]\n')
@@ -87,7 +93,7 @@ def test_the_clusters_configuration(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('kind = "cluster_config"\nsession_recording = "node"\n')
     assert run("create", "-f", str(path)).status == 0
-    (found,) = run("get", "cluster_config").json
+    (found,) = run("get", "cluster_config", "--format", "json").json
     assert found["session_recording"] == "node"
 
 

@@ -196,7 +196,7 @@ def test_nothing_crosses_the_other_way_nor_into_the_api(cluster: Cluster, partne
     with client, pytest.raises(TinyportError):
         client.request("GET", "/v1/nodes")
     # The partner trusts no user CA of ours.
-    known = json.loads(partner.tctl("get", f"trusted_cluster/{HERE}").stdout)
+    known = json.loads(partner.tctl("get", "--format", "json", f"trusted_cluster/{HERE}").stdout)
     assert known["user_ca"] == []
 
 

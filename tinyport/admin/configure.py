@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tinyport.admin.start_command import overridden, roles_of
 from tinyport.admin.token_input import read_token
 from tinyport.core.config import parse_config
 from tinyport.core.errors import OperatorError
+from tinyport.core.toml_text import value_of
 from tinyport.host.files import write_private
 
 _COMMENT_AT = 52
@@ -122,14 +122,5 @@ def _one(pins: object) -> object:
 
 def _line(key: str, value: object | None, example: str, comment: str) -> str:
     """A setting, or an example behind a ``#``, which is one that works."""
-    text = f"# {key} = {example}" if value is None else f"{key} = {_toml(value)}"
+    text = f"# {key} = {example}" if value is None else f"{key} = {value_of(value)}"
     return f"{text:<{_COMMENT_AT - 2}}  # {comment}" if comment else text
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    # TOML's basic strings are JSON's, but for DEL, which must be escaped.
-    return json.dumps(value).replace("\x7f", "\\u007f")

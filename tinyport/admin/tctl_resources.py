@@ -11,29 +11,36 @@ from typing import Any
 
 from tinyport.admin.config_file import parse_toml
 from tinyport.admin.connection import connect
-from tinyport.core.errors import OperatorError, PeerError
+from tinyport.core.errors import ConfigError, OperatorError, PeerError
 from tinyport.core.names import printable
 from tinyport.core.spelling import suggestion
-from tinyport.host.console import CommandLine, UsageError, emit, output_options, to_json
+from tinyport.core.toml_text import document_of
+from tinyport.host.console import CommandLine, UsageError, emit, format_time, output_options
 from tinyport.host.files import read_limited
 
 KINDS = ("user", "role", "token", "node", "cluster_config", "lock", "trusted_cluster")
 MAX_DOCUMENT = 1024 * 1024
+#: a line between two documents of TOML, where that has nothing of its own
+BETWEEN = "---"
+_MOMENTS = frozenset(("created", "expires", "last_seen", "locked_until", "since"))
 
 
 def add_commands(parser: CommandLine) -> None:
     get = parser.command(
         "get",
         _get,
-        help="print resources as JSON, to read or to edit",
-        examples=["tctl get role", "tctl get role/access"],
+        help="print resources, to read or to edit",
+        description="Print resources as TOML, or as JSON. Either can be edited and given to tctl create -f.",
+        examples=["tctl get role/access > role.toml", "tctl create -f role.toml", "tctl get --format json role"],
+        parents=[output_options()],
     )
     get.add_argument("resource", metavar="KIND[/NAME]", help=f"kinds: {', '.join(KINDS)}")
-    get.add_argument("--format", choices=("json",), default="json", help="the one that there is")
     create = parser.command(
         "create",
         _create,
         help="create or replace a resource from a file",
+        description="Create a resource, or replace it, from a file of TOML or JSON; or several: JSON in a list, TOML "
+        "with a line of three hyphens between them.",
         examples=["tctl create role.toml", "tctl create -f role.toml"],
         parents=[output_options()],
     )
@@ -62,13 +69,29 @@ def _get(args: argparse.Namespace) -> int:
     found = answer.get("resource", answer.get("resources"))
     if found is None:
         raise PeerError("auth's answer has no resource", hint="is auth of another version?")
-    print(to_json(found))
+    emit(args, found, lambda: _as_toml(found))
+    if not found and args.format == "text":
+        print(f"there is no {args.resource.replace('_', ' ')}", file=sys.stderr)
     return 0
 
 
+def _as_toml(found: object) -> list[str]:
+    documents = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, dict)]
+    lines: list[str] = []
+    for document in documents:
+        named = {key: document[key] for key in ("kind", "name") if key in document}
+        lines += [*([BETWEEN] if lines else []), *document_of({**named, **document}, _when)]
+    return lines
+
+
+def _when(key: str, value: object) -> str:
+    """A moment in words, beside its seconds."""
+    return format_time(value) if key in _MOMENTS and isinstance(value, (int, float)) and value > 0 else ""
+
+
 def read_resources(file: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """A resource file, JSON (an object or a list of them) or TOML → (kind, name, document) of each. OperatorError or
-    ConfigError when it is none.
+    """A resource file → (kind, name, document) of each: JSON (an object or a list of them), or TOML (one document, or
+    several with ``BETWEEN`` them). OperatorError or ConfigError when it is none.
     """
     if file == "-":
         text = sys.stdin.read(MAX_DOCUMENT + 1)
@@ -76,7 +99,7 @@ def read_resources(file: str) -> list[tuple[str, str, dict[str, Any]]]:
             raise OperatorError(f"standard input is larger than {MAX_DOCUMENT} bytes")
     else:
         text = read_limited(Path(file), MAX_DOCUMENT).decode("utf-8", "replace")
-    documents = _json(text, file) if text.lstrip()[:1] in ("{", "[") else [parse_toml(text, file)]
+    documents = _json(text, file) if text.lstrip()[:1] in ("{", "[") else _toml(text, file)
     return [_checked(document, file) for document in documents]
 
 
@@ -86,9 +109,26 @@ def _json(text: str, file: str) -> list[object]:
     except (ValueError, RecursionError) as error:
         # "[" may begin a table of TOML as well.
         if text.lstrip().startswith("["):
-            return [parse_toml(text, file)]
+            return _toml(text, file)
         raise OperatorError(f"{file} is not JSON: {error}") from None
     return found if isinstance(found, list) else [found]
+
+
+def _toml(text: str, file: str) -> list[object]:
+    parts: list[list[str]] = [[]]
+    for number, line in enumerate(text.split("\n")):
+        if line.rstrip() == BETWEEN:
+            # Empty lines in place of what came before: errors name lines of the file.
+            parts.append([""] * (number + 1))
+        else:
+            parts[-1].append(line)
+    if len(parts) == 1:
+        return [parse_toml(text, file)]
+    try:
+        # Such a line within a text of several lines is no end.
+        return [parse_toml(text, file)]
+    except ConfigError:
+        return [parse_toml("\n".join(part), file) for part in parts if any(line.strip() for line in part)]
 
 
 def _checked(document: object, file: str) -> tuple[str, str, dict[str, Any]]:

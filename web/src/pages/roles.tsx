@@ -113,7 +113,7 @@ function RoleDialog({ role, onClose, onDone }: { role?: Role; onClose: () => voi
       }}
     >
       {!role && <Field label="Name" value={name} onValue={setName} required autocapitalize="none" spellcheck={false} focus />}
-      <Area label="Document" value={document} onValue={setDocument} rows={16} hint="As tctl get role shows it. Taking something away ends the certificates that people hold; sessions that it forbids end." />
+      <Area label="Document" value={document} onValue={setDocument} rows={16} hint="As tctl get --format json role shows it. Taking something away ends the certificates that people hold; sessions that it forbids end." />
     </Ask>
   );
 }
