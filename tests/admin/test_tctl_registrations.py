@@ -70,7 +70,7 @@ def test_the_line_that_auth_refuses(fake_auth: FakeAuth, tctl: At, tmp_path: Pat
 
 
 def test_registrations_are_forgotten_by_label(fake_auth: FakeAuth, tctl: At) -> None:
-    found = [
+    found: list[dict[str, object]] = [
         {"id": f"{number:016x}", "by": "serial", "value": f"{number}", "name": "", "labels": {"site": site}}
         for number, site in enumerate(("berlin", "paris", "berlin"))
     ]
@@ -86,5 +86,10 @@ def test_registrations_are_forgotten_by_label(fake_auth: FakeAuth, tctl: At) -> 
     assert "DELETE" not in [method for method, _, _ in fake_auth.asked]
     assert run("nodes", "unregister", "site=berlin", "--yes").out == "2 registrations are gone\n"
     assert run("nodes", "unregister", str(found[1]["id"])).out == f"registration {found[1]['id']} is gone\n"
+    found[1]["node_uuid"], found[1]["node_name"] = "x", "pi"
+    found[2]["node_uuid"], found[2]["node_name"] = "y", None
+    fake_auth.says("GET", "/v1/registrations", {"registrations": found})
+    states = [line.split()[4] for line in run("nodes", "registered").out.splitlines()[1:]]
+    assert states == ["waiting", "joined", "removed"]
     gone = run("nodes", "unregister", str(found[1]["id"]), "nope")
     assert (gone.status, "the 1 before it are gone" in gone.err) == (5, True)

@@ -69,6 +69,7 @@ def test_a_registration_is_good_once(auth: AuthServer) -> None:
     back = auth.anyone().post("/v1/join", auth.join_body(token, "back", *keys(), serial="1000abcd"))
     assert node_of(auth, str(back.body["name"]))["status"] == "pending"
     (one,) = auth.local().get("/v1/registrations").body["registrations"]
+    assert (one["node_uuid"], one["node_name"]) == (first.body["uuid"], None)
     assert auth.local().call("DELETE", f"/v1/registrations/{one['id']}").status == 200
     assert register(auth, {"serial": "1000abcd", "name": "greenhouse"}) == {"added": 1, "joined": 0}
 

@@ -45,6 +45,21 @@ def test_the_line_to_paste_makes_a_node(cluster: Cluster, tmp_path: Path) -> Non
     assert cluster.tctl("nodes", "rm", "pasted").returncode == 0
 
 
+def test_an_administrator_elsewhere_registers_devices(cluster: Cluster) -> None:
+    def remote(*words: str, input: str = "") -> str:
+        through = ("-i", cluster.ready["admin_identity"], "--proxy", cluster.ready["proxy"])
+        done = cluster.run(BIN / "tctl", *through, "nodes", *words, input=input)
+        assert done.returncode == 0, text(done)
+        return done.stdout.decode()
+
+    fleet = "".join(f"serial=1000{number:04x} name=far-{number} batch=9\n" for number in range(600))
+    assert remote("import", "-", input=fleet) == "600 devices are registered\n"
+    assert "far-599  waiting  batch=9" in remote("registered", "batch=9")
+    # One is enough to see that it goes through the proxy.
+    (id,) = (line.split()[0] for line in remote("registered").splitlines() if " far-7 " in line)
+    assert remote("unregister", id) == f"registration {id} is gone\n"
+
+
 def test_who_was_put_out_stays_out(cluster: Cluster, tmp_path: Path) -> None:
     device = Device(cluster, tmp_path, cluster.ready["proxy"], name="leaver")
     device.start()

@@ -121,10 +121,17 @@ def _import(args: argparse.Namespace) -> int:
             added += _count(answer, "added")
             joined += _count(answer, "joined")
             done(at + len(batch))
-    said = f"{added} devices are registered"
-    lines = [said if not joined else f"{said}; {joined} have joined before, and are left as they are"]
+    said = f"{_devices(added)} registered"
+    before = "one has joined before, and is left as it is"
+    if joined > 1:
+        before = f"{joined} have joined before, and are left as they are"
+    lines = [f"{said}; {before}" if joined else said]
     emit(args, {"added": added, "joined": joined}, lambda: lines)
     return 0
+
+
+def _devices(count: int) -> str:
+    return "one device is" if count == 1 else f"{count} devices are"
 
 
 def _count(answer: Mapping[str, object], name: str) -> int:
@@ -135,7 +142,7 @@ def _count(answer: Mapping[str, object], name: str) -> int:
 def _at_its_line(error: TinyportError, batch: list[tuple[int, dict[str, object]]], added: int) -> TinyportError:
     place = error.extra.get("device")
     if isinstance(place, int) and 0 <= place < len(batch):
-        done = f"the {added} devices before are registered" if added else "nothing was registered"
+        done = f"{_devices(added)} registered, those before it" if added else "nothing was registered"
         hint = "; ".join(word for word in (error.hint, f"{done}: mend the line and import the file again") if word)
         return OperatorError(f"line {batch[place][0]}: {error.message}", hint=hint)
     return error
@@ -149,13 +156,20 @@ def _registered(args: argparse.Namespace) -> int:
             one.get("id"),
             f"{one.get('by')} {one.get('value')}",
             one.get("name") or "-",
-            "joined" if one.get("node_uuid") else "waiting",
+            _state(one),
             labels_text(one.get("labels")),
         )
         for one in found
     ]
     emit(args, {"registrations": found}, lambda: table(lines, ("ID", "DEVICE", "NAME", "STATE", "LABELS")))
     return 0
+
+
+def _state(one: Mapping[str, object]) -> str:
+    if not one.get("node_uuid"):
+        return "waiting"
+    # Removed is removed: to come back by its registration it is registered anew. An older auth does not say.
+    return "removed" if one.get("node_name", "") is None else "joined"
 
 
 def _having(labels: list[str], client: AuthClient) -> list[dict[str, Any]]:

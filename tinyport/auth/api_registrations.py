@@ -25,7 +25,11 @@ def _document(row: RegistrationRow) -> dict[str, object]:
 
 
 async def list_registrations(call: Call) -> Answer:
-    return {"registrations": [_document(row) for row in await call.service.store.read.registrations.all()]}
+    """``node_name``: of the node that a device became; None before, and when that was removed."""
+    read = call.service.store.read
+    rows = await read.registrations.all()
+    names = await read.nodes.names({row.node for row in rows if row.node})
+    return {"registrations": [{**_document(row), "node_name": names.get(row.node or "")} for row in rows]}
 
 
 async def add_registrations(call: Call) -> Answer:
