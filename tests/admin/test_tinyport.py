@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import socket
 import threading
@@ -17,7 +18,7 @@ from tinyport.admin import config_file
 from tinyport.admin.main import build_parser, main
 from tinyport.admin.reread import again
 from tinyport.admin.start_command import overridden, with_credential
-from tinyport.admin.status_command import ask_monitor, node_lines
+from tinyport.admin.status_command import ask_monitor, node_lines, state_of
 from tinyport.admin.token_input import read_token
 from tinyport.core.config import SECTIONS, parse_config
 from tinyport.core.errors import ConfigError, TinyportError
@@ -238,6 +239,20 @@ def test_a_status_of_another_version_is_shown_all_the_same(status: dict[str, obj
     assert len(node_lines(status, NOW)) == 11
 
 
+def test_who_waits_to_be_let_in_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    body = {"uuid": "x", "state": "pending"}
+    for text in ("", "[]", "{", json.dumps({"document": 5}), json.dumps({"document": "[]"})):
+        (tmp_path / "node" / "node.json").write_text(text)
+        assert state_of(tmp_path, "x") is None
+    (tmp_path / "node" / "node.json").write_text(json.dumps({"document": json.dumps(body)}))
+    # One of another node is from before.
+    assert (state_of(tmp_path, "x"), state_of(tmp_path, "y"), state_of(tmp_path / "no", "x")) == ("pending", None, None)
+    line = "state:         waits for an administrator: tctl nodes accept pi"
+    assert line in node_lines({**STATUS, "name": "pi", "state": "pending"}, NOW)
+    assert not [line for line in node_lines({**STATUS, "state": "active"}, NOW) if line.startswith("state")]
+
+
 def test_asking_a_monitor(tmp_path: Path, tinyport: Any) -> None:
     # Longer than an address has room for.
     data_dir = tmp_path / ("x" * 100)
@@ -257,7 +272,7 @@ def test_asking_a_monitor(tmp_path: Path, tinyport: Any) -> None:
         ran = tinyport("status", "--data-dir", str(data_dir), "--format", "json")
         thread.join()
     os.close(folder)
-    assert ran.json == {"name": "greenhouse"}
+    assert ran.json == {"name": "greenhouse", "state": None}
     with pytest.raises(TinyportError, match="no node is running"):
         ask_monitor(data_dir)
     assert "there is no node" in tinyport("status", "--data-dir", str(tmp_path)).err

@@ -15,6 +15,7 @@ from tinyport.admin import config_file
 from tinyport.core.errors import OperatorError, PeerError, Unavailable
 from tinyport.core.names import printable
 from tinyport.host.console import emit
+from tinyport.host.files import read_limited
 from tinyport.host.moments import ago, span
 
 MAX_STATUS = 256 * 1024
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if folder is None:
         folder = config_file.data_dir(config_file.chosen_path(args.config))
     status = ask_monitor(Path(folder))
+    status["state"] = state_of(Path(folder), status.get("uuid"))
     emit(args, status, lambda: node_lines(status, time.time()))
     return 0
 
@@ -86,6 +88,23 @@ def ask_monitor(data_dir: Path) -> dict[str, Any]:
     return status
 
 
+def state_of(data_dir: Path, uuid: object) -> str | None:
+    """What auth last said of the node with this UUID: active, pending or quarantined. None when nothing is known."""
+    try:
+        signed = json.loads(read_limited(data_dir / "node" / "node.json", MAX_STATUS))
+        body = json.loads(signed["document"])
+        return str(body["state"]) if body["uuid"] == uuid else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OperatorError):
+        return None
+
+
+def _state(status: Mapping[str, Any]) -> dict[str, object]:
+    """Nothing of one that is as it should be."""
+    if status.get("state") == "pending":
+        return {"state": f"waits for an administrator: tctl nodes accept {status.get('name')}"}
+    return {"state": "quarantined: nobody gets a session"} if status.get("state") == "quarantined" else {}
+
+
 def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
     """The daemon's answer for people."""
     tunnel, memory = _table(status.get("tunnel")), _table(status.get("memory"))
@@ -99,6 +118,7 @@ def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
     shown: dict[str, object] = {
         "node": f"{status.get('name')} {status.get('uuid')}",
         "cluster": status.get("cluster"),
+        **_state(status),
         "tunnel": state,
         "listens": _words(status.get("listen")) or "no, through the tunnel alone",
         "certificate": f"generation {status.get('generation')}, ends {ago(status.get('valid_before'), now)}",
