@@ -248,7 +248,7 @@ def test_who_waits_to_be_let_in_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "node" / "node.json").write_text(json.dumps({"document": json.dumps(body)}))
     # One of another node is from before.
     assert (state_of(tmp_path, "x"), state_of(tmp_path, "y"), state_of(tmp_path / "no", "x")) == ("pending", None, None)
-    line = "state:         waits for an administrator: tctl nodes accept pi"
+    line = "state:        waits for an administrator: tctl nodes accept pi"
     assert line in node_lines({**STATUS, "name": "pi", "state": "pending"}, NOW)
     assert not [line for line in node_lines({**STATUS, "state": "active"}, NOW) if line.startswith("state")]
 
