@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,23 +28,34 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from tinyport.node.settings import NodeSettings
+    from tinyport.proxy.settings import ProxySettings
 
 #: a command line and what it is told, see node.settings.Reread
 Again = tuple[Sequence[str], Mapping[str, object]]
+#: the configuration as it is now; TinyportError when the role would not start with it
+Read = Callable[[], Config]
 Say = Callable[[Mapping[str, object]], None]
 
 
 def run_role(
-    role: str, config: Config, ready_fd: int | None, *, insecure_no_ca_pin: bool = False, again: Again | None = None
+    role: str,
+    config: Config,
+    ready_fd: int | None,
+    *,
+    insecure_no_ca_pin: bool = False,
+    again: Again | None = None,
+    read: Read | None = None,
 ) -> int:
     """Be ``role`` ("auth", "proxy" or "node") in this process until SIGTERM; the exit status.
 
     Whoever holds the other end of ``ready_fd`` reads one line of JSON when the role serves: ``address`` of auth and
-    proxy, ``listen`` (a list) of a node. ``again``: how a node has its configuration read again. Raises TinyportError
-    when the role cannot start.
+    proxy, ``listen`` (a list) of a node. ``again``: how a node has its configuration read again; ``read``: how a proxy
+    does that. Raises TinyportError when the role cannot start.
     """
     if role == "node":
         return _run_node(config, ready_fd, insecure_no_ca_pin, again)
+    # A supervisor hands a reload on to each role, and none may end by it. Auth has nothing to read again.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def say(fields: Mapping[str, object]) -> None:
         if ready_fd is not None:
@@ -53,7 +65,7 @@ def run_role(
 
     if role == "auth":
         return _run_auth(config, say)
-    return _run_proxy(config, say, insecure_no_ca_pin)
+    return _run_proxy(config, say, insecure_no_ca_pin, read)
 
 
 def _tell_systemd() -> None:
@@ -112,15 +124,13 @@ def _run_auth(config: Config, say: Say) -> int:
     return run(settings, ready)
 
 
-def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
-    libraries.ask_nobody()
-    from tinyport.proxy.server import run
+def _proxy_settings(config: Config, insecure_no_ca_pin: bool) -> ProxySettings:
     from tinyport.proxy.settings import ProxySettings
 
     server = config.tinyport.server
     if server is None:
         raise OperatorError("the proxy is not told where auth is", hint='set tinyport.server = "auth-host:3025"')
-    settings = ProxySettings(
+    return ProxySettings(
         data_dir=Path(config.tinyport.data_dir),
         listen=config.proxy.listen,
         public_addr=config.proxy.public_addr,
@@ -139,6 +149,11 @@ def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
         log_format=config.tinyport.log_format,
     )
 
+
+def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool, read: Read | None) -> int:
+    libraries.ask_nobody()
+    from tinyport.proxy.server import run
+
     def ready(address: tuple[str, int]) -> None:
         if config.tinyport.token_file is not None:
             try:
@@ -148,7 +163,8 @@ def _run_proxy(config: Config, say: Say, insecure_no_ca_pin: bool) -> int:
                 log.warning("the join token could not be erased", file=config.tinyport.token_file, reason=error)
         say({"address": format_address(*address)})
 
-    return run(settings, ready)
+    again = None if read is None else lambda: _proxy_settings(read(), insecure_no_ca_pin)
+    return run(_proxy_settings(config, insecure_no_ca_pin), ready, again)
 
 
 def _run_node(config: Config, ready_fd: int | None, insecure_no_ca_pin: bool, again: Again | None) -> int:

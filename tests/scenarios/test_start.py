@@ -123,6 +123,36 @@ def test_server_and_node_as_services_of_their_own(machine: Machine) -> None:
     wait_for("the node to be offline", lambda: machine.nodes() == {"shed": "offline"})
 
 
+def test_a_reload_of_the_server_ends_nothing(machine: Machine) -> None:
+    server = machine.start("auth,proxy")
+    wait_for("auth", lambda: machine.tctl("status"))
+    machine.start("node")
+    wait_for("the node to be online", lambda: machine.nodes() == {"shed": "online"})
+
+    def log() -> str:
+        return (machine.folder / "auth,proxy.log").read_text()
+
+    pids = sorted(processes.tree(server.pid))
+    good = machine.config.read_text()
+
+    def reload(text: str, said: str) -> None:
+        machine.config.write_text(text)
+        server.send_signal(signal.SIGHUP)
+        wait_for(said, lambda: said in log())
+
+    reload(good.replace("[node]", 'proxy_protocol_frm = ["127.0.0.1/32"]\n[node]'), "proxy_protocol_frm")
+    reload(good.replace("[node]", 'proxy_protocol_from = ["127.0.0.1/32"]\n[node]'), "was read again")
+    host, _, port = machine.proxy.rpartition(":")
+    with socket.create_connection((host, int(port))) as stream:
+        stream.settimeout(LIMIT)
+        # It comes from a balancer now. From anybody else this is not taken.
+        stream.sendall(b"PROXY TCP4 192.0.2.7 198.51.100.1 4242 443\r\nSSH-2.0-x\r\n")
+        assert stream.recv(100).startswith(b"SSH-2.0-")
+    assert sorted(processes.tree(server.pid)) == pids
+    assert log().count("tunnel up") == 1
+    assert machine.nodes() == {"shed": "online"}
+
+
 def test_figures_of_auth_and_proxy(machine: Machine) -> None:
     first = next(port for port in iter(free_port, 0) if _is_free(port + 1))
     text = machine.config.read_text()

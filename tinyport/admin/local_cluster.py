@@ -68,7 +68,7 @@ class LocalCluster:
     """The roles of one configuration under a supervisor.
 
     ``document``: the parsed configuration file. Where a role listens on a port that the system chose, the document says
-    so from then on, and the role has the same one when it is started again. ``reread``: how a node reads its
+    so from then on, and the role has the same one when it is started again. ``reread``: how roles read their
     configuration again, see ``reread.again``.
     """
 
@@ -110,7 +110,7 @@ class LocalCluster:
         if join is not None:
             document = join(role, document, config)
         task = {"document": document, "source": self._source, "insecure_no_ca_pin": insecure_no_ca_pin}
-        if role == "node" and self._reread is not None:
+        if self._reread is not None:
             task["reread"] = self._reread
         return task
 

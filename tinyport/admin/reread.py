@@ -1,4 +1,4 @@
-"""Reading a running node's configuration again: a process of its own, so that the monitor parses nothing.
+"""Reading a running role's configuration again. A node's: in a process of its own, so that the monitor parses nothing.
 
 The monitor runs it on SIGHUP: its answer goes to fd 3, and what it is told comes on fd 4 (both JSON in memory files).
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyport.core.config import Config
 from tinyport.core.errors import ConfigError, TinyportError
 
 ANSWER, TASK = 3, 4
@@ -33,15 +34,21 @@ def again(path: Path | None, args: argparse.Namespace) -> tuple[list[str], dict[
 
 
 def configuration(task: Mapping[str, Any]) -> dict[str, object]:
-    """What the monitor is told if it starts now. TinyportError when it would not start.
+    """What the monitor is told if it starts now. TinyportError when it would not start. ``task``: see ``checked``."""
+    from tinyport.start import node_configuration
+
+    return node_configuration(checked("node", task))
+
+
+def checked(role: str, task: Mapping[str, Any]) -> Config:
+    """What the configuration says of ``role`` now. TinyportError when it would not start.
 
     ``task``: ``path`` of the file (or None), ``words`` of the command line, and for a role of a supervisor
-    ``document``, the one that it was started with, in which only what the file says of this node counts again.
+    ``document``, the one that it was started with, in which only what the file says of this role counts again.
     """
     from tinyport.admin import config_file
     from tinyport.admin.local_cluster import role_document
     from tinyport.admin.start_command import overridden
-    from tinyport.start import node_configuration
 
     path = task["path"]
     source = "command line" if path is None else str(path)
@@ -51,14 +58,14 @@ def configuration(task: Mapping[str, Any]) -> dict[str, object]:
         document = overridden(document, argparse.Namespace(**words))
     started = task.get("document")
     if started is None:
-        mine = role_document("node", document, config_file.check(document, source))
+        mine = role_document(role, document, config_file.check(document, source))
     else:
         # Where the cluster is has not changed: this supervisor runs it, or found it when it started.
         config_file.check(document, source)
         log = document.get("tinyport", {}).get("log")
         general = {**started["tinyport"], **({} if log is None else {"log": log})}
-        mine = {"tinyport": general, "node": {**document.get("node", {}), "enabled": True}}
-    return node_configuration(config_file.check(mine, source))
+        mine = {"tinyport": general, role: {**document.get(role, {}), "enabled": True}}
+    return config_file.check(mine, source)
 
 
 def main() -> None:

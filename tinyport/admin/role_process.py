@@ -79,6 +79,7 @@ def spawn_role(role: str, task: Task, argv: list[str] | None = None) -> tuple[in
 def main() -> None:
     """The first thing a role's process does; ends the process."""
     from tinyport.admin import config_file
+    from tinyport.admin.reread import checked
     from tinyport.host.console import report
     from tinyport.start import run_role
 
@@ -92,7 +93,8 @@ def main() -> None:
         reread = task.get("reread")
         again = None if reread is None else (reread[0], {**reread[1], "document": task["document"]})
         insecure = bool(task.get("insecure_no_ca_pin"))
-        status = run_role(task["role"], config, READY, insecure_no_ca_pin=insecure, again=again)
+        read = None if again is None else lambda: checked(task["role"], again[1])
+        status = run_role(task["role"], config, READY, insecure_no_ca_pin=insecure, again=again, read=read)
     except Exception as error:
         status = report(f"tinyport {task['role']}", error, debug=_wants_details(task))
     raise SystemExit(status)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyport.admin import config_file
-from tinyport.admin.reread import again
+from tinyport.admin.reread import again, checked
 from tinyport.admin.token_input import read_token
 from tinyport.core import tokens
 from tinyport.core.errors import OperatorError, PeerError
@@ -67,8 +67,14 @@ def _become(
 
     config = config_file.check(document, source)
     mine = with_token(role, role_document(role, document, config), config)
-    checked = config_file.check(mine, source)
-    return run_role(role, checked, None, insecure_no_ca_pin=insecure_no_ca_pin, again=reread)
+    return run_role(
+        role,
+        config_file.check(mine, source),
+        None,
+        insecure_no_ca_pin=insecure_no_ca_pin,
+        again=reread,
+        read=lambda: checked(role, reread[1]),
+    )
 
 
 def overridden(document: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -26,6 +26,10 @@ class Balancers:
         self._log = log
         self._said = 0.0
 
+    def use(self, settings: ProxySettings) -> None:
+        """Other lists, for connections and requests from now on."""
+        self._settings = settings
+
     def announce(self, address: str) -> bool:
         """Do connections from there begin with a PROXY header?"""
         return is_in(address, self._settings.proxy_protocol_from)

@@ -102,6 +102,7 @@ class Gateway:
     def __init__(
         self,
         settings: ProxySettings,
+        balancers: Balancers,
         credentials: Credentials,
         dials: Dials,
         log: Log,
@@ -114,7 +115,7 @@ class Gateway:
         web: Callable[[socket.socket, Peer, Inside], Awaitable[None]],
     ) -> None:
         self._settings = settings
-        self._balancers = Balancers(settings, log)
+        self._balancers = balancers
         self._credentials = credentials
         self._dials = dials
         self._log = log

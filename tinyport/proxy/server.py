@@ -19,6 +19,7 @@ from tinyport.host.logging_line import Log
 from tinyport.link.diagnostics import Diagnostics
 from tinyport.proxy.access import Gatekeeper
 from tinyport.proxy.authlink import AuthLink
+from tinyport.proxy.balancers import Balancers
 from tinyport.proxy.cluster_tunnels import ClusterTunnels
 from tinyport.proxy.credentials import Credentials, keep_renewed, obtain
 from tinyport.proxy.dial import Dials
@@ -26,6 +27,7 @@ from tinyport.proxy.figures import figures, missing
 from tinyport.proxy.gateway import Gateway
 from tinyport.proxy.knowledge import Knowledge
 from tinyport.proxy.partners import Partners
+from tinyport.proxy.reload import Read, Reload
 from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.sockets import listen
 from tinyport.proxy.ssh_elsewhere import Elsewhere
@@ -56,8 +58,11 @@ class Proxy:
         self.settings = settings
         self.credentials = credentials
 
+        self._logs: list[Log] = []
+
         def log(name: str) -> Log:
-            return Log(f"proxy.{name}", settings.log_level, settings.log_format)
+            self._logs.append(Log(f"proxy.{name}", settings.log_level, settings.log_format))
+            return self._logs[-1]
 
         self._log = log("server")
         public = next(iter(settings.addresses), format_address(*settings.listen))
@@ -95,10 +100,11 @@ class Proxy:
         )
         self.tsh = TshGateway(self.gatekeeper, self.tunnels.dial, self.clusters, log("tsh"))
         elsewhere = Elsewhere(self.knowledge, self.gatekeeper, self.clusters)
+        self.balancers = Balancers(settings, log("balancers"))
         self.web_certificate = web
         self.web = Web(
             web.context,
-            settings,
+            self.balancers,
             log("web"),
             host=public,
             cluster=credentials.cluster,
@@ -117,6 +123,7 @@ class Proxy:
         )
         self.gateway = Gateway(
             settings,
+            self.balancers,
             credentials,
             self.dials,
             log("gateway"),
@@ -127,6 +134,7 @@ class Proxy:
             ssh=self.ssh.serve,
             web=self.web.serve,
         )
+        self._identity_log = log("identity")
         self._policy_came = asyncio.Event()
         self.tunnels.on_change = self.authlink.report
         self.tunnels.complete = lambda: self.authlink.up and self.authlink.synced.is_set()
@@ -165,10 +173,14 @@ class Proxy:
         self.ssh.use(self.credentials.ssh_key, self.credentials.ssh_certificate)
         self.authlink.renew_context()
 
-    async def run(self, ready: Ready, stop: asyncio.Event) -> None:
+    def reload(self, read: Read) -> Reload:
+        """What reads the configuration again when it is asked to."""
+        return Reload(self.settings, read, self.balancers, self.web_certificate, self._logs, self._log)
+
+    async def run(self, ready: Ready, stop: asyncio.Event, *beside: Coroutine[Any, Any, None]) -> None:
         """Serve until ``stop`` is set.
 
-        ``ready(address)`` is called once the port is open and a policy is known.
+        ``ready(address)`` is called once the port is open and a policy is known. ``beside``: what else runs meanwhile.
 
         OperatorError when the port cannot be had.
         """
@@ -197,9 +209,8 @@ class Proxy:
             self._part(self._save_nodes()),
             self._part(self.web.people.sessions.run()),
             self._part(self.web_certificate.run()),
-            self._part(
-                keep_renewed(self.credentials, self.settings.identity_path, self._renewed, Log("proxy.identity"))
-            ),
+            self._part(keep_renewed(self.credentials, self.settings.identity_path, self._renewed, self._identity_log)),
+            *map(self._part, beside),
             self._part(self._say_ready(ready, address)),
         ]
         stopping = asyncio.ensure_future(stop.wait())
@@ -246,8 +257,17 @@ class Proxy:
             self._log.warning("the node documents cannot be kept", reason=error)
 
 
-async def serve(settings: ProxySettings, *, ready: Ready, stop: asyncio.Event) -> None:
-    """A proxy's whole life: join if need be, serve until ``stop`` is set. OperatorError when it cannot."""
+async def serve(
+    settings: ProxySettings,
+    *,
+    ready: Ready,
+    stop: asyncio.Event,
+    read: Read | None = None,
+    again: asyncio.Event | None = None,
+) -> None:
+    """A proxy's whole life: join if need be, serve until ``stop`` is set, and ``read`` the configuration whenever
+    ``again`` is. OperatorError when it cannot.
+    """
     log = Log("proxy", settings.log_level, settings.log_format)
     for address in settings.public_addr:
         parse_address(address, 443)
@@ -262,11 +282,12 @@ async def serve(settings: ProxySettings, *, ready: Ready, stop: asyncio.Event) -
         for task in (obtaining, stopping):
             task.cancel()
         await asyncio.gather(obtaining, stopping, return_exceptions=True)
-    await Proxy(settings, credentials, WebCertificate(settings, log)).run(ready, stop)
+    proxy = Proxy(settings, credentials, WebCertificate(settings, log))
+    await proxy.run(ready, stop, *([] if read is None or again is None else [proxy.reload(read).run(again)]))
 
 
-def run(settings: ProxySettings, ready: Ready | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status.
+def run(settings: ProxySettings, ready: Ready | None = None, read: Read | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. ``read`` is for SIGHUP, which ends nothing in any case.
 
     What keeps it from serving is said on standard error.
     """
@@ -275,11 +296,12 @@ def run(settings: ProxySettings, ready: Ready | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def main() -> None:
-        stop = asyncio.Event()
+        stop, again = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, again.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await serve(settings, ready=ready or (lambda address: None), stop=stop)
+        await serve(settings, ready=ready or (lambda address: None), stop=stop, read=read, again=again)
 
     try:
         asyncio.run(main())

@@ -21,7 +21,6 @@ from tinyport.link.inside_http import PATH
 from tinyport.link.tls_transport import SocketTransport
 from tinyport.proxy import front
 from tinyport.proxy.balancers import Balancers
-from tinyport.proxy.settings import ProxySettings
 from tinyport.proxy.stream import Stream
 from tinyport.proxy.web_api import People, refusal
 from tinyport.proxy.web_page import PAGE, not_built, read_page
@@ -84,7 +83,7 @@ class Web:
     def __init__(
         self,
         context: ssl.SSLContext,
-        settings: ProxySettings,
+        balancers: Balancers,
         log: Log,
         *,
         host: str,
@@ -98,7 +97,7 @@ class Web:
         self._ping = ping
         self._ready = ready
         self.people = people
-        self._balancers = Balancers(settings, log)
+        self._balancers = balancers
         self._lives: WeakKeyDictionary[asyncio.BaseTransport, asyncio.TimerHandle] = WeakKeyDictionary()
         self._peers: WeakKeyDictionary[asyncio.BaseTransport, Address] = WeakKeyDictionary()
         #: connections that have not asked for anything yet

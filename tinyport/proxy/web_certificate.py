@@ -32,9 +32,7 @@ class WebCertificate:
         self._log = log
         self._folder = settings.folder
         self._hosts = _hosts(settings.addresses)
-        self._own: tuple[Path, Path] | None = None
-        if settings.web_cert is not None and settings.web_key is not None:
-            self._own = (settings.web_cert, settings.web_key)
+        self._own = _own(settings)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
@@ -48,6 +46,18 @@ class WebCertificate:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             self.look()
+
+    def use(self, settings: ProxySettings) -> None:
+        """The operator may have named other files. OperatorError when they cannot be used; all stays as it was then."""
+        before, self._own = self._own, _own(settings)
+        if self._own == before:
+            self.look()
+            return
+        try:
+            self._load()
+        except OperatorError:
+            self._own = before
+            raise
 
     def look(self) -> None:
         """What cannot be used is said once, and the one before it stays."""
@@ -97,6 +107,13 @@ class WebCertificate:
             write_private(path, _self_made(self._hosts).encode())
             self._log.info("made a certificate for browsers", hosts=",".join(self._hosts))
         return path
+
+
+def _own(settings: ProxySettings) -> tuple[Path, Path] | None:
+    """The operator's certificate and key, if there are."""
+    if settings.web_cert is None or settings.web_key is None:
+        return None
+    return settings.web_cert, settings.web_key
 
 
 def _hosts(addresses: Sequence[str]) -> list[str]:
