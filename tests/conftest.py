@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import settings
 
 from bench import login_files
+from tests import schedule
+
+if TYPE_CHECKING:
+    from xdist.scheduler import Scheduling
 
 #: On the machines that judge a change nothing may be skipped for want of a program.
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
@@ -23,13 +27,19 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that become other users are skipped, visibly, for who is not root."""
+    """What takes long begins first. Tests that become other users are skipped, visibly, for who is not root."""
+    schedule.longest_first(items)
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root")
     for item in items:
         if item.get_closest_marker("root") is not None:
             item.add_marker(skip)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> Scheduling | None:
+    return schedule.make(config) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

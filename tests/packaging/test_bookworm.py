@@ -19,7 +19,7 @@ from tests.packaging.debian_root import ROOT
 from tests.packaging.test_first_boot import blocks, board
 from tests.scenarios.cluster import LIMIT, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("cloud-init")]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
 
 NAME = "bookworm"
 

@@ -18,7 +18,7 @@ from tests.packaging.trixie import CONFIGURATION, NEXT, NODE, SERVER, Trixie, fr
 from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("debian")]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
 
 INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"
 MODULES = "/usr/lib/python3/dist-packages/tinyport"

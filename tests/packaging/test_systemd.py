@@ -12,7 +12,7 @@ from tests.packaging.conftest import People
 from tests.packaging.trixie import CONFIGURATION, NODE, Trixie, free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("debian")]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
 
 SERVICE, SOCKET = "tinyport-node.service", "tinyport-node.socket"
 NAME = "unit"
