@@ -6,12 +6,14 @@ Command lines and enrolment speak through it. It needs the standard library alon
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +38,8 @@ MAX_HELLO = 256 * 1024
 MAX_LINE = 4 * 1024 * 1024
 TIMEOUT = 10.0
 DOWNLOAD_TIMEOUT = 300.0
+#: A whole hello: who sends a byte now and then has nobody's trust yet.
+HELLO_LIMIT = 40.0
 #: aiohttp closes idle connections after 75 s, load balancers after 60 s. A request sent into a closing connection is
 #: lost, so a connection that rested for longer than this is not used again.
 MAX_REST = 20.0
@@ -50,6 +54,8 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = self._client.open_socket()
+        if self._client.was_cut:
+            raise TimeoutError
 
 
 class AuthClient:
@@ -84,6 +90,7 @@ class AuthClient:
         self._certificate = cert_pem
         self._connection: _Connection | None = None
         self._last_use = 0.0
+        self.was_cut = False
 
     def __enter__(self) -> AuthClient:
         return self
@@ -257,6 +264,14 @@ class AuthClient:
             return PeerError(f"{self._where} did not answer as auth does", detail=repr(error))
         return Unavailable(f"{self._where} closed the connection", detail=str(error), hint="try again in a moment")
 
+    def cut(self) -> None:
+        """End what is asked or will be, from another thread."""
+        self.was_cut = True
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
     def open_socket(self) -> socket.socket:
         """A connected socket that speaks with auth and nobody else; Unavailable says what is down."""
         if isinstance(self.address, Path):
@@ -374,7 +389,17 @@ def fetch_hello(address: tuple[str, int], *, timeout: float = TIMEOUT, server: s
     → {"cluster": str, "tls_cas": [PEM], "challenge": str, ...}, with these types checked.
     """
     with _UncheckedClient(address, timeout=timeout, server=server) as client:
-        answer = client.request("GET", "/v1/hello", limit=MAX_HELLO)
+        limit = threading.Timer(HELLO_LIMIT, client.cut)
+        limit.daemon = True
+        limit.start()
+        try:
+            answer = client.request("GET", "/v1/hello", limit=MAX_HELLO)
+        finally:
+            limit.cancel()
+        if client.was_cut:
+            raise Unavailable(
+                f"the {server} at {format_address(*address)} does not answer", hint="try again in a moment"
+            )
     cas = answer.get("tls_cas")
     if (
         not isinstance(answer.get("cluster"), str)

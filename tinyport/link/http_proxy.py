@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import os
 import socket
+import time
 
 from tinyport.core.errors import PeerError, Unavailable
 from tinyport.core.names import format_address, parse_address
@@ -82,8 +83,9 @@ def connected_through(held: bytes | bytearray, where: str) -> bool:
 
 def open_connection(address: Address, timeout: float) -> socket.socket:
     """A connection to ``address``, through the environment's proxy if it names one. OSError when nobody answers,
-    Unavailable or PeerError for what the proxy says.
+    Unavailable or PeerError for what the proxy says, or when its answer is not whole after ``timeout`` seconds.
     """
+    end = time.monotonic() + timeout
     via = proxy_for(address[0])
     opened = socket.create_connection(via or address, timeout)
     if via is None:
@@ -93,10 +95,19 @@ def open_connection(address: Address, timeout: float) -> socket.socket:
     try:
         opened.sendall(connect_request(where))
         while not connected_through(held, where):
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            opened.settimeout(left)
             piece = opened.recv(4096)
             if not piece:
                 raise Unavailable("the HTTP proxy closed the connection")
             held += piece
+        opened.settimeout(timeout)
+    except TimeoutError:
+        opened.close()
+        proxy = format_address(*via)
+        raise Unavailable(f"the HTTP proxy at {proxy} does not answer", hint="HTTPS_PROXY names it") from None
     except BaseException:
         opened.close()
         raise
