@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import processes
 from bench.report import Row, Suite
-from tests.packaging.openwrt_python import left_out
+from tests.packaging.openwrt_python import leave_out
 from tests.scenarios.cluster import BIN, Cluster, wait_for
 
 MEGABYTE = 2**20
@@ -42,13 +42,11 @@ def _size(suite: Suite) -> None:
     with tempfile.TemporaryDirectory(prefix="tinyport-bench-") as name:
         folder = Path(name)
         shutil.copytree(root, folder / "tinyport", ignore=shutil.ignore_patterns("__pycache__", "systemd"))
-        for part in left_out():
-            place = folder / part
-            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        leave_out(folder)
         for library in LIBRARIES:
             _copy_library(library, folder)
         sources = _count(folder)
-        # The kind that OpenWrt installs: no sources, and no docstrings in the byte code.
+        # The kind that our feed makes for OpenWrt: no sources, and no docstrings in the byte code.
         compileall.compile_dir(folder, quiet=1, optimize=2)
         lean = _count(folder) - sources
         for cache in list(folder.rglob("__pycache__")):

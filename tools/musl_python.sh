@@ -137,7 +137,7 @@ if [ ! -e "$out/env/.ready" ]; then
     "$out/usr/bin/python3.13" -m venv --without-pip "$out/env"
     # Wheels alone: a library built here would not be the one that others have.
     quietly pip "$here/.venv/bin/python" -m pip --python "$out/env/bin/python" install --only-binary :all: \
-        -e "$here[server,test]"
+        -e "${here}[server,test]"
     touch "$out/env/.ready"
 fi
 say "$("$loader" 2>&1 | sed -n 2p), $("$out/env/bin/python" -V): $out/env/bin/python"

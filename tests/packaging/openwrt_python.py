@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FEED = ROOT / "packaging" / "openwrt"
 
-#: package of OpenWrt's feed → the modules that python3-light lacks without it
+#: package of OpenWrt's feed, in 24.10 (Python 3.11) or 25.12 (3.13) → the modules that python3-light lacks without it
 PACKAGES = {
     "python3-asyncio": ("asyncio", "_asyncio"),
     "python3-cgi": ("cgi",),
@@ -30,11 +30,10 @@ PACKAGES = {
         "_codecs_tw",
     ),
     "python3-ctypes": ("ctypes", "_ctypes"),
-    "python3-dbm": ("dbm", "_dbm"),
-    "python3-decimal": ("decimal", "_decimal", "_pydecimal"),
+    "python3-dbm": ("dbm", "_dbm", "_gdbm"),
+    "python3-decimal": ("decimal", "_decimal"),
     "python3-distutils": ("distutils",),
     "python3-email": ("email",),
-    "python3-gdbm": ("_gdbm",),
     "python3-lib2to3": ("lib2to3",),
     "python3-logging": ("logging",),
     "python3-lzma": ("lzma", "_lzma"),
@@ -46,15 +45,14 @@ PACKAGES = {
     "python3-sqlite3": ("sqlite3", "_sqlite3"),
     "python3-unittest": ("unittest",),
     "python3-urllib": ("urllib",),
-    "python3-uuid": ("_uuid",),
+    "python3-uuid": ("uuid", "_uuid"),
     "python3-venv": ("venv",),
-    "python3-webbrowser": ("webbrowser",),
-    "python3-xml": ("xml", "xmlrpc", "pyexpat"),
+    "python3-xml": ("xml", "xmlrpc", "_elementtree", "pyexpat"),
 }
 #: not in any of its packages that a device has
 NEVER = ("ensurepip", "idlelib", "pip", "setuptools", "test", "tkinter", "turtledemo", "site-packages", "__pycache__")
 #: what these bring along
-NEEDS = {"python3-urllib": ("python3-email",)}
+NEEDS = {"python3-urllib": ("python3-email",), "python3-cryptography": ("python3-email", "python3-urllib")}
 
 
 def declared(name: str) -> set[str]:
@@ -65,9 +63,28 @@ def declared(name: str) -> set[str]:
     return set(re.findall(r"\+([a-z0-9-]+)", found[1]))
 
 
-def left_out() -> list[str]:
-    """What the package's filespec does not ship of ours, by path below site-packages."""
-    return re.findall(r"^-\|\$\(PYTHON3_PKG_DIR\)/(.*)$", (FEED / "tinyport" / "Makefile").read_text(), re.M)
+def left_out(folder: Path) -> list[Path]:
+    """What the package's filespec does not ship of the ``tinyport`` in ``folder``; each line of it must match."""
+    makefile = (FEED / "tinyport" / "Makefile").read_text()
+    found: list[Path] = []
+    for pattern in re.findall(r"^-\|\$\(PYTHON3_PKG_DIR\)/(tinyport/.*)$", makefile, re.M):
+        matching = sorted(folder.glob(pattern))
+        assert matching, f"the feed's Makefile leaves out what there is not: {pattern}"
+        found += matching
+    return found
+
+
+def leave_out(folder: Path) -> None:
+    """Remove from ``folder`` what the package does not ship."""
+    for path in left_out(folder):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def without_docstrings() -> list[str]:
+    """What our feed's Makefiles compile that way; OpenWrt's own do not."""
+    makefiles = {"tinyport": "tinyport", "asyncssh": "python-asyncssh"}
+    line = "\nexport PYTHONOPTIMIZE:=2\n"
+    return [name for name, folder in makefiles.items() if line in (FEED / folder / "Makefile").read_text()]
 
 
 def with_needs(packages: set[str]) -> set[str]:
@@ -105,9 +122,11 @@ def build(folder: Path, packages: set[str]) -> Path:
         _copy_distribution(name, packages_folder)
     ours = shutil.ignore_patterns("__pycache__", "systemd")
     shutil.copytree(ROOT / "tinyport", packages_folder / "tinyport", ignore=ours)
-    for part in left_out():
-        unshipped = packages_folder / part
-        shutil.rmtree(unshipped) if unshipped.is_dir() else unshipped.unlink()
+    leave_out(packages_folder)
+    for name in without_docstrings():
+        compileall.compile_dir(packages_folder / name, quiet=2, legacy=True, optimize=2, workers=1)
+    for source in [source for name in without_docstrings() for source in (packages_folder / name).rglob("*.py")]:
+        source.unlink()
     compileall.compile_dir(library, quiet=2, legacy=True, workers=1)
     for source in library.rglob("*.py"):
         source.unlink()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_program
-from tests.packaging import openwrt_python
+from tests.packaging import imports, openwrt_python
 from tests.packaging.conftest import People
 from tests.scenarios.cluster import LIMIT, text
 from tinyport.core.version import VERSION
@@ -52,13 +52,26 @@ def test_that_python_lacks_what_is_not_declared(python: Path) -> None:
 
 
 def test_what_is_for_administrators_is_not_shipped(python: Path) -> None:
-    """All of tctl, whatever it grows; and the command that would need the rest says so."""
-    folder = openwrt_python.ROOT / "tinyport" / "admin"
-    assert {f"tinyport/admin/{path.name}" for path in folder.glob("tctl*.py")} <= set(openwrt_python.left_out())
+    """The command that would need it says so."""
     words = [str(python.parent / "tinyport"), "quickstart"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "a node is all that this package has" in done.stderr
+
+
+def test_what_is_left_out_is_what_a_node_does_not_import() -> None:
+    """By the import statements that can be reached from the command, those in functions too."""
+    root = openwrt_python.ROOT
+    gone = openwrt_python.left_out(root)
+    shipped = imports.modules(root / "tinyport", without=gone)
+    reached = imports.reachable(shipped, "tinyport.admin.main")
+    # "start" and "quickstart" look for the server's parts, and say that there are none.
+    allowed = ("tinyport.auth", "tinyport.proxy", "tinyport.admin.quickstart")
+    unmet = {(name, one) for name in reached for one in imports.imported(name, shipped[name]) if one not in shipped}
+    ours = imports.modules(root / "tinyport")
+    assert {pair for pair in unmet if pair[1] in ours and not pair[1].startswith(allowed)} == set()
+    useless = {name: shipped[name].stat().st_size for name in set(shipped) - reached}
+    assert sum(useless.values()) < 30_000, f"leave these out in packaging/openwrt/tinyport/Makefile: {sorted(useless)}"
 
 
 @pytest.mark.parametrize("package", sorted(openwrt_python.declared("tinyport") & set(openwrt_python.PACKAGES)))
