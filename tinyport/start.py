@@ -198,6 +198,8 @@ def _node_settings(config: Config) -> NodeSettings:
         serial=serial(),
         token=general.token,
         token_file=None if general.token_file is None else Path(general.token_file),
+        in_memory=node.in_memory,
+        device_key=node.device_key,
         ca_pins=general.ca_pins,
         listen=node.listen,
         advertise=node.advertise,

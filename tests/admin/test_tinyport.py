@@ -163,8 +163,7 @@ def test_configure_for_a_server(tinyport: Any, tmp_path: Path) -> None:
 def test_configure_shows_every_key_and_its_examples_are_good(tinyport: Any, tmp_path: Path) -> None:
     lines = tinyport("configure", "--roles", "auth,proxy,node").out.splitlines()
     document = config_file.parse_toml("\n".join(line.removeprefix("# ") for line in lines), "t")
-    # The one value that another key than "disk" could have is not here yet.
-    missing = {name: set(keys) - set(document[name]) - {"identity"} for name, keys in SECTIONS.items()}
+    missing = {name: set(keys) - set(document[name]) for name, keys in SECTIONS.items()}
     assert missing == {name: set() for name in SECTIONS}
 
     def read(path: str) -> str:

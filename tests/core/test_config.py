@@ -72,7 +72,8 @@ def test_the_reference_configuration() -> None:
                 "enabled": True,
                 "listen": ["[::]:3022"],
                 "advertise": ["10.0.0.7:3022"],
-                "identity": "disk",
+                "identity": "memory",
+                "device_key": {"path": "/key"},
                 "labels": {"model": "pi4"},
                 "commands": [{"name": "uptime", "command": ["uptime", "-p"], "period": "5m"}],
                 "worker_idle": "60s",
@@ -165,7 +166,12 @@ BAD: list[tuple[str, str, object, str]] = [
     ("proxy", "tls", {"cert": "/c.pem"}, "cert and key go together"),
     ("node", "listen", "nonsense:port", "must be an address"),
     ("node", "advertise", {"a": "b"}, "must be a list of texts"),
-    ("node", "identity", "memory", "does not keep identities off the disk"),
+    ("node", "device_key", {"path": "/a/file"}, 'is for identity = "memory"'),
+    ("node", "device_key", "/a/file", "must be a section"),
+    ("node", "device_key", {}, 'must be { path = "/a/file" } or { agent ='),
+    ("node", "device_key", {"path": "/a", "agent": "/b"}, 'must be { path = "/a/file" } or { agent ='),
+    ("node", "device_key", {"path": "/a", "key": "ssh-ed25519 AAAA"}, 'must be { path = "/a/file" } or { agent ='),
+    ("node", "device_key", {"path": "/a", "passphrase": "x"}, "node.device_key.passphrase: unknown key"),
     ("node", "identity", "cloud", "must be one of disk, memory"),
     ("node", "labels", {"model": 4}, "printable text"),
     ("node", "labels", {"model": "a\nb"}, "printable text"),
@@ -296,7 +302,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 KEYS = sorted(
     {"nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr", "enabled", "cluster_name", "listen"}
     | {"static_tokens", "public_addr", "tls", "advertise", "identity", "labels", "commands", "worker_idle", "user"}
-    | {"connections_per_worker", "memory_limit", "banner", "pam", "proxy_protocol_from", "forwarded"}
+    | {"device_key", "connections_per_worker", "memory_limit", "banner", "pam", "proxy_protocol_from", "forwarded"}
 )
 SECTIONS = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), VALUES, max_size=6) | VALUES
 NAMES = st.sampled_from(("tinyport", "auth", "proxy", "node", "trusted_clusters")) | st.text(max_size=8)

@@ -77,6 +77,7 @@ OWN = frozenset(
         "host.files",
         "host.identity_before",
         "host.logging_line",
+        "host.locked_memory",
         "host.privileges",
         "host.sd_notify",
         "host.shutting_down",

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from tinyport.core.errors import AccessDenied, TinyportError, Unavailable
+from tinyport.host.identity_file import Kept
 from tinyport.host.logging_line import Log
 from tinyport.link import enrolment
 from tinyport.node import enrol
 from tinyport.node.monitor.reached import FILE, MAX_REACHED, Reached
 
 SERVER = ("port.example", 443)
+PLACE = Kept("identity.json")
 LOG = Log("test", "error", descriptor=-1)
 
 
@@ -66,7 +68,7 @@ def test_link_may_say_anything(tmp_path: Path, said: Any) -> None:
 def test_a_certificate_is_renewed_at_the_first_server_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def renew(path: Path, *, server: str, log: Log, instance: str) -> dict[str, object]:
+    def renew(place: Kept, *, server: str, log: Log, instance: str, device: object) -> dict[str, object]:
         tried.append(server)
         if server != "c:1":
             raise Unavailable("nobody is there")
@@ -74,17 +76,17 @@ def test_a_certificate_is_renewed_at_the_first_server_that_answers(monkeypatch: 
 
     monkeypatch.setattr(enrolment, "renew_or_return", renew)
     task = {"mode": "renew", "identity": "identity.json", "servers": ["a:1", "b:1", "c:1", "d:1"]}
-    assert enrol.perform(task, LOG) == {"name": "x"}
+    assert enrol.perform(task, PLACE, LOG) == {"name": "x"}
     assert tried == ["a:1", "b:1", "c:1"]
     with pytest.raises(Unavailable):
-        enrol.perform({**task, "servers": ["a:1"]}, LOG)
+        enrol.perform({**task, "servers": ["a:1"]}, PLACE, LOG)
 
 
 def test_auths_no_is_not_asked_for_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renew(path: Path, *, server: str, log: Log, instance: str) -> dict[str, object]:
+    def renew(place: Kept, *, server: str, log: Log, instance: str, device: object) -> dict[str, object]:
         raise AccessDenied("removed", detail=server, code="removed")
 
     monkeypatch.setattr(enrolment, "renew_or_return", renew)
     with pytest.raises(TinyportError) as refused:
-        enrol.perform({"mode": "renew", "identity": "identity.json", "servers": ["a:1", "b:1"]}, LOG)
+        enrol.perform({"mode": "renew", "identity": "identity.json", "servers": ["a:1", "b:1"]}, PLACE, LOG)
     assert refused.value.detail == "a:1"

@@ -21,10 +21,12 @@ class Asked(Renewal):
 
     def __init__(self, loop: Loop) -> None:
         public: dict[str, object] = {"valid_after": BEGAN, "valid_before": BEGAN + LIFE}
-        super().__init__(loop, public, {}, [], lambda view: None, Log("test", "error", descriptor=-1))
+        super().__init__(loop, public, {}, [], lambda view, unsaved: None, Log("test", "error", descriptor=-1))
         self.times = 0
+        self.may_wait = False
 
-    def wanted(self) -> None:
+    def wanted(self, *, may_wait: bool = False) -> None:
+        self.may_wait = may_wait
         if time.monotonic() >= self._not_before:
             self.times += 1
 
@@ -122,3 +124,19 @@ def test_renewals_that_bring_no_tunnel_come_ever_more_rarely(renewal: Asked) -> 
     assert pauses[-1] == pytest.approx(monitor_renewal.LONGEST_PAUSE, abs=1)
     renewal.proved()
     assert succeeds() == pytest.approx(monitor_renewal.FIRST_PAUSE, abs=1)
+
+
+def test_a_disk_that_takes_nothing_is_waited_for_until_the_last_day(
+    renewal: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for now in (BEGAN + LIFE / 2, BEGAN + 5 * 86400, BEGAN + LIFE - 80_000):
+        monkeypatch.setattr(renewal, "now", lambda now=now: now)
+        renewal._if_due()
+        told.append((renewal.times, renewal.may_wait))
+    assert told == [(0, False), (1, True), (2, False)]
+    # What auth asks for does not wait.
+    monkeypatch.setattr(renewal, "now", lambda: BEGAN + 5 * 86400)
+    renewal.asked([BEGAN + 10, 0.0])
+    turn(renewal)
+    assert (renewal.times, renewal.may_wait) == (3, False)

@@ -158,10 +158,10 @@ except OperatorError as error:
 @pytest.mark.parametrize(
     ("kind", "pid", "count", "said"),
     [
-        ("listening", "", "1", "[3] [] False"),
-        ("listening", "1", "1", "[] [] False"),
-        ("listening", "", "x", "[] [] False"),
-        ("listening", "", "", "[] [] False"),
+        ("listening", "", "1", "([3], {}) ([], {}) False"),
+        ("listening", "1", "1", "([], {}) ([], {}) False"),
+        ("listening", "", "x", "([], {}) ([], {}) False"),
+        ("listening", "", "", "([], {}) ([], {}) False"),
         ("listening", "", "65", "refused: systemd passed 65 sockets, at most 64 are taken"),
         ("udp", "", "1", "refused: systemd passed something that is no listening TCP socket"),
         ("idle", "", "1", "refused: systemd passed something that is no listening TCP socket"),

@@ -11,7 +11,8 @@ from tests.scenarios.cluster import BIN, LIMIT, Cluster
 
 class Device:
     """A node called ``name``, whose files are below ``folder``. ``around``: what stands before its command line;
-    ``listen``: TOML, its own ports."""
+    ``listen``: TOML, its own ports; ``node``: more lines of its ``[node]``; ``token``: what it joins with ("": nothing,
+    None: a new one), where it has no identity."""
 
     def __init__(
         self,
@@ -23,14 +24,17 @@ class Device:
         around: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         listen: str = "",
+        node: str = "",
+        token: str | None = None,
     ) -> None:
         self._cluster = cluster
         self._folder = folder
         self._env = dict(env or {})
-        #: what it joins with, when it has no identity
-        self.token = cluster.tctl_json("tokens", "add", "--type", "node")["token"]
+        self.token = cluster.tctl_json("tokens", "add", "--type", "node")["token"] if token is None else token
         config = folder / f"{name}.toml"
-        config.write_text(f'[tinyport]\nnodename = "{name}"\ndata_dir = "{folder}/data"\n[node]\nlisten = [{listen}]\n')
+        config.write_text(
+            f'[tinyport]\nnodename = "{name}"\ndata_dir = "{folder}/data"\n[node]\nlisten = [{listen}]\n{node}\n'
+        )
         self._words = [*around, str(BIN / "tinyport"), "start", "-c", str(config), "--roles=node", "--server", server]
         self._words += ["--ca-pin", cluster.ready["ca_pin"]]
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,7 +46,18 @@ class Device:
     def start(self) -> None:
         env = {**self._cluster.env(), **self._env}
         with (self._folder / "device.log").open("ab") as log:
-            self._process = subprocess.Popen([*self._words, "--token", self.token], stdout=log, stderr=log, env=env)
+            words = [*self._words, *(["--token", self.token] if self.token else [])]
+            self._process = subprocess.Popen(words, stdout=log, stderr=log, env=env)
+
+    @property
+    def pid(self) -> int:
+        """Of its monitor."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         if self._process is not None:

@@ -96,6 +96,8 @@ def _node(args: argparse.Namespace) -> str:
         "enabled = true",
         _line("listen", None, '["[::]:3022"]', "[] serves through the tunnel alone"),
         _line("advertise", None, '["10.0.0.7:3022"]', "addresses that are shown for it"),
+        _line("identity", None, '"memory"', "no key on the disk; the device proves itself at each boot"),
+        _line("device_key", None, '{ path = "/media/stick/device-key" }', "by this, which is not on the disk either"),
         _line("labels", labels or None, '{ model = "pi4" }', "shown, never trusted"),
         _line("commands", None, '[{ name = "uptime", command = ["uptime", "-p"], period = "5m" }]', ""),
         _line("pam", None, '{ enabled = true, service = "tinyport" }', "default: where /etc/pam.d/tinyport is"),

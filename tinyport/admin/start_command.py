@@ -19,7 +19,11 @@ from tinyport.host.sd_notify import notify
 
 ROLES = ("auth", "proxy", "node")
 #: what is called how among systemd's credentials: credential → section and key that it stands for
-CREDENTIALS = {"tinyport.token": ("tinyport", "token"), "tinyport.key-passphrase": ("auth", "key_passphrase")}
+CREDENTIALS = {
+    "tinyport.token": ("tinyport", "token"),
+    "tinyport.key-passphrase": ("auth", "key_passphrase"),
+    "tinyport.device-key": ("node", "device_key"),
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,9 +113,15 @@ def with_credential(document: dict[str, Any]) -> dict[str, Any]:
     for credential, (name, key) in CREDENTIALS.items():
         path = os.path.join(folder, credential)
         section = document.get(name, {} if name == "tinyport" else None)
+        if key == "device_key" and not _in_memory(section):
+            continue
         if isinstance(section, Mapping) and key not in section and os.path.isfile(path):
             document = {**document, name: {**section, key: {"path": path}}}
     return document
+
+
+def _in_memory(node: object) -> bool:
+    return isinstance(node, Mapping) and node.get("identity") == "memory"
 
 
 def _is_file(text: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from tinyport.admin import config_file
 from tinyport.core.errors import OperatorError, PeerError, Unavailable
 from tinyport.core.names import printable
+from tinyport.host import waiting
 from tinyport.host.console import emit
 from tinyport.host.files import read_limited
 from tinyport.host.moments import ago, span
@@ -74,6 +75,11 @@ def ask_monitor(data_dir: Path) -> dict[str, Any]:
     except PermissionError:
         raise OperatorError("the status of this machine's node is not for this user", hint="try with sudo") from None
     except OSError as error:
+        if (waits := waiting.reason(f"/proc/self/fd/{folder}")) is not None:
+            raise Unavailable(
+                f"the node serves nobody yet, it waits to be let into its cluster: {waits}",
+                hint="it goes on trying; its log has more",
+            ) from None
         reason = (error.strerror or str(error)).lower()
         raise Unavailable(f"no node is running in {data_dir}: {reason}", hint="tinyport start --roles=node") from None
     finally:

@@ -1,9 +1,10 @@
-"""Routes by which machines get and keep their identity: join, return, renew."""
+"""Routes by which machines get and keep their identity: join, boot, return, renew."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tinyport.auth.booting import boot, check_device_proof, remember_key
 from tinyport.auth.fields import Fields, one_line
 from tinyport.auth.joining import (
     JOIN_PREFIX,
@@ -17,6 +18,7 @@ from tinyport.auth.joining import (
 )
 from tinyport.auth.settings import JOIN_KINDS
 from tinyport.auth.web import Answer, Call
+from tinyport.core.certificate import parse_public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.instances import check_instance
 from tinyport.core.names import check_node, format_address, is_uuid, parse_address, printable
@@ -51,27 +53,59 @@ async def join_route(call: Call) -> Answer:
     service.check_source(call.source)
     token = fields.text("token", 300)
     kind = _kind(fields)
-    nodename = fields.checked("nodename", check_node)
+    wanted = _join_request(call, kind)
+    nodename = wanted.nodename
+    try:
+        async with service.store.write() as tables:
+            node, pair = await join(service, tables, wanted, token)
+            if wanted.device_key and kind == "node":
+                await remember_key(service, tables, wanted.device_key, node)
+    except TinyportError as error:
+        await failed(call, "node.join.failed", error, node=nodename, kind=kind)
+        raise
+    service.log.info("joined", kind=node.kind, name=node.name, uuid=node.uuid, source=call.source)
+    return await identity_answer(service, node, pair)
+
+
+def _join_request(call: Call, kind: str) -> JoinRequest:
+    """What a stranger asks for, with the proofs of its keys checked. PeerError when one is none."""
+    service, fields = call.service, call.fields
     ssh_key = service.authority.host_key(fields.text("ssh_public_key", _MAX_KEY))
     request = service.authority.request(fields.text("tls_csr", _MAX_PEM))
-    check_proof(service, JOIN_PREFIX, fields.text("challenge", 256), fields.text("proof", 256), ssh_key, request)
-    wanted = JoinRequest(
+    challenge = fields.text("challenge", 256)
+    check_proof(service, JOIN_PREFIX, challenge, fields.text("proof", 256), ssh_key, request)
+    device_key = b""
+    if fields.has("device_key"):
+        device_key = parse_public_line(fields.text("device_key", _MAX_KEY))
+        check_device_proof(challenge, fields.text("device_proof", _MAX_KEY), device_key, ssh_key, request)
+        if device_key == ssh_key:
+            raise PeerError("device_key: a key of its own is needed, not the SSH host key")
+    return JoinRequest(
         kind=kind,
-        nodename=nodename,
+        nodename=fields.checked("nodename", check_node),
         ssh_key=ssh_key,
         request=request,
         version=one_line(fields.body.get("version"), 64),
         addresses=public_addresses(fields.items("addresses")) if kind == "proxy" else (),
         board=one_line(fields.body.get("serial"), 40).lower(),
         source=call.source,
+        device_key=device_key,
     )
+
+
+async def boot_route(call: Call) -> Answer:
+    """A device that keeps its keys in memory has booted: by its device key, or by a token that names its board."""
+    service, fields = call.service, call.fields
+    service.check_source(call.source)
+    token = "" if fields.has("device_key") else fields.text("token", 300)
+    wanted = _join_request(call, "node")
     try:
         async with service.store.write() as tables:
-            node, pair = await join(service, tables, wanted, token)
+            node, pair = await boot(service, tables, wanted, token)
     except TinyportError as error:
-        await failed(call, "node.join.failed", error, node=nodename, kind=kind)
+        await failed(call, "node.boot.failed", error, node=wanted.nodename)
         raise
-    service.log.info("joined", kind=node.kind, name=node.name, uuid=node.uuid, source=call.source)
+    service.log.info("booted", name=node.name, uuid=node.uuid, source=call.source)
     return await identity_answer(service, node, pair)
 
 

@@ -57,6 +57,13 @@ class JoinRequest:
     #: the board's serial number, as the device says; only for ``{serial}`` in a name template
     board: str
     source: str
+    #: the key by which a device that keeps its own in memory is known (booting); b"" for what joins once and for all
+    device_key: bytes = b""
+
+    @property
+    def registered_key(self) -> bytes:
+        """By which of its keys an administrator may have registered it."""
+        return self.device_key or self.ssh_key
 
 
 def check_proof(service: Service, prefix: bytes, challenge: str, proof: str, ssh_key: bytes, request: Request) -> None:
@@ -189,7 +196,7 @@ async def join(
     again = known is not None and known.token == token.id
     taken = False
     if not static and not (again and service.now() < token.expires + LATE_ANSWER):
-        await _use(service, tables, token)
+        await use_token(service, tables, token)
     if known is None and token.replaces:
         known, taken = await _take_place(service, tables, wanted, token)
     elif known is None:
@@ -219,21 +226,27 @@ async def join(
     return known, pair
 
 
-async def _use(service: Service, tables: WriteTables, token: TokenRow) -> None:
-    now = service.now()
-    if await tables.tokens.use(token.id, now):
+async def use_token(service: Service, tables: WriteTables, token: TokenRow) -> None:
+    """Take one use of it. AccessDenied when there is none."""
+    if await tables.tokens.use(token.id, service.now()):
         return
+    refuse_expired(service, token)
+    raise AccessDenied(
+        "the token was used already" if token.uses == 1 else f"all {token.uses} uses of the token are taken",
+        hint="make a new one: tctl tokens add",
+        code="bad_token",
+    )
+
+
+def refuse_expired(service: Service, token: TokenRow) -> None:
+    """AccessDenied when its time is over."""
+    now = service.now()
     if now >= token.expires:
         raise AccessDenied(
             f"the token expired {format_duration(now - token.expires)} ago",
             hint="make a new one: tctl tokens add",
             code="expired",
         )
-    raise AccessDenied(
-        "the token was used already" if token.uses == 1 else f"all {token.uses} uses of the token are taken",
-        hint="make a new one: tctl tokens add",
-        code="bad_token",
-    )
 
 
 async def _take_place(
@@ -246,7 +259,7 @@ async def _take_place(
     if node is None:
         raise AccessDenied("the node that this token is for was removed", code="bad_token")
     if service.presence.online(node.uuid) and node.state != "quarantined":
-        return await _register(
+        return await register_node(
             service, tables, wanted, replace(token, name_template="{name}-{uuid8}", pending=True)
         ), False
     await tables.copies.forget(node.uuid)
@@ -256,37 +269,37 @@ async def _take_place(
 
 async def _enter(service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow) -> tuple[NodeRow, bool]:
     """A key that nobody has seen: a new node, or a board that was written anew and takes its old place (True)."""
-    if wanted.kind != "node" or await recognised(tables, wanted.ssh_key, wanted.board) is not None:
-        return await _register(service, tables, wanted, token), False
+    if wanted.kind != "node" or await recognised(tables, wanted.registered_key, wanted.board) is not None:
+        return await register_node(service, tables, wanted, token), False
     board = await board_of(tables, token, wanted.board)
     old = board.old
     if old is None:
         # A token for certain boards lets no other in without a look.
         waits = bool(token.serials) and not board.named
-        return await _register(service, tables, wanted, replace(token, pending=token.pending or waits)), False
-    if board.named and _is_gone(service, old):
+        return await register_node(service, tables, wanted, replace(token, pending=token.pending or waits)), False
+    if board.named and is_gone(service, old):
         await tables.copies.forget(old.uuid)
         await tables.nodes.take_over(old.uuid, wanted.ssh_key, token.id, wanted.board)
         return await tables.nodes.get(old.uuid) or old, True
     taken = bool(token.name_template) or await tables.nodes.by_name(wanted.nodename) is not None
     aside = replace(token, name_template="{name}-{uuid8}" if taken else "", pending=True)
-    return await _register(service, tables, wanted, aside, twin=old.uuid), False
+    return await register_node(service, tables, wanted, aside, twin=old.uuid), False
 
 
-def _is_gone(service: Service, node: NodeRow) -> bool:
+def is_gone(service: Service, node: NodeRow) -> bool:
     """Is it known to be offline? Just after auth has started, that takes a while."""
     if service.presence.online(node.uuid):
         return False
     return service.presence.settled(service.settings.monotonic()) or node.last_seen < service.now() - 2 * LEASE
 
 
-async def _register(
+async def register_node(
     service: Service, tables: WriteTables, wanted: JoinRequest, token: TokenRow, *, twin: str = ""
 ) -> NodeRow:
-    """``twin``: UUID of the node whose board it may be."""
+    """Somebody new. ``twin``: UUID of the node whose board it may be."""
     uuid_text = str(uuid.uuid4())
     name = wanted.nodename
-    registered = await recognised(tables, wanted.ssh_key, wanted.board) if wanted.kind == "node" else None
+    registered = await recognised(tables, wanted.registered_key, wanted.board) if wanted.kind == "node" else None
     if registered is not None and registered.name:
         name = registered.name
     elif token.name_template:

@@ -12,6 +12,9 @@ BURST = 300.0
 RATE = 2.0
 # Some 200 bytes each. Whoever has more addresses than this is not stopped by a limit for each of them.
 SOURCES = 4096
+# A device that boots in circles costs a certificate and two audit events each time: ten at once, then one in five
+# minutes.
+BOOTS, BOOTS_RATE = 10.0, 1 / 300
 
 
 class FailureLimiter:

@@ -2,7 +2,7 @@
 
 With a token whose devices wait for an administrator (``pending``), a registered one need not: somebody has looked at it
 before. By its SSH host key, which it proves, or by its board's serial number, which anybody with the token can say; the
-first who says it is it.
+first who says it is it. A device that keeps its keys in memory proves its device key instead, at each boot (booting).
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ async def register(service: Service, tables: WriteTables, row: RegistrationRow) 
     return await tables.registrations.put(row)
 
 
-async def recognised(tables: WriteTables, ssh_key: bytes, board: str) -> RegistrationRow | None:
-    """The registration that waits for this device: by its key before its serial number."""
-    for kind, value in (("key", fingerprint(ssh_key)), ("serial", board)):
+async def recognised(tables: WriteTables, key: bytes, board: str) -> RegistrationRow | None:
+    """The registration that waits for this device: by the key that it proves before its serial number."""
+    for kind, value in (("key", fingerprint(key)), ("serial", board)):
         found = await tables.registrations.find(kind, value) if value else None
         if found is not None and found.node is None:
             return found

@@ -58,6 +58,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/hello", api_public.hello, _ANYONE),
     Route("GET", "/v1/time", api_public.time, _ANYONE),
     Route("POST", "/v1/join", api_join.join_route, _ANYONE, limit=SMALL),
+    Route("POST", "/v1/boot", api_join.boot_route, _ANYONE, limit=SMALL),
     Route("POST", "/v1/return", api_join.return_route, _ANYONE, limit=SMALL),
     Route("POST", "/v1/login", api_login.login, _ANYONE, limit=SMALL),
     Route("POST", "/v1/login/extend", api_login.extend, _ONESELF, limit=SMALL),

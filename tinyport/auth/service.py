@@ -13,7 +13,7 @@ from tinyport.auth.authority import Authority, new_authorities, open_authority
 from tinyport.auth.challenge import Challenges, Moments
 from tinyport.auth.copies_there import CopiesThere
 from tinyport.auth.figures import Counts
-from tinyport.auth.limiter import FailureLimiter, Pace
+from tinyport.auth.limiter import BOOTS, BOOTS_RATE, FailureLimiter, Pace
 from tinyport.auth.passwords import Passwords
 from tinyport.auth.policy_issuer import PolicyIssuer
 from tinyport.auth.presence import Presence
@@ -57,6 +57,8 @@ class Service:
     began: float
     version: str = VERSION
     failures: FailureLimiter = field(default_factory=FailureLimiter)
+    #: boots of devices that keep their keys in memory, by node (``auth.booting``)
+    booted: FailureLimiter = field(default_factory=lambda: FailureLimiter(BOOTS, BOOTS_RATE))
     #: bytes of events, of each node: four times what it keeps while auth is away, then some forty events a second. A
     #: disk that a node could fill would be the end of the audit log.
     pace: Pace = field(default_factory=lambda: Pace(4 * 1024 * 1024, 16 * 1024))

@@ -65,6 +65,19 @@ class RegistrationRows:
         )
         return True
 
+    async def put_joined(self, row: RegistrationRow) -> None:
+        """Add one whose device has just come (``row.node``), with a token."""
+        await self._rows.run(
+            "INSERT INTO registrations (id, kind, value, name, labels, created, node) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row.id,
+            row.kind,
+            row.value,
+            row.name,
+            pack(row.labels),
+            row.created,
+            row.node,
+        )
+
     async def use(self, id: str, node: str) -> bool:
         """The device has come and is this node. False when one has come before."""
         return await self._rows.run("UPDATE registrations SET node = ? WHERE id = ? AND node IS NULL", node, id) > 0

@@ -8,23 +8,18 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import socket
 from collections.abc import Mapping
 
 from tinyport.core.certificate import Certificate, parse_public_line
 from tinyport.core.errors import PeerError, Unavailable
 from tinyport.core.sshwire import Reader, byte, string, uint32
+from tinyport.host.ssh_agent import AgentLine
 from tinyport.host.user_identity import UserIdentity
 
 _SUCCESS = 6
 _REMOVE_IDENTITY = 18
 _ADD_ID_CONSTRAINED = 25
 _CONSTRAIN_LIFETIME = 1
-
-#: OpenSSH's own bound on an agent's message (authfd.c).
-_MAX_MESSAGE = 256 * 1024
-# An agent that wants a person's word for an addition does not exist; one that hangs must not hang a login.
-_TIMEOUT = 3.0
 
 _PEM_BEGIN = "-----BEGIN OPENSSH PRIVATE KEY-----"
 _PEM_END = "-----END OPENSSH PRIVATE KEY-----"
@@ -35,19 +30,13 @@ class Agent:
     """A connection to the agent at ``path``. Unavailable when there is none, or when it refuses."""
 
     def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(_TIMEOUT)
-        try:
-            self._socket.connect(path)
-        except OSError as error:
-            self._socket.close()
-            raise Unavailable("the ssh-agent of SSH_AUTH_SOCK does not answer", detail=str(error)) from None
+        self._line = AgentLine(path, called="the ssh-agent of SSH_AUTH_SOCK")
 
     def __enter__(self) -> Agent:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._socket.close()
+        self._line.__exit__(*exc)
 
     def add(self, identity: UserIdentity, *, lifetime: int) -> None:
         """Add the key with its certificate; the agent forgets them after ``lifetime`` seconds."""
@@ -71,23 +60,7 @@ class Agent:
         return self._succeeds(byte(_REMOVE_IDENTITY) + string(parse_public_line(certificate_line)))
 
     def _succeeds(self, message: bytes) -> bool:
-        try:
-            self._socket.sendall(string(message))
-            length = int.from_bytes(self._read(4), "big")
-            if not 1 <= length <= _MAX_MESSAGE:
-                raise Unavailable("the ssh-agent does not speak the agent's protocol")
-            return self._read(length)[0] == _SUCCESS
-        except OSError as error:
-            raise Unavailable("the ssh-agent does not answer", detail=str(error)) from None
-
-    def _read(self, count: int) -> bytes:
-        held = b""
-        while len(held) < count:
-            piece = self._socket.recv(count - len(held))
-            if not piece:
-                raise Unavailable("the ssh-agent closed the connection")
-            held += piece
-        return held
+        return self._line.ask(message)[0] == _SUCCESS
 
 
 def _ed25519_halves(pem: str) -> tuple[bytes, bytes]:

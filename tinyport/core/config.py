@@ -98,6 +98,10 @@ class NodeConfig:
     enabled: bool = False
     listen: tuple[Address, ...] = (("::", NODE_PORT),)
     advertise: tuple[str, ...] = ()
+    #: ``identity = "memory"``
+    in_memory: bool = False
+    #: {"path"} or {"agent", "key"?}: by what such a node is known at each boot
+    device_key: Mapping[str, str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[CommandConfig, ...] = ()
     worker_idle: int = 60
@@ -161,9 +165,6 @@ def parse_config(document: Mapping[str, object], source: str, read_secret: ReadS
     return config
 
 
-# What this version cannot honour is refused in words: to take a key and do nothing would be worse.
-_NOT_HERE = "this version does not"
-
 _GENERAL = ("nodename", "data_dir", "server", "token", "ca_pin", "log", "diag_addr")
 _AUTH = ("enabled", "cluster_name", "listen", "static_tokens", "audit", "key_passphrase")
 _PROXY = ("enabled", "listen", "public_addr", "tls", "proxy_protocol_from", "forwarded")
@@ -172,6 +173,7 @@ _NODE = (
     "listen",
     "advertise",
     "identity",
+    "device_key",
     "labels",
     "commands",
     "worker_idle",
@@ -345,8 +347,10 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
     if "listen" in section:
         listen = _addresses(reader, section, "node", "listen", NODE_PORT)
     advertise = _addresses(reader, section, "node", "advertise", NODE_PORT)
-    if reader.choice(section, "node", "identity", "disk", ("disk", "memory")) == "memory":
-        reader.problem("node.identity", "memory", f'{_NOT_HERE} keep identities off the disk; write "disk"')
+    in_memory = reader.choice(section, "node", "identity", "disk", ("disk", "memory")) == "memory"
+    device_key = _device_key(reader, section.get("device_key"))
+    if device_key is not None and not in_memory:
+        reader.problem("node.device_key", None, 'is for identity = "memory"')
     pam_enabled, pam_service = _pam(reader, section)
     banner = section.get("banner", "")
     if not isinstance(banner, str) or len(banner) > MAX_BANNER:
@@ -362,6 +366,8 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
         enabled=reader.boolean(section, "node", "enabled", bool(section)),
         listen=listen,
         advertise=tuple(format_address(*address) for address in advertise),
+        in_memory=in_memory,
+        device_key=device_key,
         labels=reader.labels(section, "node"),
         commands=tuple(_command(reader, item, index) for index, item in enumerate(commands)),
         worker_idle=reader.duration(section, "node", "worker_idle", NodeConfig.worker_idle),
@@ -379,6 +385,20 @@ def _node(reader: SettingsReader, section: Mapping[str, object]) -> NodeConfig:
         pam_enabled=pam_enabled,
         pam_service=pam_service,
     )
+
+
+def _device_key(reader: SettingsReader, value: object) -> Mapping[str, str] | None:
+    """Where it is. It is read where it is used: a token or stick may come later than the configuration."""
+    if value is None:
+        return None
+    table = reader.section(value, "node.device_key", ("path", "agent", "key"))
+    found = {key: text for key in table if (text := reader.path(table, "node.device_key", key)) is not None}
+    if ("path" in found) == ("agent" in found) or ("key" in found and "agent" not in found):
+        reader.problem(
+            "node.device_key", None, 'must be { path = "/a/file" } or { agent = "/a/socket", key = "ssh-... AAAA..." }'
+        )
+        return None
+    return found
 
 
 def _pam(reader: SettingsReader, section: Mapping[str, object]) -> tuple[bool | None, str]:

@@ -56,6 +56,8 @@ CODES: dict[str, str] = {
     "node.unregister": "TJ013I",
     "node.split": "TJ014I",
     "node.over_budget": "TJ016W",
+    "node.boot": "TJ017I",
+    "node.boot.failed": "TJ017W",
     "token.create": "TT001I",
     "token.delete": "TT002I",
     "role.create": "T9000I",

@@ -1,4 +1,4 @@
-"""Sockets that systemd holds for us (sd_listen_fds(3)): they stay open while we are restarted."""
+"""What systemd holds for us (sd_listen_fds(3)) while we are restarted: listening sockets, and what we stored there."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ FIRST = 3
 MAX_SOCKETS = 64
 
 
-def take() -> list[int]:
-    """The descriptors of listening TCP sockets that this process was started with, close-on-exec from now on.
+def take(stored: tuple[str, ...] = ()) -> tuple[list[int], dict[str, int]]:
+    """The descriptors of listening TCP sockets that this process was started with, and those under the names
+    ``stored``, which an earlier one has left (FDSTORE); close-on-exec from now on.
 
     Empty when there are none, or when they are meant for another process. They are taken once: the environment
-    variables go. OperatorError when what was passed is no such socket.
+    variables go. OperatorError when what was passed is neither.
     """
     told, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if told != str(os.getpid()) or not count.isascii() or not count.isdigit():
-        return []
+        return [], {}
     if int(count) > MAX_SOCKETS:
         raise OperatorError(f"systemd passed {int(count)} sockets, at most {MAX_SOCKETS} are taken")
-    descriptors = list(range(FIRST, FIRST + int(count)))
-    for descriptor in descriptors:
+    sockets: list[int] = []
+    left: dict[str, int] = {}
+    for number in range(int(count)):
+        descriptor = FIRST + number
+        if number < len(names) and names[number] in stored:
+            os.set_inheritable(descriptor, False)
+            left[names[number]] = descriptor
+            continue
         try:
             os.set_inheritable(descriptor, False)
             with socket.socket(fileno=os.dup(descriptor)) as stream:
@@ -37,4 +44,5 @@ def take() -> list[int]:
                 "systemd passed something that is no listening TCP socket",
                 hint="the socket unit may have ListenStream=PORT and Accept=no alone",
             )
-    return descriptors
+        sockets.append(descriptor)
+    return sockets, left

@@ -2,7 +2,8 @@
 
 Two files beside identity.json: ``identity.before.pem`` holds certificate and key, which only OpenSSL reads,
 ``identity.before.json`` what else is needed. The second is written last and removed first: without it there is none.
-Light: the monitor loads it. docs/decisions/0020-a-certificate-on-probation.md.
+Light: the monitor loads it. docs/decisions/0020-a-certificate-on-probation.md. Of a node that keeps its keys in memory
+the second alone is a file: the monitor has the other one.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ MAX_FILE = 64 * 1024
 GIVEN_UP = 2**63 - 1
 
 
-def keep(folder: str | Path, held: Mapping[str, object], now: float) -> None:
+def keep(folder: str | Path, held: Mapping[str, object], now: float, *, secret: bool = True) -> None:
     """``held`` (as identity.json has it) is about to be replaced. One that is kept already stays, as nothing has stood
-    since; one whose certificate has ended by ``now`` (Unix seconds of the cluster) is of no use. OSError."""
+    since; one whose certificate has ended by ``now`` (Unix seconds of the cluster) is of no use. Without ``secret`` no
+    key is written. OSError."""
     kept = read(folder)
     if kept is not None and ends(kept) > now:
         return
     drop(folder)
     if float(str(held["valid_before"])) <= now:
         return
-    secret = f"{str(held['tls_certificate']).strip()}\n{str(held['tls_key']).strip()}\n"
+    pem = f"{str(held['tls_certificate']).strip()}\n{str(held['tls_key']).strip()}\n"
     public = {name: held[name] for name in ("tls_cas", "valid_before", "generation")}
-    write_private(f"{folder}/{SECRET}", secret.encode())
+    if secret:
+        write_private(f"{folder}/{SECRET}", pem.encode())
     write_private(f"{folder}/{PUBLIC}", json.dumps(public).encode())
 
 

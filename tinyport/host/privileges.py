@@ -12,6 +12,10 @@ import os
 
 from tinyport.core.errors import OperatorError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+
 # linux/prctl.h
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
@@ -49,6 +53,16 @@ def call(name: str, *numbers: int) -> int:
         number = _ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
     return result
+
+
+def address_of(buffer: bytearray | mmap.mmap) -> int:
+    """Where a writable buffer lies in our memory. It may not move while the number is used."""
+    cell = _Int.from_buffer(buffer)
+    try:
+        return _ctypes.addressof(cell)
+    finally:
+        # Or the buffer could not be closed.
+        del cell
 
 
 def no_new_privileges() -> None:

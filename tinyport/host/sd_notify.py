@@ -10,18 +10,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def notify(text: str) -> None:
-    """Send ``READY=1`` and the like; nothing when there is no service manager to tell."""
+def notify(text: str, descriptor: int | None = None) -> None:
+    """Send ``READY=1`` and the like, with a descriptor if need be; nothing when there is no service manager to tell."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
     address = f"\0{path[1:]}" if path.startswith("@") else path
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
-            stream.sendto(text.encode(), address)
+            if descriptor is None:
+                stream.sendto(text.encode(), address)
+            else:
+                stream.connect(address)
+                socket.send_fds(stream, [text.encode()], [descriptor])
     except OSError:
         # It went away or its socket is full; it learns from our exit status at the latest.
         return
+
+
+def store(name: str, descriptor: int) -> None:
+    """Have the service manager keep a descriptor until this service is stopped for good: a restart finds it again
+    (``activation.take``). One that does not do such things forgets it.
+    """
+    notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor)
+
+
+def withdraw(name: str) -> None:
+    """It is not needed any more."""
+    notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
 def watchdog_period() -> float | None:

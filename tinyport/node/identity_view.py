@@ -1,7 +1,8 @@
 """What monitor and link need of an identity, without the SSH host key ever entering them. Light: the monitor loads it.
 
 Two memory files: *public* holds JSON, *secret* the TLS key and certificate in PEM, which only OpenSSL reads. The
-launcher or an enrolling process fills them; the host key stays in ``identity.json``, for the keeper.
+launcher or an enrolling process fills them. The whole identity, with the host key, is in a memory file of its own,
+which the monitor holds without reading it: for the keeper and for who renews.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PUBLIC = (
     "valid_before",
 )
 MAX_VIEW = 256 * 1024
+#: under this name the service manager keeps the memory file with the identity while the node is restarted
+STORED = "tinyport-identity"
 
 
 def create() -> tuple[int, int]:

@@ -12,17 +12,19 @@ import pwd
 import random
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from tinyport.core.errors import OperatorError, TinyportError, Unavailable
+from tinyport.core.errors import ConfigError, OperatorError, TinyportError, Unavailable
 from tinyport.core.names import format_address
 from tinyport.core.version import VERSION
-from tinyport.host import activation, files, identity_file
+from tinyport.host import activation, files, identity_before, identity_file
 from tinyport.host.files import private_folder
+from tinyport.host.identity_file import Kept
 from tinyport.host.logging_line import Log
 from tinyport.host.sd_notify import notify
+from tinyport.host.waiting import Waiting
 from tinyport.link import http_proxy
 from tinyport.node import enrol, identity_view
 from tinyport.node.python_process import arguments, light_arguments, search_path, spawn
@@ -31,47 +33,66 @@ from tinyport.node.settings import NodeSettings
 # Between tries to join while the server cannot be reached: a device may boot long before its network is there.
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
+# What is wrong with our own files, and not what auth says.
+_OURS_TO_MEND = (OperatorError.default_code, ConfigError.default_code, "ca_pin")
 
 
 def run(settings: NodeSettings) -> NoReturn:
     """Become the node's monitor. Raises TinyportError when that cannot be (configuration, refused token, pin, port)."""
     settings.check()
     log = Log("node.launcher", settings.log_level, settings.log_format)
-    passed = activation.take()
+    passed, left = activation.take((identity_view.STORED,))
     folder = settings.data_dir / "node"
-    private_folder(folder)
+    try:
+        private_folder(folder)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OperatorError(
+            f"{folder} cannot be made: {reason}", hint='a read-only machine has data_dir = "/run/tinyport"'
+        ) from None
     view = identity_view.create()
-    identity = _identity(settings, folder / "identity.json", view, log)
+    memory = left.get(identity_view.STORED, -1)
+    if memory < 0:
+        memory = os.memfd_create("tinyport-identity", os.MFD_CLOEXEC)
+    place = Kept(None if settings.in_memory else folder / "identity.json", memory, folder)
+    identity = _identity(settings, place, view, log)
     identity_view.fill(view, identity)
-    configuration = {**monitor_configuration(settings, folder, view, log), "passed": passed}
+    configuration = {
+        **monitor_configuration(settings, folder, view, log),
+        "identity_memory": memory,
+        "boot": _boot_task(settings) if settings.in_memory and settings.device_key else None,
+        "passed": passed,
+    }
     descriptor = os.memfd_create("tinyport-configuration", 0)
     os.pwrite(descriptor, json.dumps(configuration).encode(), 0)
-    for inherited in (*view, *passed, *([] if settings.ready_fd is None else [settings.ready_fd])):
+    for inherited in (*view, memory, *passed, *([] if settings.ready_fd is None else [settings.ready_fd])):
         os.set_inheritable(inherited, True)
     _no_core_dumps()
     argv = light_arguments("tinyport.node.monitor.monitor", call=f"main({descriptor})")
     os.execv(argv[0], argv)
 
 
-def _identity(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> dict[str, object]:
-    """The identity on the disk, after joining when there is none."""
-    try:
-        identity = identity_file.load_for(path, format_address(*settings.server))
-    except FileNotFoundError:
-        if settings.token is None:
-            gone = "" if settings.token_file is None else f": {settings.token_file} is not there"
-            raise OperatorError(
-                f"this node has not joined a cluster, and there is no token to join with{gone}",
-                hint='on the auth host, "tctl tokens add --type node" prints the line to run here',
-            ) from None
-        _join(settings, path, view, log)
-        identity = identity_file.load(path)
-    else:
-        identity = _again(settings, path, view, log, identity)
+def _identity(settings: NodeSettings, place: Kept, view: tuple[int, int], log: Log) -> dict[str, object]:
+    """The identity that is kept, after joining when there is none."""
+    identity = _held(place, format_address(*settings.server), log)
+    if identity is None:
+        if settings.in_memory:
+            _boot(settings, place, view, log)
+        else:
+            _join(settings, place, view, log)
+        identity = place.load()
+    elif not settings.in_memory:
+        identity = _again(settings, place, view, log, identity)
     if identity["kind"] != "node":
-        raise OperatorError(f"{path} is not a node's identity but a {identity['kind']}'s")
-    if settings.token_file is not None and not _is_new(settings.token, identity):
+        raise OperatorError(f"{place.path} is not a node's identity but a {identity['kind']}'s")
+    # A device that is known by a token alone needs it at each boot.
+    used_up = not settings.in_memory or settings.device_key is not None
+    if settings.token_file is not None and used_up and not _is_new(settings.token, identity):
         _erase(settings.token_file, log)
+    if settings.in_memory:
+        # From when this node kept its keys on the disk.
+        for name in ("identity.json", "identity.pending.json", identity_before.SECRET, identity_before.PUBLIC):
+            _erase(place.folder / name, log, "what was kept of an identity")
     return identity
 
 
@@ -82,61 +103,143 @@ def _is_new(token: str | None, identity: Mapping[str, object]) -> bool:
 
 
 def _again(
-    settings: NodeSettings, path: Path, view: tuple[int, int], log: Log, identity: dict[str, object]
+    settings: NodeSettings, place: Kept, view: tuple[int, int], log: Log, identity: dict[str, object]
 ) -> dict[str, object]:
     """Somebody has given this device another token than the one that it came by: perhaps because the cluster does not
     know it any more. It costs a question to auth, once; when nobody answers, the next start asks.
     """
     if not _is_new(settings.token, identity):
         return identity
-    error = run_enrolment(_task(settings, path, "again"), view)
+    error = run_enrolment(_task(settings, place, "again"), view, place.memory)
     if error is not None:
         log.warning("this device has a new token, and did not join by it", reason=error, hint=error.hint or None)
-    return identity_file.load(path)
+    return place.load()
 
 
-def _task(settings: NodeSettings, path: Path, mode: str) -> dict[str, object]:
+def _held(place: Kept, server: str, log: Log) -> dict[str, object] | None:
+    """The newest identity of those on the disk and in memory, in both places and with this server, which may have
+    changed: a cluster that moved must not strand its machines at their next renewal. None when there is none.
+    """
+    try:
+        left = Kept(None, place.memory, place.folder).load()
+    except FileNotFoundError:
+        left = None
+    except OperatorError as error:
+        log.warning("what an earlier daemon left in memory is not used", reason=error)
+        left = None
+    found = left
+    if place.path is not None:
+        try:
+            found = identity_file.load(place.path)
+        except FileNotFoundError:
+            # An operator has moved it away, to join anew.
+            return None
+        # The disk took nothing when it was renewed.
+        if left is not None and left["uuid"] == found["uuid"] and _generation(left) > _generation(found):
+            found = left
+    if found is None:
+        return None
+    if found is left or found["server"] != server:
+        place.save({**found, "server": server})
+    elif place.memory is not None:
+        identity_file.write_memory(place.memory, identity_file.text(found))
+    return {**found, "server": server}
+
+
+def _generation(identity: Mapping[str, object]) -> int:
+    return int(str(identity["generation"]))
+
+
+def _task(settings: NodeSettings, place: Kept, mode: str) -> dict[str, object]:
     return {
         "mode": mode,
-        "identity": str(path),
+        "identity": str(place.folder / "identity.json"),
+        "in_memory": settings.in_memory,
+        "log": {"level": settings.log_level, "format": settings.log_format},
+        **_who(settings),
+        "device_key": None if settings.device_key is None else dict(settings.device_key),
+    }
+
+
+def _who(settings: NodeSettings) -> dict[str, object]:
+    return {
         "server": list(settings.server),
         "token": settings.token,
         "ca_pins": list(settings.ca_pins),
         "insecure": settings.insecure_no_ca_pin,
         "nodename": settings.nodename,
         "serial": settings.serial,
-        "log": {"level": settings.log_level, "format": settings.log_format},
     }
 
 
-def _join(settings: NodeSettings, path: Path, view: tuple[int, int], log: Log) -> None:
-    task = _task(settings, path, "join")
+def _boot_task(settings: NodeSettings) -> dict[str, object]:
+    """How a node that runs boots anew in its cluster. The token is not for staying in memory."""
+    assert settings.device_key is not None
+    return {**_who(settings), "token": None, "device_key": dict(settings.device_key)}
+
+
+def _join(settings: NodeSettings, place: Kept, view: tuple[int, int], log: Log) -> None:
+    if settings.token is None:
+        gone = "" if settings.token_file is None else f": {settings.token_file} is not there"
+        raise OperatorError(
+            f"this node has not joined a cluster, and there is no token to join with{gone}",
+            hint='on the auth host, "tctl tokens add --type node" prints the line to run here',
+        )
+    # A wrong token stays wrong; asking again would only lock us out sooner.
+    _enter(_task(settings, place, "join"), settings, place, view, log, lambda error: isinstance(error, Unavailable))
+
+
+def _boot(settings: NodeSettings, place: Kept, view: tuple[int, int], log: Log) -> None:
+    """Nobody stands next to it: whatever auth says, it may say something else in an hour."""
+    if settings.device_key is None and settings.token is None:
+        raise OperatorError(
+            "a node that keeps its keys in memory has to say at each boot who it is",
+            hint='give node.device_key = { path = "..." }, or a token that names its serial number',
+        )
+    _enter(_task(settings, place, "boot"), settings, place, view, log, lambda error: error.code not in _OURS_TO_MEND)
+
+
+def _enter(
+    task: Mapping[str, object],
+    settings: NodeSettings,
+    place: Kept,
+    view: tuple[int, int],
+    log: Log,
+    may_pass: Callable[[TinyportError], bool],
+) -> None:
+    """Until auth has let us in, or there is something that waiting does not mend."""
     wait = FIRST_WAIT
+    waiting = Waiting(place.folder)
     while True:
-        error = run_enrolment(task, view)
+        error = run_enrolment(task, view, place.memory)
         if error is None:
+            waiting.over()
             return
-        if not isinstance(error, Unavailable):
-            # A wrong token stays wrong; asking again would only lock us out sooner.
+        if not may_pass(error):
+            waiting.over()
             raise error
         pause = random.uniform(wait / 2, wait)  # noqa: S311 - spreads a fleet, guards nothing
-        log.warning("cannot join yet", server=format_address(*settings.server), reason=error, next_try=f"{pause:.0f}s")
+        waiting.say(error.message)
+        word = "cannot join yet" if task["mode"] == "join" else "nobody is served: this device is not let in yet"
+        log.warning(
+            word, server=format_address(*settings.server), reason=error, hint=error.hint, next_try=f"{pause:.0f}s"
+        )
         # The boot goes on without us, and each try is a sign of life.
         notify("READY=1\nSTATUS=waiting to join the cluster\nWATCHDOG=1")
         time.sleep(pause)
         wait = min(wait * 2, LONGEST_WAIT)
 
 
-def _erase(path: Path, log: Log) -> None:
-    """The token has done its work. Also at a later start: the power may have failed in between."""
+def _erase(path: Path, log: Log, what: str = "the join token") -> None:
+    """It has done its work. Also at a later start: the power may have failed in between."""
     try:
         if files.erase(path):
-            log.info("the join token is erased", file=path)
+            log.info(f"{what} is erased", file=path)
     except OSError as error:
-        log.warning("the join token could not be erased", file=path, reason=error)
+        log.warning(f"{what} could not be erased", file=path, reason=error)
 
 
-def run_enrolment(task: Mapping[str, object], view: tuple[int, int]) -> TinyportError | None:
+def run_enrolment(task: Mapping[str, object], view: tuple[int, int], memory: int | None = None) -> TinyportError | None:
     """Run ``enrol`` in a process of its own, whose memory goes away with it. Returns its refusal, or None."""
     answer = os.memfd_create("tinyport-answer", os.MFD_CLOEXEC)
     question = os.memfd_create("tinyport-task", os.MFD_CLOEXEC)
@@ -144,7 +247,8 @@ def run_enrolment(task: Mapping[str, object], view: tuple[int, int]) -> Tinyport
         os.write(question, json.dumps(task).encode())
         os.lseek(question, 0, os.SEEK_SET)
         argv = arguments("tinyport.node.enrol", search_path())
-        pid = spawn(argv, [answer, question, *view], http_proxy.VARIABLES)
+        more = [] if memory is None else [memory]
+        pid = spawn(argv, [answer, question, *view, *more], http_proxy.VARIABLES)
         os.waitpid(pid, 0)
         try:
             return enrol.raised(json.loads(os.pread(answer, enrol.MAX_ANSWER, 0)))
@@ -162,6 +266,7 @@ def monitor_configuration(settings: NodeSettings, folder: Path, view: tuple[int,
         "version": VERSION,
         "folder": str(folder),
         "view": list(view),
+        "in_memory": settings.in_memory,
         "search_path": search_path(),
         "server": list(settings.server),
         "listen": [list(address) for address in settings.listen],

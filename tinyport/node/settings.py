@@ -41,7 +41,8 @@ class NodeSettings:
     alone. ``penalty_exempt``: networks as (4 or 16 bytes, number, prefix). ``memory_limit`` is an absolute number of
     bytes, None for no limit of our own. ``listen`` may be empty: then the node serves through its tunnel alone.
     ``pam``: None for "where libpam and the service's file are". ``token_file``: to be erased once the node has joined.
-    ``serial``: the board's, "" when it has none.
+    ``serial``: the board's, "" when it has none. ``in_memory``: no key is written to the disk, and each boot is proved
+    by ``device_key`` ({"path"} or {"agent", "key"?}), or by a token that names the serial number.
     """
 
     data_dir: Path
@@ -50,6 +51,8 @@ class NodeSettings:
     serial: str = ""
     token: str | None = None
     token_file: Path | None = None
+    in_memory: bool = False
+    device_key: Mapping[str, str] | None = None
     ca_pins: tuple[str, ...] = ()
     insecure_no_ca_pin: bool = False
     listen: tuple[tuple[str, int], ...] = (("::", 3022),)

@@ -48,11 +48,11 @@ class HostIdentity:
         return self.certificate, self.key.public_blob
 
 
-def load_identity(path: str) -> HostIdentity:
-    """identity.json, parsed. OperatorError when it is damaged or not a node's; OSError when it cannot be read."""
-    raw = identity_file.load(path)
+def load_identity(place: identity_file.Kept) -> HostIdentity:
+    """The identity, parsed. OperatorError when it is damaged or not a node's; OSError when it cannot be read."""
+    raw = place.load()
     if raw["kind"] != "node":
-        raise OperatorError(f"{path} is not a node's identity")
+        raise OperatorError("the identity is not a node's")
     cas = raw["tls_cas"]
     assert isinstance(cas, list)
     try:
@@ -66,21 +66,23 @@ def load_identity(path: str) -> HostIdentity:
             tls_cas=tuple(str(pem) for pem in cas),
         )
     except PeerError as error:
-        raise OperatorError(f"{path} is damaged", detail=str(error)) from None
+        raise OperatorError("the identity is damaged", detail=str(error)) from None
 
 
 class Documents:
     """The held documents. ``policy`` and ``node`` are None until the cluster was heard for the first time."""
 
-    def __init__(self, paths: Mapping[str, str], log: Log, instance: str = "") -> None:
+    def __init__(self, paths: Mapping[str, str], log: Log, instance: str = "", memory: int | None = None) -> None:
         """``paths``: files by name: identity, policy, node, floor. ``instance``: which of the processes that are or
-        were this node this is (core.instances).
+        were this node this is (core.instances). ``memory``: the memory file with the identity, which counts instead
+        of the file.
         """
         self._paths = paths
+        self._place = identity_file.Kept(paths["identity"], memory)
         self._instance = instance
         self._log = log
         self._identity_stamp = self._stamp()
-        self.identity = load_identity(paths["identity"])
+        self.identity = load_identity(self._place)
         self.policy: Policy | None = None
         #: people's certificates; not held on the disk
         self.verified = VerifiedCertificates()
@@ -98,19 +100,19 @@ class Documents:
     # ------------------------------------------------------------------ identity
 
     def refresh_identity(self) -> HostIdentity:
-        """The identity as it is on the disk now: renewal replaces the file. A damaged one is not taken."""
+        """The identity as it is kept now: renewal replaces it. A damaged one is not taken."""
         stamp = self._stamp()
         if stamp != self._identity_stamp:
             self._identity_stamp = stamp
             try:
-                self.identity = load_identity(self._paths["identity"])
+                self.identity = load_identity(self._place)
             except (OSError, OperatorError) as error:
                 self._log.error("the new identity is not taken", reason=error)
         return self.identity
 
     def _stamp(self) -> tuple[int, int]:
         try:
-            state = os.stat(self._paths["identity"])
+            state = os.stat(self._paths["identity"] if self._place.memory is None else self._place.memory)
         except OSError:
             return 0, 0
         return state.st_ino, state.st_mtime_ns

@@ -77,7 +77,8 @@ class Keeper:
         }
         paths = cast("list[str]", configuration["paths"])
         files = {name: str(configuration[name]) for name in ("identity", "policy", "node", "floor")}
-        self._documents = Documents(files, self._log, str(configuration.get("instance") or ""))
+        memory = cast("int | None", configuration.get("identity_memory"))
+        self._documents = Documents(files, self._log, str(configuration.get("instance") or ""), memory)
         name = str(configuration["name"])
         self._upstream = Upstream(
             self._loop, channel, configuration.get("folder"), name, self._documents, self, self._log

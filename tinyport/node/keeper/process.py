@@ -9,15 +9,17 @@ import socket
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
 
 from tinyport.core.errors import OperatorError, TinyportError
+from tinyport.host.locked_memory import lock_process
 from tinyport.host.logging_line import Log
 from tinyport.host.privileges import not_dumpable
 from tinyport.node.generations import PROTOCOL
 from tinyport.node.ipc import Channel
 from tinyport.node.python_process import close_all_but, name_process
 
-CHANNEL, CONFIGURATION = 3, 4
+CHANNEL, CONFIGURATION, IDENTITY = 3, 4, 5
 
 
 def _read_configuration(descriptor: int) -> dict[str, object]:
@@ -52,15 +54,24 @@ def load() -> None:
 
 
 def main() -> None:
-    """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4."""
+    """Entry of the process that the monitor starts: channel on fd 3, configuration on fd 4, the identity on fd 5."""
+    try:
+        configuration = _read_configuration(CONFIGURATION)
+    except (TinyportError, OSError, ValueError) as error:
+        _fail(error)
     # Whatever else whoever started the monitor left open: sessions of other people must not find it.
-    close_all_but({0, 1, 2, CHANNEL, CONFIGURATION})
-    os.set_inheritable(CHANNEL, False)
+    configuration["identity_memory"] = IDENTITY if configuration.get("identity_memory") else None
+    kept = {CHANNEL, IDENTITY} if configuration["identity_memory"] else {CHANNEL}
+    close_all_but({0, 1, 2, *kept})
+    for descriptor in kept:
+        os.set_inheritable(descriptor, False)
     name_process("tinyport-keeper")
     # The host key is in our memory. The limit, which sessions may raise again, is for core files; a core_pattern that
     # is a pipe (systemd-coredump, apport) does not ask for it, and gets nothing of a process that is not dumpable.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     not_dumpable()
+    if configuration.get("lock_memory"):
+        lock_process()
     os.umask(0o077)
     load()
     from tinyport.node.keeper.keeper import Keeper
@@ -68,8 +79,12 @@ def main() -> None:
 
     channel = Channel(socket.socket(fileno=CHANNEL), queue_limit=MAX_QUEUED)
     try:
-        keeper = Keeper(_read_configuration(CONFIGURATION), channel)
+        keeper = Keeper(configuration, channel)
     except (TinyportError, OSError) as error:
-        Log("node.keeper").error("the keeper cannot start", reason=error)
-        raise SystemExit(1) from None
+        _fail(error)
     keeper.run()
+
+
+def _fail(error: Exception) -> NoReturn:
+    Log("node.keeper").error("the keeper cannot start", reason=error)
+    raise SystemExit(1) from None

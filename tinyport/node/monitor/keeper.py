@@ -51,6 +51,9 @@ def configuration(config: Mapping[str, object], search_path: list[str]) -> dict[
         },
         "privileged": config["user"] is not None,
         "instance": config.get("instance", ""),
+        # On its fd 5.
+        "identity_memory": config.get("identity_memory") is not None,
+        "lock_memory": bool(config.get("in_memory")),
     }
 
 
@@ -72,6 +75,8 @@ class KeeperProcess:
         self._loop = loop
         self._search_path = search_path
         self._told = configuration(config, search_path)
+        memory = config.get("identity_memory")
+        self._memory = [memory] if isinstance(memory, int) else []
         self._argv = arguments("tinyport.node.keeper.process", search_path)
         self._give = give
         self._died = died
@@ -132,7 +137,7 @@ class KeeperProcess:
         try:
             os.write(told, json.dumps({**self._told, "name": name}).encode())
             os.lseek(told, 0, os.SEEK_SET)
-            self.pid = spawn(self._argv, [theirs.fileno(), told])
+            self.pid = spawn(self._argv, [theirs.fileno(), told, *self._memory])
         except OSError as error:
             self._log.error("cannot start a keeper", reason=error)
             ours.close()

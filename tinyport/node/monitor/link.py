@@ -33,7 +33,7 @@ MAX_QUEUED = 32
 class Inheritance:
     """What the next link gets: the monitor replaces these when they change."""
 
-    __slots__ = ("config", "listeners", "public", "reached", "secret")
+    __slots__ = ("before", "config", "listeners", "public", "reached", "secret")
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class Inheritance:
         self.public = public
         #: memory file with TLS key and certificate
         self.secret = secret
+        #: the one that was replaced, while the one of today is on probation, where it is in no file
+        self.before: int | None = None
         self.listeners = listeners
         #: where tunnels stood before
         self.reached = reached
@@ -120,7 +122,7 @@ class LinkProcess:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._loop.close()
             versions, renewal, proxies = document_versions(self._folder, str(self._given.public["uuid"]))
-            before = _before(f"/proc/self/fd/{self._folder}")
+            before = _before(f"/proc/self/fd/{self._folder}", self._given)
             self._leave_behind()
             listeners = [listener.fileno() for listener in self._given.listeners]
             # Whatever is open besides, were it from whoever started the monitor, is not for who faces the network.
@@ -241,11 +243,13 @@ class LinkProcess:
             self._loop.kill(self.pid, signal.SIGKILL)
 
 
-def _before(folder: str) -> tuple[dict[str, object], int] | None:
+def _before(folder: str, given: Inheritance) -> tuple[dict[str, object], int] | None:
     """The identity before that of today while this is on probation, and a descriptor of its certificate and key."""
     found = identity_before.read(folder)
     if found is None:
         return None
+    if given.config.get("in_memory"):
+        return None if given.before is None else (found, given.before)
     try:
         return found, identity_before.open_secret(folder)
     except OSError:

@@ -16,8 +16,9 @@ import time
 from tinyport.core.errors import OperatorError, TinyportError, Unavailable
 from tinyport.host import identity_before
 from tinyport.host.files import write_private
+from tinyport.host.locked_memory import pin, swaps_to_disk
 from tinyport.host.logging_line import Log
-from tinyport.host.sd_notify import keep_alive, notify
+from tinyport.host.sd_notify import keep_alive, notify, store, withdraw
 from tinyport.host.shutting_down import goes_down
 from tinyport.node import identity_view
 from tinyport.node.loop import Loop
@@ -89,10 +90,20 @@ class Monitor:
             "identity": f"{self._folder_name}/identity.json",
             "servers": self._reached.servers(),
             "instance": config["instance"],
+            "in_memory": bool(config.get("in_memory")),
+            "boot": config.get("boot"),
             "log": config["log"],
         }
         self._task = task
-        self._renewal = Renewal(self.loop, self._given.public, task, search_path, self._renewed, self._log)
+        memory = config.get("identity_memory")
+        #: the memory file with the identity, which is not read here
+        self._memory = memory if isinstance(memory, int) else None
+        self._pinned: list[object] = []
+        #: does the service manager have it, too?
+        self._stored = False
+        self._renewal = Renewal(
+            self.loop, self._given.public, task, search_path, self._renewed, self._log, self._memory
+        )
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -107,6 +118,8 @@ class Monitor:
             cluster=self._given.public["cluster"],
             listen=",".join(self._listeners.addresses()) or "tunnel",
         )
+        if self._config.get("in_memory"):
+            self._keep_in_memory()
         _preload()
         self._link.start()
         self._renewal.start()
@@ -170,6 +183,9 @@ class Monitor:
         if any(not tunnel.get("before") for tunnel in standing):
             self._proved = True
             self._renewal.proved()
+            if self._given.before is not None:
+                os.close(self._given.before)
+                self._given.before = None
             try:
                 identity_before.drop(self._folder_name)
             except OSError as error:
@@ -202,19 +218,51 @@ class Monitor:
 
     # ------------------------------------------------------------------ identity
 
-    def _renewed(self, view: tuple[int, int]) -> None:
+    def _keep_in_memory(self) -> None:
+        """The keys lie nowhere else: not in swap either, and not gone when only this service is restarted."""
+        assert self._memory is not None
+        store(identity_view.STORED, self._memory)
+        self._stored = True
+        self._pin()
+        disks = swaps_to_disk()
+        if disks and not all(self._pinned):
+            self._log.warning("keys may be swapped to a disk: they cannot be locked in memory", swap=",".join(disks))
+
+    def _pin(self) -> None:
+        held = [pin(descriptor) for descriptor in (self._memory, self._view[1]) if descriptor is not None]
+        self._pinned = list(held)
+
+    def _put_aside(self) -> None:
+        """The view is about to be replaced. With the keys in memory, what goes back to the certificate of before is
+        this (host.identity_before), unless nothing has stood since that was kept."""
+        public, secret = self._view
+        os.close(public)
+        if not self._config.get("in_memory") or self._given.before is not None:
+            os.close(secret)
+        else:
+            self._given.before = secret
+
+    def _renewed(self, view: tuple[int, int], unsaved: str) -> None:
         public = take(view, self._log)
         if public is None:
             for descriptor in view:
                 os.close(descriptor)
             return
-        for descriptor in self._view:
-            os.close(descriptor)
+        self._put_aside()
         self._view = view
         another = public["uuid"] != self._given.public["uuid"]
         self._given.public, self._given.secret = public, view[1]
         self._proved = False
         self._renewal.replaced(public)
+        if self._config.get("in_memory"):
+            self._pin()
+        elif unsaved and self._memory is not None:
+            store(identity_view.STORED, self._memory)
+            self._stored = True
+            self._log.warning("the disk does not take the new certificate; it is kept in memory", reason=unsaved)
+        elif self._stored:
+            withdraw(identity_view.STORED)
+            self._stored = False
         self._log.info("certificate renewed", generation=public["generation"], valid_before=public["valid_before"])
         if another:
             # We had another device's identity, and have our own now.
@@ -388,7 +436,8 @@ def main(descriptor: int) -> None:
     name_process("tinyport-monitor")
     config = json.loads(os.pread(descriptor, MAX_CONFIGURATION, 0))
     os.close(descriptor)
-    for inherited in (*config["view"], *([config["ready_fd"]] if config["ready_fd"] is not None else [])):
+    memory = [] if config.get("identity_memory") is None else [config["identity_memory"]]
+    for inherited in (*config["view"], *memory, *([config["ready_fd"]] if config["ready_fd"] is not None else [])):
         os.set_inheritable(inherited, False)
     try:
         Monitor(config).run()

@@ -23,9 +23,9 @@ MAX_ANSWER = 1024 * 1024
 LIMIT = 60.0
 
 #: what a running node cannot change: whose it is, where it lives, who its processes are
-FIXED = ("folder", "server", "user", "worker_user")
+FIXED = ("folder", "server", "user", "worker_user", "in_memory")
 #: what belongs to one start
-_OWN = ("view", "version", "search_path", "ready_file", "ready_fd", "reread", "passed")
+_OWN = ("view", "identity_memory", "boot", "version", "search_path", "ready_file", "ready_fd", "reread", "passed")
 #: what a keeper is told when it starts; its successor is told otherwise, and its sessions keep what they began with
 OF_KEEPER = (
     "banner",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A share of the certificate's life. Two thirds of seven days leave a device that is off at night 56 hours to do it.
 DUE = 2 / 3
 LOOK_EVERY = 3600.0
+# How long before its end a certificate is renewed whatever the disk does.
+LAST_DAY = 86400.0
 FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 # A fleet of a hundred thousand renews within the hour (core.rotation.spread_over).
@@ -41,7 +43,9 @@ def due_at(public: Mapping[str, object]) -> float:
 
 
 class Renewal:
-    """``done(view)`` is called with fresh memory files once the identity was replaced; the receiver owns them."""
+    """``done(view, unsaved)`` is called with fresh memory files once the identity was replaced; the receiver owns them.
+    ``unsaved``: why the disk did not take it. ``memory``: the memory file with the identity.
+    """
 
     def __init__(
         self,
@@ -49,9 +53,11 @@ class Renewal:
         public: Mapping[str, object],
         task: dict[str, object],
         search_path: list[str],
-        done: Callable[[tuple[int, int]], None],
+        done: Callable[[tuple[int, int], str], None],
         log: Log,
+        memory: int | None = None,
     ) -> None:
+        self._memory = memory
         self._loop = loop
         self._public = public
         self._task = task
@@ -132,13 +138,16 @@ class Renewal:
 
     def _if_due(self) -> None:
         now = self.now()
-        if self._asked_for() or (now is not None and now >= due_at(self._public)):
+        if self._asked_for():
             self.wanted()
+        elif now is not None and now >= due_at(self._public):
+            self.wanted(may_wait=now < float(str(self._public["valid_before"])) - LAST_DAY)
 
-    def wanted(self) -> None:
-        """Renew as soon as the pause after the last failure allows."""
+    def wanted(self, *, may_wait: bool = False) -> None:
+        """Renew as soon as the pause after the last failure allows. ``may_wait``: not when no disk takes it."""
         if self._pid or time.monotonic() < self._not_before:
             return
+        self._task["may_wait"] = may_wait
         self._view = identity_view.create()
         self._answer = os.memfd_create("tinyport-answer", os.MFD_CLOEXEC)
         question = os.memfd_create("tinyport-task", os.MFD_CLOEXEC)
@@ -146,7 +155,8 @@ class Renewal:
             os.write(question, json.dumps(self._task).encode())
             os.lseek(question, 0, os.SEEK_SET)
             argv = arguments("tinyport.node.enrol", self._search_path)
-            self._pid = spawn(argv, [self._answer, question, *self._view], http_proxy.VARIABLES)
+            memory = [] if self._memory is None else [self._memory]
+            self._pid = spawn(argv, [self._answer, question, *self._view, *memory], http_proxy.VARIABLES)
         except OSError as error:
             self._failed(str(error))
             return
@@ -168,13 +178,14 @@ class Renewal:
         self._pid = 0
         if status == 0:
             view, self._view = self._view, (-1, -1)
+            unsaved = self._unsaved()
             self._clear()
             self._pause = FIRST_PAUSE
             # Auth's clock and ours may differ about what is due: never twice within minutes. And a proxy that does not
             # take what we have will not take the next one either.
             self._not_before = time.monotonic() + self._rest
             self._rest = min(self._rest * 2, LONGEST_PAUSE)
-            self._done(view)
+            self._done(view, unsaved)
             # It may have been under way when the next step of a rotation came.
             self._look_early(0.0)
             return
@@ -184,6 +195,12 @@ class Renewal:
         except (ValueError, KeyError, TypeError, OSError):
             reason = f"the process ended with status {status}"
         self._failed(reason)
+
+    def _unsaved(self) -> str:
+        try:
+            return str(json.loads(os.pread(self._answer, ANSWER_SIZE, 0)).get("unsaved") or "")
+        except (ValueError, AttributeError, OSError):
+            return ""
 
     def _failed(self, reason: str) -> None:
         self._clear()
