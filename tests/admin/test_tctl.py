@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.admin.conftest import PIN, TOKEN, FakeAuth, Run
+from tinyport.admin import tctl_nodes, tctl_tokens
 from tinyport.admin.tctl import build_parser, main
 from tinyport.host import moments
 
@@ -168,6 +169,28 @@ def test_a_token_comes_with_the_line_to_type(fake_auth: FakeAuth, tctl: At) -> N
     assert (found["token"], found["line"]) == (TOKEN, line)
     # A proxy is told where auth is; whoever asks from elsewhere puts that in.
     assert "--roles=proxy --server AUTH:3025 --token" in run("tokens", "add", "--type", "proxy").out
+
+
+def test_a_token_says_what_it_is_for(fake_auth: FakeAuth, tctl: At) -> None:
+    answer = {"id": "a", "token": TOKEN, "uses": 3, "expires": NOW + 1799, "ca_pins": [PIN]}
+    fake_auth.says("POST", "/v1/tokens", answer)
+    run = tctl(fake_auth.data_dir)
+    assert run("tokens", "add", "--pending").out.startswith("a token for 3 nodes, which wait for tctl nodes accept; it")
+    said = run("tokens", "add", "--replaces", "shed").out
+    assert said.startswith("a token for a device that takes the place of shed, once that is offline; it ends")
+
+
+def test_a_line_that_no_other_machine_can_use_is_no_surprise(
+    fake_auth: FakeAuth, tctl: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_auth.says("POST", "/v1/tokens", {"id": "a", "token": TOKEN, "uses": 1, "expires": NOW, "ca_pins": [PIN]})
+    run = tctl(fake_auth.data_dir)
+    for server, warned in (("127.0.0.1:3080", True), ("[::1]:3080", True), ("127.example.com:443", False)):
+        for module in (tctl_nodes, tctl_tokens):
+            monkeypatch.setattr(module, "public_proxy", lambda _, server=server: server)
+        for words in (("nodes", "add"), ("tokens", "add")):
+            assert (f"{server} is this machine alone" in run(*words).err) is warned
+            assert run(*words, "--format", "json").err == ""
 
 
 def test_nodes_add_prints_one_line_to_paste(fake_auth: FakeAuth, tctl: At) -> None:

@@ -56,6 +56,8 @@ def test_a_tokens_life(run: Run) -> None:
         run("tokens", "ls").out.splitlines()[-1].endswith("  pending; named pi-{uuid8}; from 10.0.0.0/8,192.0.2.1/32")
     )
     assert "from 1s to 366d" in run("tokens", "add", "--ttl", "2000d").err
+    more = [run("tokens", "add", "--format", "json").json["id"] for _ in range(2)]
+    assert run("tokens", "rm", *more).out.count(" was revoked\n") == 2
     assert run("tokens", "rm", made["id"]).status == 0
     assert run("tokens", "rm", made["id"]).status == 5
     assert run("nodes", "add", "--labels", "a=b").out.startswith(" printf '%s\\n' ")

@@ -12,7 +12,7 @@ from tinyport.admin import tctl_registrations
 from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.node_tables import long_table, page, short_table
-from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
+from tinyport.admin.tctl_tokens import NO_PROXY, first_pin, mention_loopback
 from tinyport.admin.token_input import piped
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.labels import has_all
@@ -179,6 +179,7 @@ def _add(args: argparse.Namespace) -> int:
     )
     # The space: see piped().
     emit(args, {**answer, "line": line}, lambda: [f" {line}"])
+    mention_loopback(args, server)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from collections.abc import Mapping
 
 from tinyport.admin.answers import ago, body, duration, labels_text, names, pairs, path, rows, table_of, words
@@ -10,7 +11,7 @@ from tinyport.admin.connection import auth_address, connect, public_proxy
 from tinyport.admin.token_input import piped
 from tinyport.core.errors import PeerError
 from tinyport.core.names import is_pin, printable
-from tinyport.host.console import CommandLine, emit, output_options, table
+from tinyport.host.console import CommandLine, emit, output_options, print_error, table
 
 #: stand for an address that we do not know, in lines that are pasted
 NO_PROXY, NO_AUTH = "PROXY:3080", "AUTH:3025"
@@ -47,9 +48,9 @@ def add_commands(parser: CommandLine) -> None:
     )
     tokens.command("ls", _list, help="list tokens", parents=[output_options()], examples=["tctl tokens ls"])
     remove = tokens.command(
-        "rm", _remove, help="revoke a token", parents=[output_options()], examples=["tctl tokens rm abcdefghij"]
+        "rm", _remove, help="revoke tokens", parents=[output_options()], examples=["tctl tokens rm abcdefghij"]
     )
-    remove.add_argument("id", metavar="ID", help='"tctl tokens ls" lists them')
+    remove.add_argument("ids", nargs="+", metavar="ID", help='"tctl tokens ls" lists them')
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -69,13 +70,35 @@ def _add(args: argparse.Namespace) -> int:
         # A node dials a proxy, a proxy dials auth.
         server = (public_proxy(client) or NO_PROXY) if args.type == "node" else (auth_address(args) or NO_AUTH)
     uses = answer.get("uses")
+    whom = f"{'one' if uses == 1 else uses} {args.type}{'' if uses == 1 else 's'}"
+    if args.replaces:
+        whom = f"a device that takes the place of {printable(args.replaces, 80)}, once that is offline"
+    elif args.pending:
+        whom += f", which wait{'s' if uses == 1 else ''} for tctl nodes accept"
     lines = [
-        f"a token for {'one' if uses == 1 else uses} {args.type}{'' if uses == 1 else 's'}; it ends "
-        f"{ago(answer.get('expires'))}. On the machine that joins:",
+        f"a token for {whom}; it ends {ago(answer.get('expires'))}. On the machine that joins:",
         f"  {join_line(args.type, server, answer)}",
     ]
     emit(args, {**answer, "line": join_line(args.type, server, answer)}, lambda: lines)
+    mention_loopback(args, server)
     return 0
+
+
+def mention_loopback(args: argparse.Namespace, server: str) -> None:
+    """Whoever pastes a line on another machine reads there that nobody answers, and not why."""
+    host = server.rpartition(":")[0].strip("[]")
+    if args.format == "text" and (host == "localhost" or _is_loopback(host)):
+        print_error(
+            f"tctl: hint: {server} is this machine alone; for others give the proxy an address that they reach "
+            "(listen and public_addr, or quickstart --listen)"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def first_pin(answer: dict[str, object]) -> str:
@@ -119,7 +142,12 @@ def _terms(token: Mapping[str, object]) -> str:
 
 
 def _remove(args: argparse.Namespace) -> int:
+    answers: list[dict[str, object]] = []
     with connect(args) as client:
-        answer = client.request("DELETE", path("/v1/tokens", args.id))
-    emit(args, answer, lambda: [f"token {printable(args.id)} was revoked"])
+        for id in args.ids:
+            answers.append(client.request("DELETE", path("/v1/tokens", id)))
+            if args.format == "text":
+                print(f"token {printable(id)} was revoked")
+    if args.format == "json":
+        emit(args, answers[0] if len(answers) == 1 else {"tokens": answers}, list)
     return 0

@@ -345,8 +345,13 @@ async def accept_node(call: Call) -> Answer:
 
 
 async def _replace(call: Call, tables: WriteTables, node: NodeRow, old: NodeRow) -> None:
-    if node.state != "pending" or node.kind != "node" or old.kind != "node" or old.uuid == node.uuid:
-        raise PeerError("replaces: a pending node takes the place of another node")
+    if node.state != "pending" or node.kind != "node":
+        raise PeerError(
+            f"{node.name} is not pending: who waits to be let in takes another node's place",
+            hint=f"for a device that is in already: tctl tokens add --replaces {old.name}",
+        )
+    if old.kind != "node" or old.uuid == node.uuid:
+        raise PeerError("replaces: the name of another node is needed")
     if old.state == "active" and call.service.presence.online(old.uuid):
         raise PeerError(f"{old.name} is online", hint="one that is there is not replaced", code="in_use")
     await move_to(call.service, tables, node, old)
