@@ -200,6 +200,20 @@ def test_link_is_started_again_and_keeps_its_keeper(node: Node) -> None:
     wait_for("the document", lambda: json.loads(json.loads(held.read_text())["document"])["serial"] == 3)
 
 
+def test_a_link_that_hangs_is_started_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked as often as systemd asks the monitor; one that answers goes on."""
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    node.joined()
+    node.start()
+    node.tunnel()
+    before = node.until("link", lambda status: status["pids"]["link"])["pids"]["link"]
+    os.kill(before, signal.SIGSTOP)
+    node.tunnel()
+    wait_for("its end", lambda: not alive(before))
+    assert "link does not answer and is killed" in node.log.read_text()
+    assert node.log.read_text().count("link died and is started again") == 1
+
+
 def test_a_killed_keeper_is_replaced_when_needed(node: Node) -> None:
     node.joined()
     node.start()

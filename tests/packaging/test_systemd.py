@@ -96,7 +96,7 @@ def test_sessions_outlive_a_stop_and_end_when_told(root: BootedRoot, people: Peo
     people.reached(NAME)
 
 
-def test_a_monitor_that_hangs_is_started_again_under_a_session(machine: Trixie, people: People) -> None:
+def test_a_monitor_or_link_that_hangs_is_started_again_under_a_session(machine: Trixie, people: People) -> None:
     root = machine.root
     machine.drop_in(SERVICE, "[Service]\nWatchdogSec=15s\n")
     root.run("systemctl", "restart", SERVICE)
@@ -105,6 +105,11 @@ def test_a_monitor_that_hangs_is_started_again_under_a_session(machine: Trixie, 
     assert session.stdout is not None
     assert session.stdout.readline() == b"up\n"
     pid = root.main_pid(SERVICE)
+    link = root.run("cat", f"/proc/{pid}/task/{pid}/children").stdout.split()[0]
+    root.run("kill", "-STOP", link)
+    wait_for("link to be killed", lambda: "link does not answer and is killed" in root.log(SERVICE))
+    people.reached(NAME)
+    assert root.main_pid(SERVICE) == pid
     root.run("kill", "-STOP", pid)
     wait_for("systemd to start another", lambda: root.main_pid(SERVICE) not in ("0", pid))
     assert "watchdog" in root.log(SERVICE).lower()

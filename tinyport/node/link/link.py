@@ -178,6 +178,8 @@ class Link:
             os.close(descriptor)
         if message.get("op") == "keepers":
             self._census.taken(message.get("names"))
+        elif message.get("op") == "alive":
+            self._tell_monitor({"op": "alive"})
         elif message.get("op") == "stop":
             self._stop()
         elif message.get("op") == "reload":

@@ -13,8 +13,9 @@ from tinyport.core.errors import TinyportError
 from tinyport.host import identity_before
 from tinyport.host.files import read_limited
 from tinyport.host.logging_line import Log
+from tinyport.host.sd_notify import watchdog_period
 from tinyport.node.ipc import Channel, pair
-from tinyport.node.loop import READ, WRITE, Loop
+from tinyport.node.loop import READ, WRITE, Loop, Timer
 from tinyport.node.python_process import close_all_but
 
 TYPE_CHECKING = False
@@ -28,6 +29,8 @@ LONGEST_PAUSE = 30.0
 GOOD_AFTER = 60.0
 MAX_DOCUMENT_FILE = 4 * 1024 * 1024
 MAX_QUEUED = 32
+# It is asked whether it lives as often as systemd asks us, and this often where there is no systemd.
+ASKED_EVERY = 90.0
 
 
 class Inheritance:
@@ -83,6 +86,9 @@ class LinkProcess:
         self._pause = FIRST_PAUSE
         self._started_at = 0.0
         self._stopping = False
+        self._asked_every = watchdog_period() or ASKED_EVERY
+        self._asking: Timer | None = None
+        self._answered = True
         self.pid = 0
 
     def start(self) -> None:
@@ -109,6 +115,8 @@ class LinkProcess:
         self._channel = Channel(ours, queue_limit=MAX_QUEUED)
         self._loop.add(ours.fileno(), READ, self._hear)
         self._loop.child(pid, self._ended)
+        self._answered = True
+        self._asking = self._loop.after(self._asked_every, self._ask)
         self._on_start()
 
     def _become_link(self, channel: socket.socket, spool: int) -> None:
@@ -187,7 +195,20 @@ class LinkProcess:
         message, descriptors = received
         for descriptor in descriptors:
             os.close(descriptor)
+        if message.get("op") == "alive":
+            self._answered = True
+            return
         self._heard(message)
+
+    def _ask(self) -> None:
+        """Does it turn? systemd asks us alone, and without link nobody gets in."""
+        if not self._answered and not self._stopping:
+            self._log.error("link does not answer and is killed", asked=f"{self._asked_every:.0f}s ago")
+            self.give_up()
+            return
+        self._answered = False
+        self.tell({"op": "alive"})
+        self._asking = self._loop.after(self._asked_every, self._ask)
 
     def tell(self, message: dict[str, object], descriptors: tuple[int, ...] = ()) -> None:
         """Say something, if there is a link. The descriptors stay the caller's."""
@@ -215,6 +236,8 @@ class LinkProcess:
 
     def _ended(self, status: int) -> None:
         self._drop()
+        if self._asking is not None:
+            self._asking.cancel()
         self.pid = 0
         if not self._stopping:
             if os.waitstatus_to_exitcode(status):
