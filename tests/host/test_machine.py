@@ -52,6 +52,16 @@ def test_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert named("plain") == "plain"
 
 
+@pytest.mark.parametrize("text", [b"0000000000000000\0", b"\0", b"\xff\xfe\0", b'$(reboot)"\n', b"../../etc\0", b""])
+def test_a_board_without_a_number_of_its_own_is_the_machine_id(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "serial").write_bytes(text)
+    (tmp_path / "machine-id").write_text("0123456789abcdef0000111122223333\n")
+    monkeypatch.setattr(machine, "_SERIAL_FILES", (str(tmp_path / "serial"), str(tmp_path / "machine-id")))
+    assert machine.serial() == "0000111122223333"
+
+
 def test_a_machine_without_what_the_template_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_SERIAL_FILES", ())
     monkeypatch.setattr(machine, "_INTERFACES", tmp_path)

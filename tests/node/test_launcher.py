@@ -17,7 +17,7 @@ from tests.node.tiny_cluster import Cluster
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.host import identity_file
 from tinyport.host.logging_line import Log
-from tinyport.node import enrol, identity_view, launcher
+from tinyport.node import enrol, identity_view, launcher, refused
 from tinyport.node.python_process import search_path
 from tinyport.node.settings import LabelCommand, NodeSettings
 
@@ -202,6 +202,54 @@ def test_a_refused_token_ends_it_at_once(auth: TinyAuth, tmp_path: Path) -> None
         launcher.run(settings(tmp_path, auth.address, token=TOKEN, ca_pins=(auth.cluster.pin,)))
     assert (caught.value.code, caught.value.hint) == ("bad_token", "ask for one")
     assert auth.paths().count("/v1/join") == 1
+
+
+def test_a_token_that_stays_refused_is_asked_with_ever_rarer(
+    auth: TinyAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts services starts it again at once: it is the process that waits, until somebody brings another."""
+    auth.refusals["/v1/join"] = 401, {"code": "bad_token", "message": "the token is not known", "hint": "ask for one"}
+    clock = [0.0]
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    bring = [False]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if bring[0]:
+            token.write_text(f"{TOKEN} and more\n")
+            os.utime(token, (1, 1))
+
+    monkeypatch.setattr("tinyport.node.refused.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tinyport.node.refused.time.sleep", sleep)
+    log = Log("node.launcher", "error", "text")
+    waited = []
+
+    def ask(text: str = TOKEN) -> None:
+        before = clock[0]
+        refused.Refusals(tmp_path, text, log).wait(AccessDenied("no", hint="ask"), token)
+        waited.append(clock[0] - before)
+
+    for _ in range(12):
+        ask()
+    assert waited[:2] == [0, 0]
+    assert 15 <= waited[2] <= 30 <= waited[3] <= 60 <= waited[4]
+    assert 450 <= waited[-1] <= 900
+    # Another one is news, and is nobody's fault yet.
+    ask("another")
+    ask()
+    ask()
+    assert waited[-3:] == [0, 0, 0]
+    bring[0] = True
+    ask()
+    assert 0 < waited[-1] <= 5
+    refused.Refusals(tmp_path, TOKEN, log).forget()
+    ask()
+    assert waited[-1] == 0
+    # What is no file of ours counts for nothing.
+    (tmp_path / refused.FILE).write_text("x 9 9\n")
+    ask()
+    assert waited[-1] == 0
 
 
 def test_a_server_that_is_away_is_tried_again(auth: TinyAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,13 +72,15 @@ def _from_hostname(host: str) -> str:
 
 
 def _serial() -> str:
-    """The board's serial number: the device tree's (Raspberry Pi), else the machine id's end."""
+    """The board's serial number: the device tree's (Raspberry Pi), else the machine id's end. Boards that say nothing
+    but zeros have none: they would all be one.
+    """
     for path in _SERIAL_FILES:
         try:
             text = Path(path).read_text(encoding="ascii", errors="replace").strip("\0\n ")
         except OSError:
             continue
-        if text.isalnum():
+        if text.isalnum() and text.strip("0"):
             return text[-16:].lower()
     raise OperatorError("this machine has no serial number", hint="give tinyport.nodename without {serial}")
 

@@ -28,6 +28,7 @@ from tinyport.host.waiting import Waiting
 from tinyport.link import http_proxy
 from tinyport.node import enrol, identity_view
 from tinyport.node.python_process import arguments, light_arguments, search_path, spawn
+from tinyport.node.refused import Refusals
 from tinyport.node.settings import NodeSettings
 
 # Between tries to join while the server cannot be reached: a device may boot long before its network is there.
@@ -210,12 +211,15 @@ def _enter(
     """Until auth has let us in, or there is something that waiting does not mend."""
     wait = FIRST_WAIT
     waiting = Waiting(place.folder)
+    refusals = Refusals(place.folder, settings.token or "", log)
     while True:
         error = run_enrolment(task, view, place.memory)
         if error is None:
             waiting.over()
+            refusals.forget()
             return
         if not may_pass(error):
+            refusals.wait(error, settings.token_file)
             waiting.over()
             raise error
         pause = random.uniform(wait / 2, wait)  # noqa: S311 - spreads a fleet, guards nothing
