@@ -43,11 +43,12 @@ class Device:
     def data(self) -> Path:
         return self._folder / "data"
 
-    def start(self) -> None:
+    def start(self, passed: Sequence[int] = ()) -> None:
+        """``passed``: descriptors that it gets under their own numbers."""
         env = {**self._cluster.env(), **self._env}
         with (self._folder / "device.log").open("ab") as log:
             words = [*self._words, *(["--token", self.token] if self.token else [])]
-            self._process = subprocess.Popen(words, stdout=log, stderr=log, env=env)
+            self._process = subprocess.Popen(words, stdout=log, stderr=log, env=env, pass_fds=passed)
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -197,3 +198,69 @@ def test_a_key_behind_an_agent_and_a_token_for_the_first_time(
             assert online(cluster, device, "barn")["uuid"] == uuid
         finally:
             agent.terminate()
+
+
+def test_a_restart_under_a_service_manager_is_no_boot(cluster: Cluster, tmp_path: Path, devices: list[Device]) -> None:
+    """The manager is given the memory file with the identity, and passes it to the next process (FDSTORE)."""
+    path, line = device_key(tmp_path)
+    register(cluster, "dairy", line)
+    place = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(place))
+        manager.settimeout(LIMIT)
+        env = {"NOTIFY_SOCKET": str(place)}
+        told = in_memory(f'path = "{path}"')
+        devices.append(Device(cluster, tmp_path, cluster.ready["proxy"], node=told, token="", env=env))
+        devices[0].start()
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(manager, 4096, 4)
+            if descriptors:
+                break
+        assert message.decode().splitlines() == ["FDSTORE=1", "FDNAME=tinyport-identity", "FDPOLL=0"]
+        uuid = online(cluster, devices[0], "dairy")["uuid"]
+        before = kept(devices[0])
+        devices[0].stop()
+        # Without its device key, and with nobody to ask.
+        path.unlink()
+        (stored,) = descriptors
+        script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tinyport-identity"
+        around = ["sh", "-c", f'exec 3<>/proc/self/fd/{stored}; {script}; exec "$@"', "sh"]
+        devices.append(Device(cluster, tmp_path, cluster.ready["proxy"], node=told, token="", env=env, around=around))
+        devices[1].start(passed=[stored])
+        assert online(cluster, devices[1], "dairy")["uuid"] == uuid
+        after = kept(devices[1])
+        assert {key: after[key] for key in ("ssh_key", "generation")} == {
+            key: before[key] for key in ("ssh_key", "generation")
+        }
+        os.close(stored)
+    codes = [event["code"] for event in cluster.tctl_json("audit", "--node", "dairy")["events"]]
+    assert "TJ017I" not in codes
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root: mounts")
+def test_a_wholly_read_only_machine_boots_for_ever(cluster: Cluster, tmp_path: Path, devices: list[Device]) -> None:
+    need_program("unshare")
+    path, line = device_key(tmp_path)
+    register(cluster, "mill", line)
+    folder = tmp_path / "machine"
+    (folder / "data").mkdir(parents=True)
+    # What is in memory on such a machine is its /run; nothing else can be written to.
+    script = f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}; mount -t tmpfs tmpfs {folder}/data"
+    script += '; mount -o remount,bind,ro /; exec "$@"'
+    around = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh"]
+    told = in_memory(f'path = "{path}"')
+    device = Device(cluster, folder, cluster.ready["proxy"], node=told, token="", around=around)
+    devices.append(device)
+    user = cluster.add_user("miller", cluster.login_name)
+    where = f"{cluster.login_name}@mill"
+    uuids = set()
+    for _ in range(2):
+        device.start()
+        uuids.add(online(cluster, device, "mill")["uuid"])
+        done = cluster.tsh("ssh", where, "touch /etc/tinyport-test; echo in", home=user)
+        assert (done.stdout, b"Read-only" in done.stderr) == (b"in\n", True), text(done)
+        device.stop()
+    assert len(uuids) == 1
+    assert list((folder / "data").iterdir()) == []
+    assert "Traceback" not in device.log()
