@@ -130,6 +130,26 @@ def test_without_addresses_it_serves_through_its_tunnel_alone(router: Router) ->
     assert config_file.load(router.toml).node.listen == ()
 
 
+def test_keys_in_memory(router: Router) -> None:
+    options = {**GOOD, "identity": "memory", "token_file": str(router.folder / "token")}
+    (router.folder / "token").write_text("abcdefghij.klmnopqrstuvwxyz234567ab")
+    assert router.run("start", options).returncode == 0
+    config = config_file.load(router.toml)
+    # By its token alone it is known at the next boot, too.
+    assert (config.node.in_memory, config.node.device_key, config.tinyport.token_file) == (True, None, None)
+    for option, key in (("device_key", "path"), ("device_key_agent", "agent")):
+        router.recorded()
+        # It takes another process.
+        router.run("reload", {**options, option: "/mnt/stick/it"})
+        assert router.recorded()[0] == ["stopped"]
+        config = config_file.load(router.toml)
+        assert (config.node.device_key, config.tinyport.token_file) == (
+            {key: "/mnt/stick/it"},
+            str(router.folder / "token"),
+        )
+    assert router.run("start", {**options, "identity": "disk", "device_key": "/x"}).returncode != 0
+
+
 def test_a_wrong_configuration_starts_nothing_and_is_said(router: Router) -> None:
     done = router.run("start", {**GOOD, "server": "no port:x", "ca_pin": ["sha256:12"]})
     assert done.returncode != 0

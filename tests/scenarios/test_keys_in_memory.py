@@ -133,6 +133,12 @@ def test_a_device_is_the_same_node_after_each_boot(cluster: Cluster, tmp_path: P
         for secret in secrets_of(identity):
             assert not [name for name, data in there.items() if secret in data]
     assert not [name for name in there if name.name.startswith("identity")]
+    # Link, which faces the network, has neither the file nor a mapping of it. It is not dumpable: only root may look.
+    if os.geteuid() == 0:
+        status = cluster.run("tinyport", "status", "--data-dir", device.data, "--format", "json")
+        place = Path(f"/proc/{json.loads(status.stdout)['pids']['link']}")
+        held = [os.readlink(one) for one in (place / "fd").iterdir()]
+        assert "tinyport-identity" not in " ".join(held) + (place / "maps").read_text()
     assert "Max core file size        0" in Path(f"/proc/{device.pid}/limits").read_text()
 
 
