@@ -1,8 +1,8 @@
-"""Joins and logins at auth, a second on one core.
+"""Joins, devices that start again, and logins at auth, a second on one core.
 
 Requests are made beforehand and sent over one TLS connection that stays, so that what is counted is auth's work and no
-handshakes; auth's CPU time is the process's less the asking thread's. A login is compared with what the password's hash
-costs by itself, which is meant to be most of it.
+handshakes; a device that starts brings one of its own, with its certificate. Auth's CPU time is the process's less the
+asking thread's. A login is compared with what the password's hash costs by itself, which is meant to be most of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import statistics
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ def measure(quick: bool) -> Suite:
         server = AuthServer(settings, clock)
         try:
             _joins(suite, server, 100 if quick else 600)
+            _starts(suite, server, 50 if quick else 300)
             _logins(suite, server, 3 if quick else 9, 4 if quick else 10)
         finally:
             server.stop()
@@ -71,6 +73,32 @@ def _joins(suite: Suite, server: AuthServer, count: int) -> None:
     rate = 1 / _cost(server, "/v1/join", bodies)
     suite.rows.append(Row("joins", "/s a core", rate, target=300, bound=AT_LEAST, note="beside the TLS handshake"))
     print(f"  joins: {rate:.0f} a second, one core", flush=True)
+
+
+def _starts(suite: Suite, server: AuthServer, count: int) -> None:
+    """Every device of a fleet says once that it is there, after a power cut (docs/decisions/0017)."""
+    token = server.token(uses=count)
+    machines = [server.join(f"started-{number}", token=token) for number in range(count)]
+    begin, asking = time.process_time(), time.thread_time()
+    for machine in machines:
+        connection = machine.client.connect()
+        said = {"instance": uuid.uuid4().hex, "heard": ""}
+        try:
+            for _ in range(2):
+                connection.request("POST", "/v1/here", body=json.dumps(said).encode())
+                answer = json.loads(connection.getresponse().read())
+                if "heard" not in answer:
+                    raise SystemExit(f"bench: error: a device that started was refused: {answer}")
+                said["heard"] = answer["heard"]
+        finally:
+            connection.close()
+        if answer["again"] or answer["copy"]:
+            raise SystemExit(f"bench: error: a device that started was not believed: {answer}")
+    rate = count / ((time.process_time() - begin) - (time.thread_time() - asking))
+    # All of 10,000 in the minute in which they come back.
+    row = Row("devices that start, and say so", "/s a core", rate, target=167, bound=AT_LEAST, note="with TLS")
+    suite.rows.append(row)
+    print(f"  devices that start: {rate:.0f} a second, one core", flush=True)
 
 
 def _logins(suite: Suite, server: AuthServer, rounds: int, each: int) -> None:
