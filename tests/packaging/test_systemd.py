@@ -118,6 +118,28 @@ def test_a_monitor_or_link_that_hangs_is_started_again_under_a_session(machine: 
     assert (out, session.returncode) == (b"got on\n", 7), err
 
 
+def test_a_disk_that_has_become_read_only_keeps_nobody_out(root: BootedRoot, people: People) -> None:
+    """As the kernel does it with a card that fails: under the daemon, and at its start."""
+    data = "/var/lib/tinyport"
+    root.run("mount", "--bind", data, data)
+    root.run("mount", "-o", "remount,bind,ro", data)
+    try:
+        people.reached(NAME)
+        session = people.popen(NAME, "echo up; read line; echo got $line; exit 7")
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"up\n"
+        root.run("systemctl", "restart", SERVICE)
+        people.reached(NAME)
+        assert "its socket cannot be made" in root.log(SERVICE)
+        out, err = session.communicate(b"on\n", LIMIT)
+        assert (out, session.returncode) == (b"got on\n", 7), err
+    finally:
+        root.run("umount", data)
+    root.run("systemctl", "restart", SERVICE)
+    people.reached(NAME)
+    assert NAME in root.run("tinyport", "status").stdout
+
+
 def test_a_port_that_systemd_holds_is_never_closed(machine: Trixie, people: People) -> None:
     root = machine.root
     port = free_port()

@@ -13,10 +13,10 @@ import time
 
 from tinyport.core.errors import TinyportError
 from tinyport.core.names import printable
-from tinyport.node.generations import KEPT, PROTOCOL, SOCKET, SUFFIX, address, is_kept, is_ours, peer
+from tinyport.node.generations import KEPT, PROTOCOL, SOCKET, SUFFIX, is_kept, is_ours, peer
 from tinyport.node.ipc import Channel
 from tinyport.node.loop import READ, Loop
-from tinyport.node.monitor.status import sessions_of
+from tinyport.node.monitor.status import bind, sessions_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ class Generations:
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
         try:
-            os.unlink(SOCKET, dir_fd=folder)
-        except FileNotFoundError:
-            pass
-        self._listener.bind(address(folder))
-        os.chmod(SOCKET, 0o600, dir_fd=folder)
-        self._listener.listen(8)
-        loop.add(self._listener.fileno(), READ, self._accept)
+            bind(self._listener, folder, SOCKET)
+        except OSError as error:
+            # They keep their sessions, and hear of nothing.
+            self._log.warning("keepers of an earlier monitor do not find this one", reason=error)
+        else:
+            self._listener.listen(8)
+            loop.add(self._listener.fileno(), READ, self._accept)
         loop.after(SECOND_LOOK, self._settle)
 
     def __len__(self) -> int:

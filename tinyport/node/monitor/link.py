@@ -168,7 +168,11 @@ class LinkProcess:
         descriptor = os.open("spool", flags, dir_fd=self._folder)
         user = self._given.config["user"]
         if isinstance(user, dict):
-            os.fchown(descriptor, int(user["uid"]), int(user["gid"]))
+            owner = (int(user["uid"]), int(user["gid"]))
+            found = os.fstat(descriptor)
+            if (found.st_uid, found.st_gid) != owner:
+                # Not asked of a folder that is link's: a read-only disk would say no.
+                os.fchown(descriptor, *owner)
         return descriptor
 
     # ------------------------------------------------------------------ its line

@@ -59,7 +59,7 @@ class Monitor:
             config, identity_view.read_public(public), secret, self._listeners.streams, self._reached.places
         )
         self.loop = Loop()
-        self._status = monitor_status.StatusSocket(self.loop, self._folder, self.describe)
+        self._status = monitor_status.StatusSocket(self.loop, self._folder, self.describe, self._log)
         self._state: dict[str, object] = {"tunnel": "down", "since": time.time(), "reason": "starting"}
         self._ready = False
         #: a tunnel has stood with the certificate of today

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tinyport.host.logging_line import Log
     from tinyport.node.loop import Loop
 
 SOCKET = "monitor.sock"
@@ -21,18 +22,19 @@ ASK_LIMIT = 5.0
 
 
 class StatusSocket:
-    """Answers each connection to ``<folder>/monitor.sock`` with one JSON object and closes it. Nothing is read."""
+    """Answers each connection to ``<folder>/monitor.sock`` with one JSON object and closes it. Nothing is read. A
+    folder in which nothing can be made (a card that the kernel has made read-only) is no reason to let nobody in.
+    """
 
-    def __init__(self, loop: Loop, folder: int, describe: Callable[[], dict[str, object]]) -> None:
+    def __init__(self, loop: Loop, folder: int, describe: Callable[[], dict[str, object]], log: Log) -> None:
         self._describe = describe
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            os.unlink(SOCKET, dir_fd=folder)
-        except FileNotFoundError:
-            pass
-        # By the folder's descriptor: a path may be longer than the 107 bytes that an address has room for.
-        self._listener.bind(f"/proc/self/fd/{folder}/{SOCKET}")
-        os.chmod(SOCKET, 0o600, dir_fd=folder)
+            # By the folder's descriptor: a path may be longer than the 107 bytes that an address has room for.
+            bind(self._listener, folder, SOCKET)
+        except OSError as error:
+            log.warning("tinyport status finds no node: its socket cannot be made", reason=error)
+            return
         self._listener.listen(4)
         loop.add(self._listener.fileno(), 1, self._answer)
 
@@ -51,6 +53,16 @@ class StatusSocket:
 
     def close(self) -> None:
         self._listener.close()
+
+
+def bind(listener: socket.socket, folder: int, name: str) -> None:
+    """Have the socket be ``name`` in the folder, for its owner alone. OSError when that cannot be."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    listener.bind(f"/proc/self/fd/{folder}/{name}")
+    os.chmod(name, 0o600, dir_fd=folder)
 
 
 def ask(data_dir: Path) -> dict[str, object]:
