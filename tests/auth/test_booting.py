@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import threading
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -160,7 +161,11 @@ def test_one_device_at_a_time(auth: AuthServer) -> None:
     assert (answer.status, answer.code) == (409, "in_use")
     report(auth, gate, first, True)
     auth.clock.now += 25
-    assert refused(auth, device).code == "in_use"
+    # A proxy is asked whether it is there indeed: a device whose power failed was not seen to go.
+    with closing(gate.client.lines("/v1/watch")) as lines:
+        next(line for line in lines if "keepalive" in line)
+        assert refused(auth, device).code == "in_use"
+        assert next(line for line in lines if "ask" in line) == {"ask": first.uuid}
     assert auth.events("node.boot.failed")[-1]["refusal"] == "in_use"
     assert first.client.get("/v1/policy").status == 200
     report(auth, gate, first, False)

@@ -403,6 +403,8 @@ class FakeNode:
         self.proxy = proxy
         self.messages: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
+        #: how often it was asked whether it is there
+        self.asked = 0
         self.changed = asyncio.Event()
         self.dials_back = True
         #: what is done with a dialled-back connection
@@ -467,6 +469,8 @@ class FakeNode:
                 for opcode, payload in self._decoder.feed(data):
                     if opcode == ws.OP_CLOSE:
                         self.closed = ws.close_reason(payload)
+                    elif opcode == ws.OP_PING:
+                        self.asked += 1
                     elif opcode == ws.OP_TEXT:
                         message = json.loads(payload)
                         self.messages.append(message)

@@ -102,6 +102,23 @@ def test_missed_beats_end_a_tunnel(cluster: Cluster, tmp_path: Path) -> None:
     run(main())
 
 
+def test_who_is_asked_after_is_asked(cluster: Cluster, tmp_path: Path) -> None:
+    """Auth wants to know whether a device is there that another one says to be."""
+
+    async def main() -> None:
+        pi, other = cluster.node("greenhouse"), cluster.node("barn")
+        async with world(cluster, tmp_path, [pi, other]) as here:
+            node, second = await here.node(pi), await here.node(other)
+            here.auth.say({"ask": pi.uuid})
+            here.auth.say({"ask": "nobody"})
+            while not node.asked:
+                node.changed.clear()
+                await node.changed.wait()
+            assert (node.asked, second.asked, len(here.proxy.tunnels)) == (1, 0, 2)
+
+    run(main())
+
+
 def test_locked_and_removed_nodes_lose_their_tunnel(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         pi, other = cluster.node("greenhouse"), cluster.node("barn")

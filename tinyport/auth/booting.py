@@ -145,10 +145,12 @@ def _refuse_second(service: Service, node: NodeRow) -> None:
     settling = node.since + BACKDATE + SETTLING > service.now() and node.generation < node.issued_generation
     if not settling and is_gone(service, node):
         return
+    # Perhaps only for as long as a proxy believes in a connection that is none any more.
+    service.watchers.tell(f"ask {node.uuid}", {"ask": node.uuid})
     raise AccessDenied(
         f"another device is connected as {node.name}",
         detail=f"uuid {node.uuid}",
-        hint="after a power cut a device is taken for connected for up to two minutes and a half; it is tried again",
+        hint="after a power cut a device is taken for connected for half a minute; it is tried again",
         code="in_use",
     )
 

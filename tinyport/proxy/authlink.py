@@ -302,6 +302,8 @@ class AuthLink:
                     self._heard.add(uuid)
             elif "removed" in line:
                 self._knowledge.remove_node(str(line["removed"]))
+            elif "ask" in line:
+                self._knowledge.doubt(str(line["ask"]))
             elif "web_ended" in line:
                 self.on_web_ended(str(line["web_ended"]))
             elif "keepalive" in line:

@@ -57,6 +57,8 @@ class Knowledge:
         self.on_change: list[Callable[[str | None], None]] = []
         #: called with the UUID of a node that an administrator removed
         self.on_removed: list[Callable[[str], None]] = []
+        #: called with the UUID of a node that may not be there any more
+        self.on_doubted: list[Callable[[str], None]] = []
 
     # ------------------------------------------------------------------ what is known
 
@@ -145,6 +147,11 @@ class Knowledge:
         """Auth says that the node was removed."""
         self.forget_nodes(lambda known: known != uuid)
         for tell in self.on_removed:
+            tell(uuid)
+
+    def doubt(self, uuid: str) -> None:
+        """Auth asks whether the node is there indeed."""
+        for tell in self.on_doubted:
             tell(uuid)
 
     def forget_nodes(self, keep: Callable[[str], bool]) -> None:

@@ -154,6 +154,7 @@ class Tunnels:
         self._spreading: asyncio.Task[None] | None = None
         knowledge.on_change.append(self._document_changed)
         knowledge.on_removed.append(self._removed)
+        knowledge.on_doubted.append(self._doubted)
 
     def get(self, uuid: str) -> Tunnel | None:
         return self._tunnels.get(uuid)
@@ -386,6 +387,13 @@ class Tunnels:
         if held > tunnel.hello.node:
             tunnel.hello.node = held
             tunnel.offer(_document(known.signed))
+
+    def _doubted(self, uuid: str) -> None:
+        """Is its device there? What nobody confirms ends the tunnel (UNCONFIRMED_LIMIT), and a kernel that has booted
+        since refuses it."""
+        tunnel = self._tunnels.get(uuid)
+        if tunnel is not None:
+            tunnel.offer(ws.encode(ws.OP_PING))
 
     def _removed(self, uuid: str) -> None:
         self._meters.pop(uuid, None)
