@@ -70,6 +70,7 @@ def test_a_name_that_nobody_has(loop: Loop, host: str) -> None:
 
 def test_a_silent_address_is_given_up(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "CONNECT_LIMIT", 0.05)
+    monkeypatch.setattr(connect, "LAST_LIMIT", 0.05)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         waiting = []
         # Connections beyond the backlog get no answer on Linux.

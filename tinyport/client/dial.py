@@ -24,9 +24,9 @@ from tinyport.link.refusal import cannot_reach, error_of
 
 ALPN = "tinyport-ssh"
 MAX_LINE = 64 * 1024
-CONNECT_TIMEOUT = 10.0
-# The proxy asks auth (5 s at most), and a ticket of a dial-back is good for 10 s.
-ANSWER_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 20.0
+# The proxy asks auth (5 s at most), and a ticket of a dial-back is good for 30 s; the rest is the way there and back.
+ANSWER_TIMEOUT = 60.0
 MOST_PROXIES = 4
 
 #: the API's statuses for codes of a refusal; all others are "proven and refused"

@@ -11,7 +11,7 @@ from tinyport.core.errors import PeerError
 from tinyport.core.names import parse_address
 
 TICKET_DIGITS = 64
-TICKET_LIFE = 10.0
+TICKET_LIFE = 30.0
 
 _HEX = frozenset("0123456789abcdef")
 

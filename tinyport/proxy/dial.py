@@ -7,12 +7,14 @@ import hashlib
 from collections.abc import Callable
 
 from tinyport.core.errors import PeerError, Unavailable
+from tinyport.link.dial_notice import TICKET_LIFE
 from tinyport.proxy.stream import Stream
 
-# docs/protocol/tunnel.md: a ticket is good for 10 s, and stands in 64 hex digits and a newline.
-TICKET_LIFE = 10.0
+# docs/protocol/tunnel.md: 64 hex digits and a newline.
 TICKET_LINE = 65
 _TICKET_BYTES = 32
+# A silent client waits no longer than this for dial-backs of others. Who dials back has said something by then.
+SETTLED_WITHIN = 10.0
 
 _HEX = frozenset(b"0123456789abcdef")
 
@@ -77,9 +79,9 @@ class Dials:
             self._open.pop(_key(ticket), None)
 
     async def settled(self) -> None:
-        """Wait until every ticket that is open now is used or void. At once when there is none."""
+        """Wait until every ticket that is open now is used or void, but not for long. At once when there is none."""
         if self._open:
-            await asyncio.wait([dial.waiter for dial in self._open.values()])
+            await asyncio.wait([dial.waiter for dial in self._open.values()], timeout=SETTLED_WITHIN)
 
     def claim(self, line: bytes, stream: Stream) -> str:
         """A dialled-back connection said ``line`` first.

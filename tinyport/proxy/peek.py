@@ -17,7 +17,7 @@ from tinyport.link.peeking import peek, readable
 
 # docs/protocol/tunnel.md. OpenSSH's client speaks first; some others wait for the server.
 SILENCE_MEANS_SSH = 1.0
-PEEK_LIMIT = 5.0
+PEEK_LIMIT = 10.0
 
 _TLS_HANDSHAKE = 22
 _METHODS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI")

@@ -24,7 +24,7 @@ from tinyport.proxy.tunnels_aside import Aside
 
 # docs/protocol/tunnel.md
 BEAT = 50.0
-GREETING_LIMIT = 10.0
+GREETING_LIMIT = 20.0
 # A node that has just joined comes here before its document does, now and then.
 DOCUMENT_TRIES, DOCUMENT_PAUSE = 20, 0.1
 # A notice that the node's kernel does not confirm for so long reaches nobody: its connection is one only here.

@@ -30,7 +30,7 @@ MAX_WEB = 1000
 # A page takes milliseconds. Nobody needs a connection for longer than this, but for a terminal.
 WEB_LIFE = 120.0
 KEEPALIVE = 15.0
-HANDSHAKE_LIMIT = 10.0
+HANDSHAKE_LIMIT = 20.0
 # Browsers open connections before they know what to ask for.
 FIRST_LIMIT = 30.0
 MAX_BODY = 64 * 1024

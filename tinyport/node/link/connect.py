@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RESOLVE_LIMIT = 15.0
 CONNECT_LIMIT = 10.0
+# Where no other address is left to be tried: the first packet is sent again after 1, 3, 7 and 15 s.
+LAST_LIMIT = 20.0
 MAX_TARGETS = 8
 _MAX_ANSWER = 64 * 1024
 
@@ -128,7 +130,7 @@ class Connect:
             return
         self._socket = opened
         self._timer.cancel()
-        self._timer = self._loop.after(CONNECT_LIMIT, self._expired)
+        self._timer = self._loop.after(CONNECT_LIMIT if self._targets else LAST_LIMIT, self._expired)
         code = opened.connect_ex((host, port))
         if code not in (0, errno.EINPROGRESS):
             self._refused(code)

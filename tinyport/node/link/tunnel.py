@@ -68,7 +68,7 @@ PATH = "/v1/tunnel"
 # docs/protocol/tunnel.md: a document of 1 MiB, escaped, and its frame.
 MAX_MESSAGE = 1024 * 1024 + 64 * 1024
 # From the open connection to the welcome.
-GREETING_LIMIT = 15.0
+GREETING_LIMIT = 45.0
 BEAT_BOUNDS = (5.0, 3600.0)
 # A proxy that has hung, or an other end that is only somebody's on the way: asked when nothing was heard for so many
 # beats, and given up when no answer comes within this.

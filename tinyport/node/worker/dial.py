@@ -17,7 +17,7 @@ from tinyport.link.tls_transport import SocketTransport
 
 ALPN = "tinyport-dial"
 # A ticket is good for ten seconds.
-HANDSHAKE_LIMIT = 10.0
+HANDSHAKE_LIMIT = 20.0
 
 
 async def dial(
