@@ -7,6 +7,7 @@ most of it OpenSSL's. A proxy holds thousands of them, nearly all of them silent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import deque
@@ -110,14 +111,19 @@ class Stream:
         return wire_bytes(self._sock)
 
     @property
-    def unconfirmed(self) -> int | None:
+    def unconfirmed(self) -> tuple[int, int] | None:
         """See ``traffic``."""
         return unconfirmed(self._sock)
 
     def end_when_unconfirmed(self, seconds: float) -> None:
         """Have the kernel end the connection when the peer's does not confirm for so long what was sent."""
+        self.set_option(socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+    def set_option(self, name: int, value: int) -> None:
+        """One of TCP's, where this is TCP and the kernel knows it."""
         if self._sock.family in (socket.AF_INET, socket.AF_INET6):
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, name, value)
 
     # ------------------------------------------------------------------ in
 

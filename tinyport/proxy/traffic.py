@@ -18,7 +18,8 @@ _HEADERS = {socket.AF_INET: 20 + 20 + 12, socket.AF_INET6: 40 + 20 + 12}
 _AT = 120
 _COUNTS = struct.Struct("=QQII")
 _SIZE = _AT + _COUNTS.size
-# tcpi_unacked: segments on their way.
+# tcpi_retransmits: how often in a row the oldest was sent again; tcpi_unacked: segments on their way.
+_TRIES_AT = 2
 _UNACKED_AT = 24
 _SEGMENT_COUNT = struct.Struct("=I")
 
@@ -43,13 +44,13 @@ def wire_bytes(sock: socket.socket) -> int:
     return int(sent + received + headers * (segments_out + segments_in))
 
 
-def unconfirmed(sock: socket.socket) -> int | None:
-    """How many bytes the other end has confirmed, when it has not confirmed all that went out; else None, and when the
-    kernel does not say."""
+def unconfirmed(sock: socket.socket) -> tuple[int, int] | None:
+    """How many bytes the other end has confirmed, and how often in a row the next ones were sent again, when it has not
+    confirmed all that went out; else None, and when the kernel does not say."""
     found = _info(sock)
     if found is None or not _SEGMENT_COUNT.unpack_from(found, _UNACKED_AT)[0]:
         return None
-    return int(_COUNTS.unpack_from(found, _AT)[0])
+    return int(_COUNTS.unpack_from(found, _AT)[0]), found[_TRIES_AT]
 
 
 def _info(sock: socket.socket) -> bytes | None:

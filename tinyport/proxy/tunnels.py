@@ -145,7 +145,9 @@ class Tunnels:
         self.last_seen: dict[str, float] = {}
         self._meters: dict[str, Meter] = {}
         self._stalled = Stalled(
-            lambda stream: log.info("a session's node confirms nothing", peer=format_address(*stream.peer))
+            lambda stream, why: log.info("a session is lost", peer=format_address(*stream.peer), reason=why),
+            self._heard,
+            self._ask,
         )
         self._slots = Slots()
         self.on_change: Callable[[str], None] = lambda uuid: None
@@ -304,6 +306,17 @@ class Tunnels:
         # RFC 6455 leaves meaning to us, and we to the next minor version: an op that is not known is not an
         # error.
 
+    def _heard(self, uuid: str) -> float:
+        """When a node last said anything here; long ago when it is not."""
+        tunnel = self._tunnels.get(uuid)
+        return -INF if tunnel is None else tunnel.last_heard
+
+    def _ask(self, uuid: str) -> None:
+        """Have a node say something, if it is there."""
+        tunnel = self._tunnels.get(uuid)
+        if tunnel is not None:
+            tunnel.offer(ws.encode(ws.OP_PING, b""))
+
     # ------------------------------------------------------------------ what the proxy says
 
     async def dial(self, uuid: str, client: tuple[str, int], login: str) -> Stream:
@@ -321,7 +334,7 @@ class Tunnels:
             tunnel.offer(frame({"op": "dial", "ticket": ticket, "client": address, "target_user": login}))
 
         stream = await self._dials.dial(uuid, notify)
-        self._stalled.watch(stream, self._meter(uuid).ended)
+        self._stalled.watch(stream, uuid, self._meter(uuid).ended)
         return stream
 
     def _document_changed(self, uuid: str | None) -> None:
