@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
     from xdist.scheduler import Scheduling
 
 #: file → the machine that its tests share with those of the same name; longest first
@@ -36,7 +37,7 @@ def longest_first(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(file_of(item.nodeid), len(places)))
 
 
-def make(config: pytest.Config) -> Scheduling:
+def make(config: pytest.Config, log: Producer) -> Scheduling:
     """Each test by itself, to whoever is free; those of one machine to one worker, one after the other."""
     # Without it tests run, too, in one process.
     from xdist.scheduler import LoadScopeScheduling
@@ -47,4 +48,4 @@ def make(config: pytest.Config) -> Scheduling:
 
     # In the order of ``longest_first``, not by how many tests share something.
     config.option.loadscopereorder = False
-    return Schedule(config)
+    return Schedule(config, log)

@@ -18,7 +18,7 @@ from tests import schedule
 schedule.SHARED = {"test_one.py": "machine", "test_two.py": "machine"}
 schedule.FIRST = ("test_two.py", "test_one.py")
 pytest_collection_modifyitems = lambda items: schedule.longest_first(items)
-pytest_xdist_make_scheduler = lambda config: schedule.make(config)
+pytest_xdist_make_scheduler = lambda config, log: schedule.make(config, log)
 
 def pytest_runtest_call(item):
     with open("ran", "a") as ran:
