@@ -103,19 +103,6 @@ def _send(stream: socket.socket, data: bytes) -> None:
         stream.shutdown(socket.SHUT_WR)
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now, in both families."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port: int = server.getsockname()[1]
-            try:
-                socket.create_server(("::1", port), family=socket.AF_INET6).close()
-            except OSError as error:
-                if error.errno == 98:
-                    continue
-            return port
-
-
 def answers(address: tuple[str, int] | str) -> bool:
     """Does anybody accept there?"""
     try:

@@ -19,7 +19,8 @@ import pytest
 
 from tests.conftest import need_program
 from tests.interop.conftest import Peer
-from tests.interop.forwarding import free_port, receive_all
+from tests.interop.forwarding import receive_all
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, text
 
 #: accepts, answers each connection with the hash of what it got, and ends at the word "quit"

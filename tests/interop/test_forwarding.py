@@ -22,12 +22,12 @@ from tests.interop.forwarding import (
     digest_at_end,
     echo_at_end,
     exchange,
-    free_port,
     receive_all,
     running,
     serving,
     some_data,
 )
+from tests.ports import free_port
 from tests.scenarios.cluster import BIN, LIMIT, text, wait_for
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import need_program
 from tests.interop.conftest import Peer
-from tests.interop.forwarding import free_port
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, text
 
 #: 100 MB that no compression and no repetition hides

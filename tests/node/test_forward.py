@@ -18,8 +18,9 @@ from typing import Any
 import asyncssh
 import pytest
 
-from tests.interop.forwarding import answers, echo_at_end, exchange, free_port, serving
+from tests.interop.forwarding import answers, echo_at_end, exchange, serving
 from tests.node.session_harness import LIMIT, LOGIN, Rig, name_of, wait_for
+from tests.ports import free_port
 
 
 @pytest.fixture

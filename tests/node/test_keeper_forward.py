@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.interop.forwarding import answers, echo_at_end, free_port, receive_all, serving
+from tests.interop.forwarding import answers, echo_at_end, receive_all, serving
 from tests.node.loops import run_until
 from tests.node.session_harness import LIMIT, LOGIN
 from tests.node.test_session_plan import grant as some_grant
+from tests.ports import free_port
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError, Unavailable
 from tinyport.core.forwarding import EVERYTHING, ForwardRule
 from tinyport.host.accounts import Account, lookup

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_program
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -54,18 +55,13 @@ http {{
 """
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return f"127.0.0.1:{found.getsockname()[1]}"
-
-
 class Nginx:
     """``ways``: of each way above, where it begins."""
 
     def __init__(self, folder: Path, proxy: str) -> None:
         folder.mkdir()
         self.folder = folder
-        self.ways = {way: free_port() for way in WAYS}
+        self.ways = {way: f"127.0.0.1:{free_port()}" for way in WAYS}
         made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
         subprocess.run([*made, "-days", "2", "-subj", "/CN=port.example", *files], check=True, capture_output=True)

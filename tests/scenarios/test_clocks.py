@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_program
-from tests.interop.forwarding import free_port
+from tests.ports import free_port
 from tests.scenarios.cluster import Cluster, text, wait_for
 from tests.scenarios.device import Device
 from tests.scenarios.test_rotation import FORWARD, audit, step

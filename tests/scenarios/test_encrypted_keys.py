@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 from .cluster import BIN, LIMIT, SLOWNESS, wait_for
-from .test_start import free_port
 
 
 class Auth:

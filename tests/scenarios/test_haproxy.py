@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_program
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
-from tests.scenarios.nginx import free_port
 from tinyport.core.certificate import public_line
 from tinyport.host.tls import unverified_context
 from tinyport.link.login_keys import LoginKeys
@@ -46,7 +46,7 @@ class HAProxy:
     """``relay`` passes TCP on, ``ends`` speaks HTTP, with TLS on both sides."""
 
     def __init__(self, folder: Path, proxy: str) -> None:
-        self.relay, self.ends = free_port(), free_port()
+        self.relay, self.ends = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.stats = folder / "stats"
         made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         both = folder / "both.pem"

@@ -15,15 +15,10 @@ from typing import Any
 import pytest
 
 from bench import processes
+from tests.ports import free_port
 from tests.scenarios.cluster import BIN, LIMIT, alive, wait_for
 
 STATIC = "fleet.0123456789abcdefghij"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Machine:

@@ -20,6 +20,9 @@ TOKEN_LIFE = 600
 READY_LIMIT = 120.0
 #: How long the node's first beat may take to be known at auth.
 ONLINE_LIMIT = 60.0
+#: The highest port that Linux gives to nobody who connects (ip(7), ip_local_port_range), and how many of those to try.
+UNASKED = 32767
+TRIES = 20
 #: The role that a role asks to be let in.
 _DOOR = {"proxy": "auth", "node": "proxy"}
 
@@ -137,14 +140,16 @@ def online_nodes(config: Config) -> set[str]:
 def listening_address(text: str, default_port: int, preferred: str | None) -> str:
     """``host:port`` with a port that is free now when it was 0: ``preferred``'s, if that still is.
 
-    For a proxy, whose address others are told before it listens. OperatorError when there is none.
+    For a proxy, whose address others are told before it listens. One that the kernel gives to nobody who connects, so
+    that nobody has it when the proxy listens, or starts again. OperatorError when there is none.
     """
+    import secrets
     import socket
 
     host, port = parse_address(text, default_port)
     if port:
         return format_address(host, port)
-    wishes = [0]
+    wishes = [*(UNASKED - secrets.randbelow(UNASKED // 2) for _ in range(TRIES)), 0]
     if preferred:
         with_host, wish = parse_address(preferred, default_port)
         if with_host == host:
