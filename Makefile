@@ -55,8 +55,9 @@ $(VENV)/.web-ready: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[web-test]'
 	touch $@
 
+# Browsers do not wait: two keep two processors busy.
 test-web: $(VENV)/.web-ready web
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/web
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/web
 
 check: setup
 	$(BIN)/ruff format --check .

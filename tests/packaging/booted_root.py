@@ -91,6 +91,8 @@ def make(folder: Path, include: Sequence[str], suite: str = SUITE) -> BootedRoot
     """Make a root of this machine's architecture with these packages, to be booted."""
     words = [need_program("mmdebstrap"), "--quiet", "--variant=apt", f"--include={','.join((*PACKAGES, *include))}"]
     words += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=path-exclude=/usr/share/doc/*-doc/*"]
+    # Nobody wants it back after a power failure.
+    words += ["--dpkgopt=force-unsafe-io"]
     bootstrap(words, folder, suite)
     # The network of this machine, and what its programs need for it.
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")

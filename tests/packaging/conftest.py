@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need_program
+from tests.packaging import debian_root
 from tests.packaging import trixie as trixie_machine
 from tests.packaging.trixie import Trixie
 from tests.scenarios.cluster import LIMIT, Cluster, text, wait_for
@@ -85,11 +89,38 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
         cluster.stop()
 
 
+@contextmanager
+def once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """The folder ``name`` of all workers of this run, for one of them at a time; and whether it has been made before.
+
+    Whoever is the first makes it. If that fails the next one tries again.
+    """
+    base = tmp_path_factory.getbasetemp()
+    # Below each other: a worker's folder is in its run's.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_name(f"{name}.done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        yield folder, done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both versions of each Debian package."""
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian packages of this version. Who uses them only reads them."""
     need_program("dh")
-    return trixie_machine.build(tmp_path_factory.mktemp("debs"))
+    with once(tmp_path_factory, "debs") as (folder, made):
+        return folder / "deb" if made else debian_root.build(folder)
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory, deb: Path) -> Path:
+    """Both versions of each Debian package. Who uses them only reads them."""
+    with once(tmp_path_factory, "both-debs") as (folder, made):
+        return folder / "packages" if made else trixie_machine.build(folder, deb)
 
 
 @pytest.fixture(scope="session")

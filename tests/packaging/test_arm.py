@@ -22,7 +22,8 @@ tinyport:x:900:900::/nonexistent:/usr/sbin/nologin
 tinyport-worker:x:901:901::/nonexistent:/usr/sbin/nologin
 """
 GROUPS = "root:x:0:\ntty:x:5:\ntinyport:x:900:\ntinyport-worker:x:901:\n"
-COMPILED = tuple(f"tinyport.node.{name}" for name in ("worker", "keeper_process", "session_process", "sftp", "forward"))
+PROCESSES = ("worker.worker", "keeper.process", "session.process", "sftp.sftp", "forward.forward")
+COMPILED = tuple(f"tinyport.node.{name}" for name in PROCESSES)
 #: An emulated board is some ten times slower, and here it compiles its byte code, too.
 EMULATED_LIMIT = 4 * LIMIT
 
@@ -68,11 +69,12 @@ class Board:
 
 
 @pytest.fixture(scope="module", params=sorted(debian_root.EMULATED))
-def board(request: pytest.FixtureRequest, people: People, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+def board(
+    request: pytest.FixtureRequest, people: People, deb: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Board]:
     debian_root.emulate(request.param)
-    built = debian_root.build(tmp_path_factory.mktemp("packages"))
-    packages = [next(built.glob(f"{name}_*.deb")) for name in ("tinyport-common", "tinyport-node")]
-    root = debian_root.extract(tmp_path_factory.mktemp(request.param) / "root", request.param, INCLUDE, packages)
+    ours = [next(deb.glob(f"{name}_*.deb")) for name in ("tinyport-common", "tinyport-node")]
+    root = debian_root.extract(tmp_path_factory.mktemp(request.param) / "root", request.param, INCLUDE, ours)
     made = Board(root, f"board-{request.param}", people)
     try:
         made.start()

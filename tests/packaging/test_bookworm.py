@@ -17,6 +17,7 @@ from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
 from tests.packaging.debian_root import ROOT
 from tests.packaging.test_first_boot import blocks, board
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
@@ -52,7 +53,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BootedRo
     root = booted_root.make(
         tmp_path_factory.mktemp("bookworm") / "root", ("openssh-server", "python3-venv"), "bookworm"
     )
-    port = trixie.free_port()
+    port = free_port()
     root.path("/etc/ssh/sshd_config.d/port.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\n")
     wheels(root.path("/root"))
     shutil.copytree(ROOT / "packaging", root.path("/root/packaging"))

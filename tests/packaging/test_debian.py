@@ -14,7 +14,8 @@ from tests.conftest import need_program
 from tests.packaging import debian_root
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
-from tests.packaging.trixie import CONFIGURATION, NEXT, NODE, SERVER, Trixie, free_port
+from tests.packaging.trixie import CONFIGURATION, NEXT, NODE, SERVER, Trixie
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
 

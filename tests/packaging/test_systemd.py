@@ -9,7 +9,8 @@ import pytest
 
 from tests.packaging.booted_root import BootedRoot
 from tests.packaging.conftest import People
-from tests.packaging.trixie import CONFIGURATION, NODE, Trixie, free_port
+from tests.packaging.trixie import CONFIGURATION, NODE, Trixie
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]

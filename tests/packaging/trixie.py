@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import socket
 from pathlib import Path
 
 from tests.packaging import booted_root, debian_root
 from tests.packaging.booted_root import BootedRoot
+from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
 
@@ -32,28 +32,16 @@ NEXT = f"{VERSION}+next"
 CONFIGURATION = "/etc/tinyport/tinyport.toml"
 
 
-def build(folder: Path) -> Path:
-    """Both versions of each package below ``folder``: NAME_VERSION_all.deb. Returns where they are."""
+def build(folder: Path, deb: Path) -> Path:
+    """Both versions of each package below ``folder``: NAME_VERSION_all.deb; this one's are in ``deb``. Returns where
+    they are.
+    """
     found = folder / "packages"
     found.mkdir()
-    for number, version in enumerate(("", NEXT)):
-        (folder / str(number)).mkdir()
-        for path in debian_root.build(folder / str(number), version).glob("*.deb"):
+    for built in (deb, debian_root.build(folder / "next", NEXT)):
+        for path in built.glob("*.deb"):
             shutil.copy(path, found)
     return found
-
-
-def free_port(below: int = 32768) -> int:
-    """A port that nobody has on any address, and that the kernel gives to nobody who connects: it may be left and taken
-    again.
-    """
-    for port in random.sample(range(below // 2, below), 100):
-        try:
-            with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True):
-                return port
-        except OSError:
-            continue
-    raise AssertionError(f"no port below {below} is free")
 
 
 def says(port: int, expected: bytes) -> bool:
