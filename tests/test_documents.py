@@ -81,6 +81,24 @@ def test_commands_are_understood(page: Path) -> None:
     assert [said for words in found if (said := problem(words))] == []
 
 
+def examples(parser: CommandLine) -> Iterator[str]:
+    """Of a program's help, and of the help of each of its commands."""
+    yield from parser.examples
+    for command in parser.commands().values():
+        yield from examples(command)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_examples_of_help_work_as_they_stand(program: str) -> None:
+    for line in examples(PROGRAMS[program]()):
+        # Other programs may stand before ours, or after.
+        ours = re.findall(r"(?:^|\| |\$\()((?:tsh|tctl|tinyport) .*)", re.sub(r"\$\(date.*?\)", "1", line))
+        assert ours or line.startswith(("ssh ", "systemctl ")), line
+        for words in (shlex.split(_ENDS.split(one)[0].rstrip(')"')) for one in ours):
+            # Nothing may lack here: these are typed.
+            PROGRAMS[words[0]]().parse_args(words[1:])
+
+
 @pytest.mark.parametrize("line", ["tctl node ls", "tsh ls --verbos", "tinyport start --roles=node --pin x"])
 def test_a_planted_mistake_is_found(line: str) -> None:
     assert problem(line.split()) is not None

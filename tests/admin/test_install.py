@@ -162,13 +162,18 @@ def test_what_cannot_be_installed(tmp_path: Path, tinyport: Any, monkeypatch: py
     path.write_text("")
     assert "enables no role" in tinyport("install", "-c", str(path)).err
     path.write_text('[tinyport]\ndata_dir = "/srv"\n[auth]\ncluster_name = "c"\n')
-    assert "the server's unit keeps its data in /var/lib/tinyport" in tinyport("install", "-c", str(path)).err
+    refused = tinyport("install", "-c", str(path)).err
+    assert "the server's unit keeps its data in /var/lib/tinyport" in refused
+    assert 'what "tinyport install --print" shows' in refused
     assert "there is no" in tinyport("install").err
     with pytest.raises(OperatorError, match="name simply"):
         install._safe("/opt/50%/tinyport")
     path.write_text("[node]\nlisten = []\n")
     monkeypatch.setattr(install, "_program", lambda: "/usr/bin/tinyport")
     monkeypatch.setattr(install, "SYSTEMD_RUNS", tmp_path / "nowhere")
+    other = tmp_path / "other.toml"
+    other.write_text('[tinyport]\ndata_dir = "/srv"\n[auth]\ncluster_name = "c"\n')
+    assert "# /etc/systemd/system/tinyport" in tinyport("install", "-c", str(other), "--print").out
     assert "does not run systemd" in tinyport("install", "-c", str(path)).err
     assert "# /etc/systemd/system/tinyport-node.service\n" in tinyport("install", "-c", str(path), "--print").out
 

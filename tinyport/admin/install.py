@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             f"there is no {config_file.DEFAULT} to run a service from", hint="tinyport configure -o FILE writes one"
         )
     config = config_file.load(path)
-    roles, program = _roles(config), _safe(_program())
+    roles, program = _roles(config, shown=args.show), _safe(_program())
     found = units.units(roles, program, _safe(str(path.absolute())))
     if args.show:
         for name, text in found.items():
@@ -125,10 +125,11 @@ def _account(name: str, execute: Execute) -> pwd.struct_passwd | None:
         return None
 
 
-def _roles(config: Config) -> tuple[str, ...]:
+def _roles(config: Config, *, shown: bool) -> tuple[str, ...]:
+    """``shown``: units are printed to be adapted, and need not fit."""
     if not config.roles:
         raise OperatorError("the configuration enables no role", hint="enable one, then run this again")
-    if config.tinyport.data_dir != General.data_dir and config.roles != ("node",):
+    if not shown and config.tinyport.data_dir != General.data_dir and config.roles != ("node",):
         raise OperatorError(
             f"the server's unit keeps its data in {General.data_dir}, the configuration in {config.tinyport.data_dir}",
             hint='take data_dir out, or adapt what "tinyport install --print" shows',

@@ -12,9 +12,7 @@ from tinyport.host.console import CommandLine, emit, output_options
 
 
 def add_commands(parser: CommandLine) -> None:
-    group = parser.command(
-        "recordings", help="recorded sessions", examples=["tctl recordings ls", "tsh play ID shows one"]
-    )
+    group = parser.command("recordings", help="recorded sessions", examples=["tctl recordings ls", "tsh play 3fa9"])
     ls = group.command(
         "ls",
         _ls,

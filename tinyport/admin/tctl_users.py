@@ -31,14 +31,15 @@ def add_commands(parser: CommandLine) -> None:
     _named(users, "rm", _remove, "remove a user; their certificates are refused at once")
     reset = _named(users, "reset", _reset, "withdraw certificates and password, print a new invitation")
     reset.add_argument("--ttl", metavar="1h", help="how long the invitation is good")
-    update = _named(users, "update", _update, "change roles or logins")
+    update = _named(users, "update", _update, "change roles or logins", " --roles access,auditor")
     update.add_argument("--roles", metavar="r,s", help="in place of those that are there")
     update.add_argument("--logins", metavar="a,b", help="in place of those that are there")
     _named(users, "unlock", _unlock, "let a user try again who failed too often")
 
 
-def _named(users: CommandLine, name: str, run: Any, help: str) -> CommandLine:
-    command = users.command(name, run, help=help, parents=[output_options()], examples=[f"tctl users {name} alice"])
+def _named(users: CommandLine, name: str, run: Any, help: str, changes: str = "") -> CommandLine:
+    example = f"tctl users {name} alice{changes}"
+    command = users.command(name, run, help=help, parents=[output_options()], examples=[example])
     command.add_argument("name", metavar="NAME", help='"tctl users ls" lists them')
     return command
 
