@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,30 @@ def test_silence_means_ssh(cluster: Cluster, tmp_path: Path, monkeypatch: pytest
             await close(writer)
 
     run(main())
+
+
+class Far(socket.socket):
+    """A connection of which the kernel has measured something."""
+
+    round_trip, again = 0.0, 0
+
+    def getsockopt(self, *what: int) -> bytes:  # type: ignore[override]
+        found = bytearray(super().getsockopt(what[0], what[1], what[2]))
+        struct.pack_into("=I", found, 68, int(self.round_trip * 1e6))
+        struct.pack_into("=I", found, 100, self.again)
+        return bytes(found)
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "again", "seconds"), [(0.0, 0, 1.0), (0.6, 0, 3.4), (0.0, 2, 4.5), (5.0, 1, 10.0)]
+)
+def test_silence_is_longer_from_far_away(round_trip: float, again: int, seconds: float) -> None:
+    with Far() as stream:
+        stream.round_trip, stream.again = round_trip, again
+        assert peek._silence(stream) == pytest.approx(seconds)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peek._silence(ours) == peek.SILENCE_MEANS_SSH
 
 
 def test_a_client_hello_byte_by_byte(cluster: Cluster, tmp_path: Path) -> None:

@@ -14,9 +14,15 @@ from tinyport.core.errors import PeerError
 from tinyport.core.proxy_protocol import SIGNATURE
 from tinyport.link.clienthello import MAX_PEEK, ClientHello, parse
 from tinyport.link.peeking import peek, readable
+from tinyport.proxy.traffic import distance
 
 # docs/protocol/tunnel.md. OpenSSH's client speaks first; some others wait for the server.
 SILENCE_MEANS_SSH = 1.0
+# What is lost comes again three round trips later when nothing else is known (RFC 6298 section 2), and three seconds
+# later when the connection's first packets were lost, too (5.7).
+ROUND_TRIPS_MORE = 4
+LOSSY_MORE = 3.5
+LONGEST_SILENCE = 10.0
 PEEK_LIMIT = 10.0
 
 _TLS_HANDSHAKE = 22
@@ -41,9 +47,7 @@ async def first_words(
     PeerError for what is neither; asyncio.TimeoutError when a ClientHello does not become whole within
     ``PEEK_LIMIT`` seconds.
     """
-    if not await readable(sock, SILENCE_MEANS_SSH) and (
-        expected is None or not await _readable_before(sock, expected())
-    ):
+    if not await readable(sock, _silence(sock)) and (expected is None or not await _readable_before(sock, expected())):
         return None
     first = sock.recv(4, socket.MSG_PEEK)
     if not first:
@@ -58,6 +62,14 @@ async def first_words(
         # Believed, anybody could be anybody.
         raise PeerError("a PROXY header from an address that proxy_protocol_from does not list", code="proxy_header")
     raise PeerError("neither SSH nor TLS", detail=repr(first))
+
+
+def _silence(sock: socket.socket) -> float:
+    """How long nothing may be said before that means SSH: far away, and over links that lose packets, longer. A proxy
+    that speaks SSH to a device whose ClientHello was lost keeps it away.
+    """
+    round_trip, lossy = distance(sock)
+    return min(SILENCE_MEANS_SSH + ROUND_TRIPS_MORE * round_trip + (LOSSY_MORE if lossy else 0.0), LONGEST_SILENCE)
 
 
 async def _client_hello(sock: socket.socket) -> ClientHello:

@@ -22,6 +22,8 @@ _SIZE = _AT + _COUNTS.size
 _TRIES_AT = 2
 _UNACKED_AT = 24
 _SEGMENT_COUNT = struct.Struct("=I")
+# tcpi_rtt, in microseconds; tcpi_total_retrans.
+_RTT_AT, _AGAIN_AT = 68, 100
 
 # On the wire, a beat and its confirmation; and what a question and its answer cost more, with every third beat
 # (bench/results: idle traffic a day).
@@ -51,6 +53,15 @@ def unconfirmed(sock: socket.socket) -> tuple[int, int] | None:
     if found is None or not _SEGMENT_COUNT.unpack_from(found, _UNACKED_AT)[0]:
         return None
     return int(_COUNTS.unpack_from(found, _AT)[0]), found[_TRIES_AT]
+
+
+def distance(sock: socket.socket) -> tuple[float, bool]:
+    """How long a round trip takes, in seconds, as far as is known (0.0: not), and had anything to be sent again?"""
+    found = _info(sock)
+    if found is None:
+        return 0.0, False
+    (rtt,), (again,) = (_SEGMENT_COUNT.unpack_from(found, at) for at in (_RTT_AT, _AGAIN_AT))
+    return rtt / 1e6, again > 0
 
 
 def _info(sock: socket.socket) -> bytes | None:
