@@ -199,6 +199,7 @@ STATUS = {
     "listen": ["[::]:3022"],
     "valid_before": NOW + 6 * 86400,
     "generation": 3,
+    "keys": {"in_memory": False, "locked": False, "unsaved": ""},
     "skew": -120.0,
     "pids": {"monitor": 10, "link": 11, "keeper": None, "workers": []},
     "memory": {"10": {"pss": 6_000_000, "private": 4_000_000}, "11": {"pss": 5_500_000, "private": 3_300_000}},
@@ -213,6 +214,20 @@ def test_memory_that_the_kernel_does_not_tell_is_not_counted_as_none() -> None:
     assert line == "memory:       11.5 MB (PSS), 7.3 MB private; without 12, of which only root is told"
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"in_memory": True, "locked": True}, "in memory alone, out of swap"),
+        ({"in_memory": True, "locked": False}, "in memory alone, and may be swapped"),
+        ({"unsaved": "read-only file system"}, "newer in memory than on the disk: read-only file system"),
+        ({}, "the node does not say"),
+    ],
+)
+def test_where_the_keys_are(keys: dict[str, object], said: str) -> None:
+    (line,) = [line for line in node_lines({**STATUS, "keys": keys}, NOW) if line.startswith("keys:")]
+    assert line.split(None, 1)[1] == said
+
+
 def test_the_status_of_a_node_in_words() -> None:
     old = {"pid": 9, "version": "0.0.9", "sessions": 1}
     lacks = {"11": [], "12": ["no filter of system calls", "the system's files"]}
@@ -222,6 +237,7 @@ def test_the_status_of_a_node_in_words() -> None:
         "tunnel:       up for 3 minutes, through port.example.com:443",
         "listens:      [::]:3022",
         "certificate:  generation 3, ends in 6 days",
+        "keys:         on the disk",
         "clock:        2 minutes behind the cluster's",
         "processes:    monitor 10, link 11",
         "sessions:     2; 1 with keeper 9 of an earlier daemon (version 0.0.9)",
@@ -235,7 +251,7 @@ def test_the_status_of_a_node_in_words() -> None:
 
 @pytest.mark.parametrize("status", [{}, {"tunnel": 7, "memory": {"1": "x"}, "pids": [], "skew": "x", "listen": None}])
 def test_a_status_of_another_version_is_shown_all_the_same(status: dict[str, object]) -> None:
-    assert len(node_lines(status, NOW)) == 11
+    assert len(node_lines(status, NOW)) == 12
 
 
 def test_who_waits_to_be_let_in_is_told_so(tmp_path: Path) -> None:

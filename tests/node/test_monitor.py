@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import need_program
 from tests.link.test_enrolment import TinyAuth
 from tests.node.tiny_cluster import DAY, LIMIT, Cluster, TunnelEnd
 from tinyport.core.certificate import public_line
@@ -77,7 +78,7 @@ class Node:
         host, port = self.server.getsockname()[:2]
         return host, port
 
-    def start(self, inherit: Sequence[int] = (), **changes: object) -> None:
+    def start(self, inherit: Sequence[int] = (), around: Sequence[str] = (), **changes: object) -> None:
         settings: dict[str, object] = {
             "data_dir": str(self.data),
             "nodename": "shed",
@@ -88,7 +89,7 @@ class Node:
             "ready_file": str(self.ready),
             **changes,
         }
-        argv = [sys.executable, "-c", _CODE, json.dumps(settings)]
+        argv = [*around, sys.executable, "-c", _CODE, json.dumps(settings)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=inherit)
 
@@ -367,6 +368,35 @@ def test_a_certificate_that_is_due_is_renewed_and_link_takes_it(node: Node) -> N
         held = identity_file.load(node.data / "node" / "identity.json")
         assert held["generation"] == 2
         assert held["tls_key"] != identity["tls_key"]
+    finally:
+        node.stop()
+        auth.stop()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root: mounts")
+@pytest.mark.parametrize(
+    ("left", "said"), [(2 * DAY, "the disk takes no certificate"), (DAY - 600, "does not take the new certificate")]
+)
+def test_a_certificate_that_no_disk_takes_is_kept_in_memory(node: Node, left: int, said: str) -> None:
+    """On its last day: until then the disk may come back, and a reboot finds what it had."""
+    need_program("unshare")
+    auth = TinyAuth(node.cluster)
+    folder = node.data / "node"
+    try:
+        identity = node.cluster.joined(node.data, auth.address)
+        key = Ed25519Key.from_openssh(str(identity["ssh_key"]).encode())
+        auth.joined[public_line(key.public_blob)] = str(identity["uuid"])
+        auth.now = now = int(time.time())
+        identity.update(valid_after=now + left - 7 * DAY, valid_before=now + left)
+        identity_file.save(folder / "identity.json", identity)
+        around = ["unshare", "--mount", "--propagation", "private", "sh", "-ec"]
+        around += [f'mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}; exec "$@"', "sh"]
+        node.start(server=auth.address, around=around)
+        wait_for(f"the node to say: {said}", lambda: said in node.log.read_text())
+        assert identity_file.load(folder / "identity.json") == identity
+        assert auth.paths().count("/v1/renew") == (1 if left < DAY else 0)
+        assert "Traceback" not in node.log.read_text()
     finally:
         node.stop()
         auth.stop()

@@ -128,6 +128,7 @@ def node_lines(status: Mapping[str, Any], now: float) -> list[str]:
         "tunnel": state,
         "listens": _words(status.get("listen")) or "no, through the tunnel alone",
         "certificate": f"generation {status.get('generation')}, ends {ago(status.get('valid_before'), now)}",
+        "keys": _keys(_table(status.get("keys"))),
         "clock": _skew(status.get("skew")),
         "processes": _processes(_table(status.get("pids"))),
         "sessions": _sessions(status),
@@ -152,6 +153,14 @@ def _servers(tunnel: Mapping[str, Any]) -> str:
 def _standing(one: Mapping[str, Any]) -> str:
     # docs/rotation.md, "When a new certificate is not taken"
     return f"{one.get('server')}{' (which has not followed the last renewal)' if one.get('before') else ''}"
+
+
+def _keys(keys: Mapping[str, Any]) -> str:
+    if keys.get("in_memory"):
+        return "in memory alone, out of swap" if keys.get("locked") else "in memory alone, and may be swapped"
+    if keys.get("unsaved"):
+        return f"newer in memory than on the disk: {keys['unsaved']}"
+    return "on the disk" if keys else "the node does not say"
 
 
 def _skew(seconds: object) -> str:

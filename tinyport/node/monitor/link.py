@@ -14,6 +14,7 @@ from tinyport.host import identity_before
 from tinyport.host.files import read_limited
 from tinyport.host.logging_line import Log
 from tinyport.host.sd_notify import watchdog_period
+from tinyport.node.confinement import PLACES
 from tinyport.node.ipc import Channel, pair
 from tinyport.node.loop import READ, WRITE, Loop, Timer
 from tinyport.node.python_process import close_all_but
@@ -159,20 +160,24 @@ class LinkProcess:
             os._exit(status)
 
     def _spool_folder(self) -> int:
-        """A descriptor of the spool's folder, which belongs to link's user."""
+        """A descriptor of the spool's folder, which belongs to link's user. Where none can be made, of one that is gone
+        again, in which nothing can be kept: what waits does so in link's memory.
+        """
         try:
             os.mkdir("spool", 0o700, dir_fd=self._folder)
         except FileExistsError:
             pass
+        except OSError as error:
+            self._log.warning("events that wait are kept in memory alone", reason=error)
+            return _gone_folder()
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open("spool", flags, dir_fd=self._folder)
         user = self._given.config["user"]
-        if isinstance(user, dict):
-            owner = (int(user["uid"]), int(user["gid"]))
-            found = os.fstat(descriptor)
-            if (found.st_uid, found.st_gid) != owner:
-                # Not asked of a folder that is link's: a read-only disk would say no.
-                os.fchown(descriptor, *owner)
+        if isinstance(user, dict) and os.fstat(descriptor).st_uid != int(user["uid"]):
+            try:
+                os.fchown(descriptor, int(user["uid"]), int(user["gid"]))
+            except OSError as error:
+                self._log.warning("events that wait are kept in memory alone", reason=error)
         return descriptor
 
     # ------------------------------------------------------------------ its line
@@ -268,6 +273,21 @@ class LinkProcess:
     def give_up(self) -> None:
         if self.pid:
             self._loop.kill(self.pid, signal.SIGKILL)
+
+
+def _gone_folder() -> int:
+    """A descriptor of an empty folder that is gone already. OSError when there is not even a place for that."""
+    for place in PLACES:
+        path = f"{place}/tinyport-spool-{os.getpid()}"
+        try:
+            os.mkdir(path, 0o700)
+        except OSError:
+            continue
+        try:
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        finally:
+            os.rmdir(path)
+    raise OSError("there is no place for a folder, not even in /run")
 
 
 def _before(folder: str, given: Inheritance) -> tuple[dict[str, object], int] | None:

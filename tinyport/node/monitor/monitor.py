@@ -99,6 +99,8 @@ class Monitor:
         #: the memory file with the identity, which is not read here
         self._memory = memory if isinstance(memory, int) else None
         self._pinned: list[object] = []
+        #: why the disk did not take what the last renewal brought
+        self._unsaved = ""
         #: does the service manager have it, too?
         self._stored = False
         self._renewal = Renewal(
@@ -242,6 +244,12 @@ class Monitor:
         else:
             self._given.before = secret
 
+    def _keys(self) -> dict[str, object]:
+        """Where the keys are: whether in memory alone, out of swap, and why the disk does not have them."""
+        in_memory = bool(self._config.get("in_memory"))
+        locked = in_memory and bool(self._pinned) and None not in self._pinned
+        return {"in_memory": in_memory, "locked": locked, "unsaved": self._unsaved}
+
     def _renewed(self, view: tuple[int, int], unsaved: str) -> None:
         public = take(view, self._log)
         if public is None:
@@ -250,6 +258,7 @@ class Monitor:
             return
         self._put_aside()
         self._view = view
+        self._unsaved = unsaved
         another = public["uuid"] != self._given.public["uuid"]
         self._given.public, self._given.secret = public, view[1]
         self._proved = False
@@ -380,6 +389,7 @@ class Monitor:
             "listen": self._listeners.addresses(),
             "valid_before": public["valid_before"],
             "generation": public["generation"],
+            "keys": self._keys(),
             "skew": None if now is None or self._renewal.offset is None else round(time.time() - now, 1),
             "memory": {str(pid): monitor_status.memory(pid) for pid in pids},
             "lacks": {
