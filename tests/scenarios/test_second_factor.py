@@ -120,6 +120,8 @@ def test_a_command_on_many_nodes_asks_for_one_code(codes: Cluster, tmp_path: Pat
 
     found = wait_for("the role at the proxy", asked)
     assert (found["result"], found["code"], found["stdout"]) == ("failed", "mfa_required", "")
+    wrong = codes.tsh(*words, home="quinn", input="000000\n")
+    assert b"error: the one-time code is wrong, was used already" in wrong.stderr, text(wrong)
     done = codes.tsh(*words, home="quinn", input=f"{code_at(secret, step + 1)}\n")
     assert (done.returncode, json.loads(done.stdout)["nodes"][0]["stdout"]) == (0, "in\n"), text(done)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyport.auth import second_factor
 from tinyport.auth.api_login import MAX_KEY, issue_for, roles_of
-from tinyport.auth.failures import login_failed
+from tinyport.auth.failures import login_failed, wrong_code
 from tinyport.auth.reaching import Viewer, resolve
 from tinyport.auth.refusals import not_found
 from tinyport.auth.store import WriteTables
@@ -158,4 +158,4 @@ async def _prove(call: Call, *, or_go_on: bool = False) -> None:
         waits = user is None or now < user.locked_until or service.unwritten.locked_out(name, now)
         if not waits and await second_factor.spend_code(service, tables, name, code, service.now()):
             return
-    await login_failed(call, name, counts=True)
+    await login_failed(call, name, counts=True, refusal=wrong_code())

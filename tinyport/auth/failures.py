@@ -19,8 +19,18 @@ def bad_credentials(call: Call) -> AccessDenied:
     return AccessDenied("user, password or one-time code is wrong", code="bad_credentials")
 
 
-async def login_failed(call: Call, name: str, *, counts: bool) -> NoReturn:
-    """Refuse. ``counts``: what was shown was wrong; a user for whom that happens too often is locked out."""
+def wrong_code() -> AccessDenied:
+    """For somebody who is logged in, and showed nothing but a code. The same words for one who is locked out."""
+    return AccessDenied(
+        "the one-time code is wrong, was used already, or too many before it were wrong",
+        hint="wait for the next code",
+        code="bad_credentials",
+    )
+
+
+async def login_failed(call: Call, name: str, *, counts: bool, refusal: AccessDenied | None = None) -> NoReturn:
+    """Refuse, as ``refusal`` says. ``counts``: what was shown was wrong; a user for whom that happens too often is
+    locked out."""
     service = call.service
     told = service.count_failure(call.source)
     now = service.now()
@@ -42,4 +52,4 @@ async def login_failed(call: Call, name: str, *, counts: bool) -> NoReturn:
                 await service.audit.record(
                     tables, "user.locked_out", user=name, until=now + LOCK_OUT, source=call.source or None
                 )
-    raise bad_credentials(call)
+    raise refusal or bad_credentials(call)
