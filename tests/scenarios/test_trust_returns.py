@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from tests.conftest import need_program
 from tinyport.host.identity_before import PUBLIC, SECRET
 
 from .cluster import BIN, Cluster, text, wait_for
-from .test_rotation import FORWARD, cluster_name, echoes, step
+from .device import Device
+from .test_rotation import FORWARD, cluster_name, echoes, rotation, step
 
 
 def test_a_backup_from_before_a_rotation_brings_the_cas_of_then(fragile: Cluster, tmp_path: Path) -> None:
@@ -92,3 +94,62 @@ def test_a_proxy_that_cannot_follow_strands_no_node(fragile: Cluster) -> None:
     assert "has not followed" not in says(fragile)
     assert "up for" in says(fragile)
     wait_for("auth to hear of it", lambda: fragile.node_status() == "online")
+
+
+def test_rolled_back_from_any_phase_nobody_is_left_behind(fragile: Cluster, tmp_path: Path) -> None:
+    """A device that joined in each phase of a rotation by mistake, and was off for the rest of it."""
+    before = fragile.tctl_json("status")["ca_pins"]
+    devices: dict[str, Device] = {}
+
+    def take(phase: str) -> None:
+        step(fragile, phase, follow=False)
+        wait_for("whoever is on to follow", lambda: set(absent(fragile)) <= set(devices))
+
+    def online(name: str) -> None:
+        wait_for(f"{name} to be there", lambda: fragile.node_status(name) == "online")
+
+    try:
+        for phase in FORWARD[:3]:
+            take(phase)
+            folder = tmp_path / phase
+            folder.mkdir()
+            name = phase.replace("_", "-")
+            devices[name] = Device(fragile, folder, fragile.ready["proxy"], name=name)
+            devices[name].start()
+            online(name)
+            devices[name].stop()
+        uuids = {node["name"]: node["uuid"] for node in fragile.tctl_json("nodes", "ls")["nodes"]}
+        take("rollback")
+        take("standby")
+        assert set(absent(fragile)) == set(devices)
+        assert fragile.tctl_json("status")["ca_pins"] == before
+        for device in devices.values():
+            device.start()
+        wait_for("all to have followed", lambda: not absent(fragile))
+        for name in devices:
+            online(name)
+        assert uuids == {node["name"]: node["uuid"] for node in fragile.tctl_json("nodes", "ls")["nodes"]}
+    finally:
+        for device in devices.values():
+            device.stop()
+
+
+def absent(cluster: Cluster) -> list[str]:
+    return [str(one["name"]) for one in rotation(cluster)["behind"]]
+
+
+def test_a_proxy_from_before_the_rotation_is_put_back(fragile: Cluster, tmp_path: Path) -> None:
+    """Its machine was restored from an image; auth and nodes were not."""
+    kept = tmp_path / "image"
+    shutil.copytree(fragile.data / "proxy", kept)
+    for phase in FORWARD:
+        step(fragile, phase)
+    fragile.stop()
+    shutil.rmtree(fragile.data / "proxy")
+    shutil.copytree(kept, fragile.data / "proxy")
+    fragile.start()
+    wait_for("the node to be back", lambda: fragile.node_status() == "online" and not absent(fragile))
+    proxies = [proxy["online"] for proxy in fragile.tctl_json("status")["proxies"]]
+    assert proxies == [True]
+    fragile.login(fragile.add_user("alice", fragile.login_name))
+    wait_for("a session", lambda: echoes(fragile, "alice"))
