@@ -93,6 +93,33 @@ def test_renewal_at_two_thirds(cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     assert held.uuid == fresh["uuid"]
 
 
+def test_one_whose_certificate_has_ended_asks_again_soon(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long outage auth and proxies start together, and the first question may come too early."""
+    held = credentials.Credentials({**cluster.proxy_identity(), "valid_after": 1000, "valid_before": 1900})
+    fresh = {**cluster.proxy_identity(), "valid_after": time.time(), "valid_before": time.time() + 9000}
+    answers: list[object] = [Unavailable("auth does not answer"), fresh]
+
+    def answer(path: Path) -> object:
+        found = answers.pop(0)
+        if isinstance(found, Unavailable):
+            raise found
+        return found
+
+    monkeypatch.setattr(enrolment, "renew_or_return", answer)
+    # A test that waits for this one is over before.
+    monkeypatch.setattr(credentials, "_RENEW_RETRY", 86400.0)
+    monkeypatch.setattr(credentials, "_DOUBT_RETRY", 0.0)
+
+    async def main() -> None:
+        renewed = asyncio.Event()
+        keeping = asyncio.ensure_future(credentials.keep_renewed(held, Path("x"), renewed.set, QUIET))
+        await renewed.wait()
+        keeping.cancel()
+
+    run(main())
+    assert answers == []
+
+
 def test_a_new_tls_ca_is_trusted_as_soon_as_the_policy_says_so(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> None:
         pi = cluster.node("greenhouse")

@@ -147,6 +147,10 @@ class Credentials:
         due = self._valid_after + (before - self._valid_after) * RENEW_AT
         return due if self._early is None else min(due, self._early)
 
+    def ended(self, now: float) -> bool:
+        """Is the certificate over? Unix seconds."""
+        return now >= float(self._text("valid_before"))
+
     @property
     def _valid_after(self) -> float:
         return float(self._text("valid_after"))
@@ -236,7 +240,8 @@ async def keep_renewed(credentials: Credentials, path: Path, on_renewed: Callabl
             renewed = await asyncio.to_thread(_renewed, path, credentials.renewal_due() <= time.time())
         except (TinyportError, OSError) as error:
             log.warning("the proxy's identity could not be renewed", reason=error)
-            pause = _RENEW_RETRY if not credentials.doubted else _DOUBT_RETRY
+            # Without a certificate that auth takes it is of no use to anybody. Auth may just be starting, too.
+            pause = _DOUBT_RETRY if credentials.doubted or credentials.ended(time.time()) else _RENEW_RETRY
             await asyncio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
             continue
         finally:
