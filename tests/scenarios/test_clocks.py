@@ -6,6 +6,7 @@ a wrapper that sets it again, found by its children as any interpreter is.
 
 from __future__ import annotations
 
+import json
 import shlex
 import sqlite3
 import struct
@@ -37,25 +38,34 @@ def fake(moment: str) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "FAKETIME": moment, **dict.fromkeys(kept, "1")}
 
 
-@pytest.fixture
-def python_of_1970(tmp_path: Path) -> str:
-    """An interpreter whose every process, however it was started, believes that it is 1970."""
-    (tmp_path / "old" / "bin").mkdir(parents=True)
+DAWN = "@1970-01-01 00:01:00"
+
+
+def python_at(folder: Path, moment: str) -> str:
+    """An interpreter whose every process, however it was started, believes that it is ``moment``."""
+    (folder / "bin").mkdir(parents=True)
     real = Path(sys.executable).resolve()
-    (tmp_path / "old" / "pyvenv.cfg").write_text(f"home = {real.parent}\n")
-    wrapper = tmp_path / "old" / "bin" / "python"
-    setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in fake("@1970-01-01 00:01:00").items())
+    (folder / "pyvenv.cfg").write_text(f"home = {real.parent}\n")
+    wrapper = folder / "bin" / "python"
+    setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in fake(moment).items())
     wrapper.write_text(f'#!/bin/bash\nexport {setting}\nexec -a {wrapper} {real} "$@"\n')
     wrapper.chmod(0o755)
     return str(wrapper)
 
 
+def modules() -> dict[str, str]:
+    """What such an interpreter needs to find ours."""
+    return {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
+
+
+@pytest.fixture
+def python_of_1970(tmp_path: Path) -> str:
+    return python_at(tmp_path / "old", DAWN)
+
+
 @pytest.fixture
 def board(cluster: Cluster, tmp_path: Path, python_of_1970: str) -> Iterator[Device]:
-    path = ":".join(entry for entry in sys.path if entry)
-    device = Device(
-        cluster, tmp_path, cluster.ready["proxy"], name="board", around=[python_of_1970], env={"PYTHONPATH": path}
-    )
+    device = Device(cluster, tmp_path, cluster.ready["proxy"], name="board", around=[python_of_1970], env=modules())
     device.start()
     yield device
     device.stop()
@@ -76,6 +86,10 @@ def test_a_board_that_boots_in_1970_joins_and_serves_by_its_clusters_time(cluste
     wait_for("the board again", lambda: "up for" in board.status())
     again = cluster.tsh("ssh", f"{cluster.login_name}@board", "echo in", home=user)
     assert again.stdout == b"in\n", text(again)
+    # And it was 1970, for the launcher, the monitor, link and the keeper alike: they stamp their lines.
+    said = [line for line in board.log().splitlines() if " node." in line]
+    assert {line.partition(" node.")[2].partition(":")[0] for line in said} >= {"monitor", "link", "enrol"}
+    assert [line for line in said if not line.startswith("1970-01-01T")] == []
 
 
 class Straight:
@@ -123,7 +137,6 @@ def test_a_board_in_1970_refuses_what_has_ended_and_what_has_not_begun(tmp_path:
     """With the time of auth, and, when auth was never reached since boot, by the last time that it knew."""
     need_program("ssh")
     port = free_port()
-    path = ":".join(entry for entry in sys.path if entry)
     (tmp_path / "cluster").mkdir()
     cluster = Cluster(tmp_path / "cluster").start()
     board = Device(
@@ -132,7 +145,7 @@ def test_a_board_in_1970_refuses_what_has_ended_and_what_has_not_begun(tmp_path:
         cluster.ready["proxy"],
         name="board",
         around=[python_of_1970],
-        env={"PYTHONPATH": path},
+        env=modules(),
         listen=f'"127.0.0.1:{port}"',
     )
     try:
@@ -155,32 +168,74 @@ def test_a_board_in_1970_refuses_what_has_ended_and_what_has_not_begun(tmp_path:
         cluster.stop()
 
 
+YEAR = 400 * 86400.0
+#: name of a device → what its clock says when it comes out of the drawer (libfaketime), None: the day it went in
+DRAWER = {"stopped-clock": None, "right-clock": "+400d", "no-clock": DAWN, "removed": "+400d"}
+
+
 @pytest.mark.slow
-def test_a_year_in_a_drawer_and_a_rotation_later(tmp_path: Path) -> None:
-    """The cluster's time runs on; the device wakes up with a certificate that ended long ago, of a CA that is gone."""
+def test_a_year_in_a_drawer_and_two_rotations_later(tmp_path: Path) -> None:
+    """The cluster's time runs on; devices wake up with certificates that ended long ago, of a CA whose successor is
+    gone, too. Whatever their own clocks say; but not the one that was removed meanwhile."""
     future = [f"{name}={value}" for name, value in fake("+400d").items()]
     cluster = Cluster(tmp_path).start()
+    devices: dict[str, Device] = {}
+
+    def is_online(name: str) -> None:
+        wait_for(f"{name} to be there", lambda: cluster.node_status(name) == "online")
+
+    def opens(name: str) -> None:
+        words = ("ssh", f"{cluster.login_name}@{name}", "echo in")
+        wait_for(f"a session on {name}", lambda: cluster.tsh(*words, home="drew", env=fake("+400d")).stdout == b"in\n")
+
+    def compares(name: str, word: str) -> None:
+        wait_for(f"{name} to compare", lambda: f"{word} the cluster's" in devices[name].status())
+
     try:
-        (tmp_path / "drawer").mkdir()
-        device = Device(cluster, tmp_path / "drawer", cluster.ready["proxy"])
-        device.start()
-        wait_for("the device", lambda: cluster.node_status("device") == "online")
+        for name in DRAWER:
+            (tmp_path / name).mkdir()
+            devices[name] = Device(cluster, tmp_path / name, cluster.ready["proxy"], name=name)
+            devices[name].start()
+        for name, device in devices.items():
+            is_online(name)
+            device.stop()
         uuids = {node["name"]: node["uuid"] for node in cluster.tctl_json("nodes", "ls")["nodes"]}
-        device.stop()
-        for phase in FORWARD:
+        pins = set(cluster.tctl_json("status")["ca_pins"])
+        for phase in (*FORWARD, *FORWARD):
             step(cluster, phase, follow=False)
-        device.stop()
+        assert not pins & set(cluster.tctl_json("status")["ca_pins"])
+        removed = cluster.tctl("nodes", "rm", "removed", "--yes")
+        assert removed.returncode == 0, text(removed)
+        del uuids["removed"]
         before = cluster.ready["proxy"]
     finally:
+        for device in devices.values():
+            device.stop()
         cluster.stop()
     cluster = Cluster(tmp_path, around=["env", *future]).start()
     try:
         assert cluster.ready["proxy"] == before
-        device.start()
-        wait_for("the device to come home", lambda: cluster.node_status("device") == "online")
+        for name, moment in DRAWER.items():
+            if moment is not None:
+                devices[name].clock(python_at(tmp_path / name / "python", moment), modules())
+            devices[name].start()
+        home = [name for name in DRAWER if name != "removed"]
+        for name in home:
+            is_online(name)
         assert uuids == {node["name"]: node["uuid"] for node in cluster.tctl_json("nodes", "ls")["nodes"]}
-        assert "device" in [event["node"] for event in audit(cluster, "node.return")]
-        assert "behind the cluster's" in device.status()
+        assert {event["node"] for event in audit(cluster, "node.return")} >= set(home)
+        cluster.add_user("drew", cluster.login_name)
+        for name in home:
+            # What they came back with is of the cluster's time, and opens sessions.
+            identity = json.loads((devices[name].data / "node" / "identity.json").read_text())
+            assert identity["valid_after"] > time.time() + YEAR - 86400
+            assert len(identity["tls_cas"]) == 1
+            opens(name)
+        for name, word in {"stopped-clock": "behind", "no-clock": "behind", "right-clock": "as"}.items():
+            compares(name, word)
+        wait_for("the removed one to be told", lambda: "no machine is registered" in devices["removed"].log())
+        assert cluster.node_status("removed") == "absent"
     finally:
-        device.stop()
+        for device in devices.values():
+            device.stop()
         cluster.stop()
