@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import socket
 import ssl
 import threading
@@ -22,10 +23,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.node.tiny_cluster import DAY, LIMIT, Cluster
 from tinyport.core.certificate import Certificate, parse_public_line, public_line
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, Unavailable
-from tinyport.core.signatures import Ed25519Key, verify_raw
+from tinyport.core.signatures import Ed25519Key, verify, verify_raw
 from tinyport.host import identity_file
+from tinyport.host.identity_file import Kept
+from tinyport.host.logging_line import Log
 from tinyport.host.tls import server_context
 from tinyport.link import enrolment, known_auth
+from tinyport.node import enrol
 
 TOKEN = "abcdefghij.klmnopqrstuvwxyz234567ab"
 
@@ -122,8 +126,8 @@ class TinyAuth:
         request = x509.load_pem_x509_csr(body["tls_csr"].encode())
         assert request.is_signature_valid
         blob = parse_public_line(body["ssh_public_key"])
-        if path in ("/v1/join", "/v1/return"):
-            prefix = {"/v1/join": b"tinyport-join-v1\0", "/v1/return": b"tinyport-return-v1\0"}[path]
+        if path in ("/v1/join", "/v1/boot", "/v1/return"):
+            prefix = b"tinyport-return-v1\0" if path == "/v1/return" else b"tinyport-join-v1\0"
             digest = hashlib.sha256(request.public_bytes(Encoding.DER)).digest()
             verify_raw(blob, prefix + b"chall-enge\0" + digest, base64.b64decode(body["proof"]))
         kind = body.get("kind", "node")
@@ -402,3 +406,92 @@ def test_an_impostor_with_the_right_ca_on_show_gets_no_token(cluster: Cluster, p
         assert "/v1/join" not in impostor.paths()
     finally:
         impostor.stop()
+
+
+# ------------------------------------------------------------------ keys in memory
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Kept]:
+    descriptor = os.memfd_create("test")
+    (tmp_path / "node").mkdir()
+    yield Kept(None, descriptor, tmp_path / "node")
+    os.close(descriptor)
+
+
+def boot(auth: TinyAuth, place: Kept, token: str = "", device: Ed25519Key | None = None) -> dict[str, object]:
+    return enrolment.boot(auth.address, token, [auth.cluster.pin], False, "x", place, device=device)
+
+
+def shows(body: dict[str, Any], device: Ed25519Key) -> None:
+    """The device key vouches for both keys of the request."""
+    request = x509.load_pem_x509_csr(body["tls_csr"].encode()).public_bytes(Encoding.DER)
+    digest = hashlib.sha256(request).digest() + hashlib.sha256(parse_public_line(body["ssh_public_key"])).digest()
+    assert body["device_key"] == public_line(device.public_blob)
+    verify(device.public_blob, b"tinyport-device-v1\0chall-enge\0" + digest, base64.b64decode(body["device_proof"]))
+
+
+def test_a_device_boots_by_its_device_key_and_writes_none(auth: TinyAuth, memory: Kept) -> None:
+    device = Ed25519Key.generate()
+    identity = boot(auth, memory, TOKEN, device)
+    ((path, body),) = auth.requests[2:]
+    assert path == "/v1/boot"
+    # The token is for who is not known yet.
+    assert "token" not in body
+    shows(body, device)
+    assert memory.load() == identity
+    names = sorted(found.name for found in memory.folder.iterdir())
+    assert names == ["node.json", "policy.json"]
+    # Renewing keeps it where it is, and puts no key aside.
+    renewed = enrolment.renew_or_return(memory)
+    assert memory.load() == renewed
+    assert renewed["generation"] == 2
+    there = b"".join(found.read_bytes() for found in memory.folder.iterdir())
+    assert b"PRIVATE" not in there
+
+
+def test_who_is_not_known_by_a_device_key_comes_with_a_token(auth: TinyAuth, memory: Kept) -> None:
+    device = Ed25519Key.generate()
+    auth.refusals["/v1/boot"] = 403, {"code": "unknown_device", "message": "who is that", "hint": "register it"}
+    with pytest.raises(AccessDenied, match="who is that"):
+        boot(auth, memory, device=device)
+    boot(auth, memory, TOKEN, device)
+    path, body = auth.requests[-1]
+    assert (path, body["token"]) == ("/v1/join", TOKEN)
+    shows(body, device)
+    # The same keys as before: it is the same device that asks.
+    assert len({body["ssh_public_key"] for path, body in auth.requests if path != "/v1/hello"}) == 1
+    auth.refusals["/v1/join"] = 401, {"code": "bad_token", "message": "it is used up"}
+    with pytest.raises(AccessDenied, match="who is that, and it is used up") as refused:
+        boot(auth, memory, TOKEN, device)
+    assert (refused.value.code, refused.value.hint) == ("unknown_device", "register it")
+
+
+def test_without_a_device_key_the_token_says_who_it_is(auth: TinyAuth, memory: Kept) -> None:
+    boot(auth, memory, TOKEN)
+    path, body = auth.requests[-1]
+    assert (path, body["token"]) == ("/v1/boot", TOKEN)
+    assert "device_key" not in body
+
+
+@pytest.mark.parametrize(("code", "boots"), [("replaced", True), ("denied", True), ("locked", False)])
+def test_a_node_whose_place_was_taken_boots_again(auth: TinyAuth, memory: Kept, code: str, boots: bool) -> None:
+    device = Ed25519Key.generate()
+    (memory.folder / "key").write_bytes(device.to_openssh())
+    before = boot(auth, memory, device=device)
+    auth.refusals["/v1/renew"] = 403, {"code": code, "message": "no"}
+    who: dict[str, Any] = {
+        "server": list(auth.address),
+        "token": None,
+        "ca_pins": [auth.cluster.pin],
+        "insecure": False,
+    }
+    who |= {"nodename": "x", "serial": "", "device_key": {"path": str(memory.folder / "key")}}
+    task = {"mode": "renew", "in_memory": True, "boot": who}
+    log = Log("test", "error", descriptor=-1)
+    if boots:
+        assert enrol.perform(task, memory, log)["ssh_key"] != before["ssh_key"]
+        assert auth.requests[-1][0] == "/v1/boot"
+    else:
+        with pytest.raises(AccessDenied, match="no"):
+            enrol.perform(task, memory, log)

@@ -13,93 +13,44 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyport.core import tokens
-from tinyport.core.certificate import (
-    EXT_CLUSTER,
-    EXT_HOST_UUID,
-    EXT_ROLE,
-    HOST,
-    Certificate,
-    parse_public_line,
-    public_line,
-)
-from tinyport.core.clock import SKEW_WORTH_SAYING
-from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError
-from tinyport.core.identity import Identity, parse_uri
-from tinyport.core.names import format_address, is_uuid, parse_address
-from tinyport.core.policy import newer, open_document
+from tinyport.core.certificate import public_line
+from tinyport.core.errors import AccessDenied, OperatorError, PeerError
+from tinyport.core.names import parse_address
 from tinyport.core.signatures import Ed25519Key
 from tinyport.core.version import VERSION
 from tinyport.host import identity_before, identity_file
-from tinyport.host.files import private_folder, read_limited, write_private
+from tinyport.host.files import private_folder
 from tinyport.host.identity_file import Kept
 from tinyport.host.logging_line import Log
 from tinyport.link.api import AuthClient, fetch_hello, pin_of
 from tinyport.link.device_key import DeviceKey
-from tinyport.link.known_auth import MAX_DOCUMENT_FILE, believed, meet_again, vouched_for
+from tinyport.link.identity_answer import (
+    TlsKey,
+    checked_identity,
+    csr_pem,
+    keep_documents,
+    mention_skew,
+    newer_documents,
+    number_of,
+    proof,
+    text_of,
+    texts_of,
+)
+from tinyport.link.known_auth import believed, meet_again, vouched_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.x509 import CertificateSigningRequest
 
 JOIN_PREFIX = b"tinyport-join-v1\0"
 RETURN_PREFIX = b"tinyport-return-v1\0"
 DEVICE_PREFIX = b"tinyport-device-v1\0"
 MAX_ANSWER = 8 * 1024 * 1024
-
-
-class _TlsKey:
-    """An Ed25519 key for X.509, and the request to certify it."""
-
-    def __init__(self, private: Ed25519PrivateKey) -> None:
-        self._private = private
-
-    @classmethod
-    def generate(cls) -> _TlsKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        return cls(Ed25519PrivateKey.generate())
-
-    @classmethod
-    def from_pem(cls, pem: str) -> _TlsKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        private = load_pem_private_key(pem.encode(), None)
-        if not isinstance(private, Ed25519PrivateKey):
-            raise OperatorError("the TLS key is not an Ed25519 key")
-        return cls(private)
-
-    def pem(self) -> str:
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
-
-    def request(self) -> CertificateSigningRequest:
-        from cryptography.x509 import CertificateSigningRequestBuilder, Name
-
-        # The name is empty: auth decides what we are called.
-        return CertificateSigningRequestBuilder().subject_name(Name([])).sign(self._private, None)
-
-
-def _csr_pem(request: CertificateSigningRequest) -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return request.public_bytes(Encoding.PEM).decode("ascii")
-
-
-def _proof(prefix: bytes, challenge: str, request: CertificateSigningRequest, key: Ed25519Key) -> str:
-    """docs/protocol/api.md, join: binds the TLS key to the SSH host key, and both to this challenge."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    digest = hashlib.sha256(request.public_bytes(Encoding.DER)).digest()
-    return base64.b64encode(key.sign_raw(prefix + challenge.encode() + b"\0" + digest)).decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -195,16 +146,16 @@ def _enter(
         )
     word = "proxy" if who.kind == "node" else "auth"
     stranger = fetch_hello(server, server=word)
-    cas = believed(stranger, ca_pins) if ca_pins else _texts(stranger, "tls_cas")
+    cas = believed(stranger, ca_pins) if ca_pins else texts_of(stranger, "tls_cas")
     if place.path is not None:
         private_folder(place.folder)
     ssh_key, tls_key = _pending_keys(place)
     with AuthClient(server, tls_cas=cas, server=word) as auth:
         # Once more, from the server that the pin vouches for: the first answer could have been anybody's.
         hello = auth.request("GET", "/v1/hello")
-        _mention_skew(hello, log)
+        mention_skew(hello, log)
         request = tls_key.request()
-        challenge = _text(hello, "challenge")
+        challenge = text_of(hello, "challenge")
         answer = auth.request(
             "POST",
             route,
@@ -212,9 +163,9 @@ def _enter(
                 **body,
                 "nodename": who.nodename,
                 "ssh_public_key": public_line(ssh_key.public_blob),
-                "tls_csr": _csr_pem(request),
+                "tls_csr": csr_pem(request),
                 "challenge": challenge,
-                "proof": _proof(JOIN_PREFIX, challenge, request, ssh_key),
+                "proof": proof(JOIN_PREFIX, challenge, request, ssh_key),
                 "version": VERSION,
                 **({"serial": who.serial} if who.serial else {}),
                 **_device_proof(who.device, challenge, request, ssh_key),
@@ -222,10 +173,10 @@ def _enter(
             limit=MAX_ANSWER,
         )
     pins = [pin.strip().lower() for pin in ca_pins] or [pin_of(pem) for pem in cas]
-    identity = _identity(
+    identity = checked_identity(
         answer,
         kind=who.kind,
-        cluster=_text(hello, "cluster"),
+        cluster=text_of(hello, "cluster"),
         ssh_key=ssh_key,
         tls_key=tls_key,
         server=server,
@@ -233,12 +184,12 @@ def _enter(
     )
     if "token" in body:
         identity[identity_file.CAME_BY] = tokens.split(str(body["token"]))[0]
-    documents = _newer_documents(place.folder, answer, identity)
+    documents = newer_documents(place.folder, answer, identity)
     # Whose identity it is before what is known of it: a keeper of the one before leaves the documents alone then.
     place.save(identity)
     # Whose this is was another's, or a compromise is behind it: there is no way back.
     _forget_before(place)
-    _keep(documents, may_fail=place.path is None, log=log)
+    keep_documents(documents, may_fail=place.path is None, log=log)
     place.forget_pending()
     if log is not None and _is_pending(answer):
         log.warning("an administrator has to let this device in", hint=f"tctl nodes accept {identity['name']}")
@@ -280,17 +231,17 @@ def renew(
     """
     place = identity_file.kept(identity_path)
     held = _held(place, server)
-    request_key = _TlsKey.generate()
-    ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
+    request_key = TlsKey.generate()
+    ssh_key = Ed25519Key.from_openssh(text_of(held, "ssh_key").encode())
     body = {
         "generation": held["generation"],
         "ssh_public_key": public_line(ssh_key.public_blob),
-        "tls_csr": _csr_pem(request_key.request()),
+        "tls_csr": csr_pem(request_key.request()),
         **({"instance": instance} if instance else {}),
     }
     cas, hello = meet_again(held, place.folder)
-    _mention_skew(hello, log)
-    if not vouched_for(_text(held, "tls_certificate"), hello):
+    mention_skew(hello, log)
+    if not vouched_for(text_of(held, "tls_certificate"), hello):
         raise AccessDenied("the CA of this machine's certificate was replaced while it was away", code="expired")
     with _known_auth(held, cas, certified=True) as auth:
         answer = auth.request("POST", "/v1/renew", body, limit=MAX_ANSWER)
@@ -303,19 +254,19 @@ def return_home(
     """New certificates for an identity whose own have expired: proves the registered SSH host key."""
     place = identity_file.kept(identity_path)
     held = _held(place, server)
-    request_key = _TlsKey.generate()
-    ssh_key = Ed25519Key.from_openssh(_text(held, "ssh_key").encode())
+    request_key = TlsKey.generate()
+    ssh_key = Ed25519Key.from_openssh(text_of(held, "ssh_key").encode())
     request = request_key.request()
     cas, hello = meet_again(held, place.folder)
-    _mention_skew(hello, log)
+    mention_skew(hello, log)
     with _known_auth(held, cas, certified=False) as auth:
-        challenge = _text(hello, "challenge")
+        challenge = text_of(hello, "challenge")
         body = {
             "uuid": held["uuid"],
             "ssh_public_key": public_line(ssh_key.public_blob),
-            "tls_csr": _csr_pem(request),
+            "tls_csr": csr_pem(request),
             "challenge": challenge,
-            "proof": _proof(RETURN_PREFIX, challenge, request, ssh_key),
+            "proof": proof(RETURN_PREFIX, challenge, request, ssh_key),
             **({"instance": instance, "generation": held["generation"]} if instance else {}),
         }
         answer = auth.request("POST", "/v1/return", body, limit=MAX_ANSWER)
@@ -371,12 +322,12 @@ def _become_another(
 ) -> dict[str, object]:
     """Join with a key of its own, and forget whose identity this device had: its file is replaced by the new one."""
     return join(
-        parse_address(_text(held, "server")),
+        parse_address(text_of(held, "server")),
         token,
-        _texts(held, "ca_pins"),
+        texts_of(held, "ca_pins"),
         False,
-        _text(held, "kind"),
-        _text(held, "name"),
+        text_of(held, "kind"),
+        text_of(held, "name"),
         (),
         place,
         device=device,
@@ -394,11 +345,11 @@ def _held(place: Kept, server: str) -> dict[str, object]:
 def _known_auth(held: Mapping[str, object], cas: Sequence[str], *, certified: bool) -> AuthClient:
     kind = held["kind"]
     return AuthClient(
-        parse_address(_text(held, "server")),
+        parse_address(text_of(held, "server")),
         tls_cas=cas,
-        cert_pem=_text(held, "tls_certificate") if certified else None,
-        key_pem=_text(held, "tls_key") if certified else None,
-        cluster=_text(held, "cluster"),
+        cert_pem=text_of(held, "tls_certificate") if certified else None,
+        key_pem=text_of(held, "tls_key") if certified else None,
+        cluster=text_of(held, "cluster"),
         server="proxy" if kind == "node" else "auth",
     )
 
@@ -408,17 +359,17 @@ def _replace(
     held: Mapping[str, object],
     answer: Mapping[str, object],
     ssh_key: Ed25519Key,
-    tls_key: _TlsKey,
+    tls_key: TlsKey,
     log: Log | None,
 ) -> dict[str, object]:
-    identity = _identity(
+    identity = checked_identity(
         answer,
-        kind=_text(held, "kind"),
-        cluster=_text(held, "cluster"),
+        kind=text_of(held, "kind"),
+        cluster=text_of(held, "cluster"),
         ssh_key=ssh_key,
         tls_key=tls_key,
-        server=parse_address(_text(held, "server")),
-        pins=_texts(held, "ca_pins"),
+        server=parse_address(text_of(held, "server")),
+        pins=texts_of(held, "ca_pins"),
     )
     if identity["uuid"] != held["uuid"] or identity["policy_key"] != held["policy_key"]:
         # Inside TLS that ends at auth, so it is auth itself that is another one now.
@@ -429,9 +380,9 @@ def _replace(
     if identity_file.CAME_BY in held:
         identity[identity_file.CAME_BY] = held[identity_file.CAME_BY]
     # A disk that takes nothing keeps neither a lock away nor a certificate.
-    _keep(_newer_documents(place.folder, answer, identity), may_fail=place.memory is not None, log=log)
+    keep_documents(newer_documents(place.folder, answer, identity), may_fail=place.memory is not None, log=log)
     if identity["kind"] == "node":
-        _put_aside(place, held, _number(answer, "time"))
+        _put_aside(place, held, number_of(answer, "time"))
     place.save(identity)
     return identity
 
@@ -460,152 +411,22 @@ def renew_if_stale(identity_path: Path) -> dict[str, object] | None:
     """Renew an identity whose CA was replaced while this machine was away; None when auth still takes it."""
     held = identity_file.load(identity_path)
     _, hello = meet_again(held, identity_path.parent)
-    if vouched_for(_text(held, "tls_certificate"), hello):
+    if vouched_for(text_of(held, "tls_certificate"), hello):
         return None
     return return_home(identity_path)
 
 
-def _pending_keys(place: Kept) -> tuple[Ed25519Key, _TlsKey]:
+def _pending_keys(place: Kept) -> tuple[Ed25519Key, TlsKey]:
     """The keys of an earlier try, or new ones that are kept before anybody hears of them."""
     try:
         data = place.pending()
         if data:
             found = json.loads(data)
-            return Ed25519Key.from_openssh(found["ssh_key"].encode()), _TlsKey.from_pem(found["tls_key"])
+            return Ed25519Key.from_openssh(found["ssh_key"].encode()), TlsKey.from_pem(found["tls_key"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OperatorError):
         # Damaged: whatever it was, nobody can have joined with it from here any more.
         place.damaged_pending()
-    ssh_key, tls_key = Ed25519Key.generate(), _TlsKey.generate()
+    ssh_key, tls_key = Ed25519Key.generate(), TlsKey.generate()
     keys = {"ssh_key": ssh_key.to_openssh().decode("ascii"), "tls_key": tls_key.pem()}
     place.keep_pending(json.dumps(keys).encode())
     return ssh_key, tls_key
-
-
-def _identity(
-    answer: Mapping[str, object],
-    *,
-    kind: str,
-    cluster: str,
-    ssh_key: Ed25519Key,
-    tls_key: _TlsKey,
-    server: tuple[str, int],
-    pins: Sequence[str],
-) -> dict[str, object]:
-    """An identity answer, checked against what we asked for → what identity.json holds."""
-    uuid = _text(answer, "uuid")
-    if not is_uuid(uuid) or answer.get("kind") != kind or answer.get("cluster") != cluster:
-        raise PeerError("auth's answer is for somebody else", detail=f"{answer.get('kind')} {uuid}")
-    _check_ssh_certificate(_text(answer, "ssh_certificate"), ssh_key, kind, cluster, uuid)
-    _check_tls_certificate(_text(answer, "tls_certificate"), tls_key, Identity(kind, cluster, uuid))
-    parse_public_line(_text(answer, "policy_key"))
-    return {
-        "version": identity_file.VERSION,
-        "kind": kind,
-        "cluster": cluster,
-        "uuid": uuid,
-        "name": _text(answer, "name"),
-        "generation": _number(answer, "generation"),
-        "ssh_key": ssh_key.to_openssh().decode("ascii"),
-        "ssh_certificate": _text(answer, "ssh_certificate"),
-        "tls_key": tls_key.pem(),
-        "tls_certificate": _text(answer, "tls_certificate"),
-        "tls_cas": _texts(answer, "tls_cas"),
-        "policy_key": _text(answer, "policy_key"),
-        "server": format_address(*server),
-        "proxies": _texts(answer, "proxies"),
-        "ca_pins": list(pins),
-        "valid_after": _number(answer, "valid_after"),
-        "valid_before": _number(answer, "valid_before"),
-    }
-
-
-def _check_ssh_certificate(line: str, key: Ed25519Key, kind: str, cluster: str, uuid: str) -> None:
-    certificate = Certificate.decode(parse_public_line(line))
-    said = tuple(certificate.text_extension(name) for name in (EXT_ROLE, EXT_CLUSTER, EXT_HOST_UUID))
-    if certificate.cert_type != HOST or certificate.public_key != key.public_blob or said != (kind, cluster, uuid):
-        raise PeerError("auth's host certificate is not for this device", detail=f"it says {said}")
-
-
-def _check_tls_certificate(pem: str, key: _TlsKey, identity: Identity) -> None:
-    from cryptography import x509
-
-    try:
-        certificate = x509.load_pem_x509_certificate(pem.encode("utf-8", "replace"))
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
-        raise PeerError("auth's TLS certificate cannot be read") from None
-    ours = key.request().public_key()
-    if certificate.public_key() != ours or len(uris) != 1 or parse_uri(uris[0]) != identity:
-        raise PeerError("auth's TLS certificate is not for this device")
-
-
-def _newer_documents(
-    folder: Path, answer: Mapping[str, object], identity: Mapping[str, object]
-) -> list[tuple[Path, object]]:
-    """The documents of an answer, checked, that are to be written, and where."""
-    found: list[tuple[Path, object]] = []
-    policy_key = parse_public_line(_text(identity, "policy_key"))
-    cluster = _text(identity, "cluster")
-    for kind in ("policy", "node"):
-        signed = answer.get(kind)
-        if signed is None:
-            continue
-        body = open_document(signed, policy_key, kind, cluster)
-        path = folder / f"{kind}.json"
-        old = _held_document(path, policy_key, kind, cluster)
-        # Another node's: from when this device had that one's identity.
-        foreign = old is not None and old.get("uuid") != body.get("uuid")
-        if foreign or newer(body, old):
-            found.append((path, signed))
-    return found
-
-
-def _keep(documents: Sequence[tuple[Path, object]], *, may_fail: bool, log: Log | None) -> None:
-    """``may_fail``: the cluster sends them again, through the tunnel."""
-    for path, signed in documents:
-        try:
-            write_private(path, json.dumps(signed).encode())
-        except OSError as error:
-            if not may_fail:
-                raise
-            if log is not None:
-                log.warning("a document could not be written", file=path, reason=error)
-
-
-def _held_document(path: Path, policy_key: bytes, kind: str, cluster: str) -> dict[str, object] | None:
-    try:
-        return open_document(json.loads(read_limited(path, MAX_DOCUMENT_FILE)), policy_key, kind, cluster)
-    except (OSError, ValueError, TinyportError):
-        # Absent, damaged, or of a cluster that this machine was in before.
-        return None
-
-
-def _mention_skew(hello: Mapping[str, object], log: Log | None) -> None:
-    said = hello.get("time")
-    if log is None or not isinstance(said, (int, float)) or isinstance(said, bool):
-        return
-    skew = time.time() - said
-    if abs(skew) > SKEW_WORTH_SAYING:
-        log.warning("this machine's clock differs from the cluster's", ahead_by=f"{skew:.0f}s")
-
-
-def _text(found: Mapping[str, object], name: str) -> str:
-    value = found.get(name)
-    if not isinstance(value, str):
-        raise PeerError(f"malformed answer of auth: {name}")
-    return value
-
-
-def _texts(found: Mapping[str, object], name: str) -> list[str]:
-    value = found.get(name)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise PeerError(f"malformed answer of auth: {name}")
-    return list(value)
-
-
-def _number(found: Mapping[str, object], name: str) -> int:
-    value = found.get(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise PeerError(f"malformed answer of auth: {name}")
-    return int(value)
