@@ -386,3 +386,19 @@ def test_a_token_is_asked_for_without_an_echo(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("getpass.getpass", getpass)
     assert (read_token("-"), read_token("x.y"), read_token(None), asked) == (TOKEN, "x.y", None, ["join token: "])
+
+
+def test_on_openwrt_the_configuration_is_what_uci_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made.toml"
+    monkeypatch.setattr(config_file, "OF_UCI", made)
+    assert config_file.running_path(None) is None
+    made.write_text(f'[tinyport]\ndata_dir = "{tmp_path}/router"\n')
+    assert main(["status"]) == 1
+    assert f"there is no node in {tmp_path}/router" in capsys.readouterr().err
+    # Whoever wrote a file, or names one, means that one.
+    monkeypatch.setattr(config_file, "DEFAULT", tmp_path / "written.toml")
+    (tmp_path / "written.toml").touch()
+    assert config_file.running_path(None) == tmp_path / "written.toml"
+    assert config_file.running_path("named.toml") == Path("named.toml")

@@ -14,6 +14,8 @@ from tinyport.core.errors import ConfigError, OperatorError
 from tinyport.host.files import read_limited
 
 DEFAULT = Path("/etc/tinyport/tinyport.toml")
+#: what OpenWrt's init script makes of /etc/config/tinyport
+OF_UCI = Path("/var/run/tinyport/tinyport.toml")
 MAX_FILE = 1024 * 1024
 MAX_SECRET = 64 * 1024
 
@@ -36,6 +38,12 @@ def chosen_path(given: str | None) -> Path | None:
     if named:
         return Path(named)
     return DEFAULT if DEFAULT.exists() else None
+
+
+def running_path(given: str | None) -> Path | None:
+    """The file that a node on this machine runs by: ``chosen_path``, or where there is none what UCI says."""
+    chosen = chosen_path(given)
+    return OF_UCI if chosen is None and OF_UCI.exists() else chosen
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     folder = args.data_dir
     if folder is None:
-        folder = config_file.data_dir(config_file.chosen_path(args.config))
+        folder = config_file.data_dir(config_file.running_path(args.config))
     status = ask_monitor(Path(folder))
     status["state"] = state_of(Path(folder), status.get("uuid"))
     emit(args, status, lambda: node_lines(status, time.time()))
