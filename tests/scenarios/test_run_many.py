@@ -148,6 +148,8 @@ def test_at_a_terminal(fleet: Fleet) -> None:
         terminal.expect(b"0 of 2 done, 0 ok, 1 waiting")
         terminal.resize(24, 20)
         terminal.expect(b"0 of 2 done, 0 ok,\xe2\x80\xa6")
+        terminal.resize(24, 80)
+        terminal.expect(b"0 of 2 done, 0 ok, 1 waiting")
         terminal.type(b"\x03")
         terminal.expect(b"failed: interrupted")
         terminal.expect(b"failed: not begun")
