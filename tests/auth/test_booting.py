@@ -105,6 +105,20 @@ def test_a_token_brings_the_device_key_along(auth: AuthServer) -> None:
     assert nodes(auth)["raspberrypi"]["status"] == "pending"
 
 
+def test_no_token_makes_another_node_of_a_known_device_key(auth: AuthServer) -> None:
+    device = Ed25519Key.generate()
+    register(auth, device, name="greenhouse")
+    node = boot(auth, device)
+    token = auth.token()
+    proofs = boot_body(auth, device, *keys(), token=token, kind="node")
+    assert auth.anyone().post("/v1/join", proofs).code == "in_use"
+    assert set(nodes(auth)) == {"greenhouse"}
+    settle(auth)
+    assert boot(auth, device).uuid == node.uuid
+    # Nor is the token used up by it.
+    assert auth.join("other", token=token).name == "other"
+
+
 def test_whoever_has_no_device_key_is_nobody(auth: AuthServer) -> None:
     device, other = Ed25519Key.generate(), Ed25519Key.generate()
     register(auth, device, name="greenhouse")

@@ -33,7 +33,8 @@ def add_commands(nodes: CommandLine) -> None:
         help="register devices before they join",
         description='Register devices before they join, one a line: serial=NUMBER (or ssh_key="ssh-ed25519 ..."), '
         "name=NAME if it shall have one, and its labels as k=v; or a JSON object. A token lets them in "
-        "(with --pending, only them without a look by an administrator); the registration says who they are.",
+        "(with --pending, only them without a look by an administrator), and one that keeps its keys in memory its "
+        "device key, which is the ssh_key then; the registration says who they are.",
         examples=[
             "tctl nodes import fleet.txt",
             "echo serial=1000abcd name=pi-7 site=berlin | tctl nodes import -",

@@ -163,12 +163,16 @@ def _not_in_circles(service: Service, uuid: str) -> None:
 
 
 async def remember_key(service: Service, tables: WriteTables, device_key: bytes, node: NodeRow) -> None:
-    """The device that has just joined with a token is known by this key from now on. Whose it was before is not."""
+    """The device that has just joined with a token is known by this key from now on. AccessDenied when there is a node
+    that is known by it: that is who boots with it, and no token makes it another.
+    """
     value = fingerprint(device_key)
     known = await tables.registrations.find("key", value)
     if known is not None and known.node == node.uuid:
         return
     if known is not None:
+        if known.node is not None and await tables.nodes.get(known.node) is not None:
+            raise AccessDenied("a node is known by this device key already", detail=value, code="in_use")
         await tables.registrations.delete(known.id)
     await tables.registrations.put_joined(
         RegistrationRow(secrets.token_hex(8), "key", value, "", {}, service.now(), node.uuid)
