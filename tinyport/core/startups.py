@@ -47,6 +47,8 @@ class Startups(Generic[Key]):
         self._all: OrderedDict[Key, _Starting] = OrderedDict()
         self._sources: dict[str, int] = {}
         self._taken = 0
+        #: how many ask for a place and have none
+        self._asking = 0
 
     def __len__(self) -> int:
         return len(self._all)
@@ -57,7 +59,7 @@ class Startups(Generic[Key]):
     @property
     def waiting(self) -> bool:
         """Does anybody wait for a place?"""
-        return any(entry.asks and entry.served is None for entry in self._all.values())
+        return self._asking > 0
 
     def enter(self, key: Key, source: str, now: float) -> Key | None:
         """One more. Returns whom to turn away for it (to be followed by that one's ``leave``), None when there is room.
@@ -95,8 +97,9 @@ class Startups(Generic[Key]):
     def ask(self, key: Key) -> None:
         """It wants a place; ``serve`` says when."""
         entry = self._all.get(key)
-        if entry is not None:
+        if entry is not None and not entry.asks:
             entry.asks = True
+            self._asking += 1
 
     def serve(self, now: float) -> tuple[list[Key], list[Key]]:
         """Who gets a place now, and who has to give theirs up for it: (serve these, turn these away).
@@ -118,6 +121,7 @@ class Startups(Generic[Key]):
         for key in chosen:
             self._all[key].served = now
             self._taken += 1
+            self._asking -= 1
         return chosen, losers
 
     def _order(self) -> list[Key]:
@@ -153,6 +157,8 @@ class Startups(Generic[Key]):
             return
         if entry.served is not None and not entry.keyed:
             self._taken -= 1
+        if entry.asks and entry.served is None:
+            self._asking -= 1
         self._sources[entry.source] -= 1
         if not self._sources[entry.source]:
             del self._sources[entry.source]

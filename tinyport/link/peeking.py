@@ -26,11 +26,13 @@ async def readable(sock: socket.socket, seconds: float | None) -> bool:
             waiter.set_result(result)
 
     timer = None if seconds is None else loop.call_later(seconds, settle, False)
-    loop.add_reader(sock, settle, True)
+    # By its number: of an object that it does not know yet, a selector makes a text first, to raise with.
+    descriptor = sock.fileno()
+    loop.add_reader(descriptor, settle, True)
     try:
         return await waiter
     finally:
-        loop.remove_reader(sock)
+        loop.remove_reader(descriptor)
         if timer is not None:
             timer.cancel()
 

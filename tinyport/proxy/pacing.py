@@ -77,6 +77,9 @@ class Gate:
         finally:
             del self._gone[mine]
             self._turns.leave(mine)
+            if mine.done() and not mine.cancelled():
+                # Sent away and turned away in one moment: else asyncio says that nobody looked.
+                mine.exception()
 
     def _serve(self) -> None:
         loop = asyncio.get_running_loop()

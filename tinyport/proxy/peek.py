@@ -47,9 +47,12 @@ async def first_words(
     PeerError for what is neither; asyncio.TimeoutError when a ClientHello does not become whole within
     ``PEEK_LIMIT`` seconds.
     """
-    if not await readable(sock, _silence(sock)) and (expected is None or not await _readable_before(sock, expected())):
-        return None
-    first = sock.recv(4, socket.MSG_PEEK)
+    first = _there(sock)
+    if first is None:
+        waited = await readable(sock, _silence(sock))
+        if not waited and (expected is None or not await _readable_before(sock, expected())):
+            return None
+        first = sock.recv(4, socket.MSG_PEEK)
     if not first:
         raise PeerError("closed before it said anything")
     if first[0] == _TLS_HANDSHAKE:
@@ -62,6 +65,14 @@ async def first_words(
         # Believed, anybody could be anybody.
         raise PeerError("a PROXY header from an address that proxy_protocol_from does not list", code="proxy_header")
     raise PeerError("neither SSH nor TLS", detail=repr(first))
+
+
+def _there(sock: socket.socket) -> bytes | None:
+    """What can be read already, as it can in a crowd; None when nothing."""
+    try:
+        return sock.recv(4, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
 
 
 def _silence(sock: socket.socket) -> float:
