@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import IN_CI, need_program
+from tests.scenarios.cluster import SLOWNESS
 
 ROOT = Path(__file__).resolve().parents[2]
 MIRROR = os.environ.get("TINYPORT_TEST_MIRROR", "http://deb.debian.org/debian")
 SUITE = "trixie"
 #: seconds before each try: mirrors refuse now and then, and come back
 PAUSES = (0, 2, 10, 30)
+#: seconds for a root, or for our packages: half a minute when nothing else runs
+LIMIT = 300 * SLOWNESS
 
 _HOLD = """
 set -e
@@ -92,7 +95,7 @@ def bootstrap(words: Sequence[str], folder: Path, suite: str = SUITE) -> None:
     for pause in PAUSES:
         time.sleep(pause)
         done = subprocess.run(
-            [*words, suite, str(folder), MIRROR], capture_output=True, text=True, check=False, timeout=300
+            [*words, suite, str(folder), MIRROR], capture_output=True, text=True, check=False, timeout=LIMIT
         )
         if done.returncode == 0:
             return
@@ -139,6 +142,6 @@ def build(folder: Path, version: str = "") -> Path:
     """Build our packages below ``folder``; where they are."""
     env = {**os.environ, "OUT": str(folder / "deb"), **({"VERSION": version} if version else {})}
     script = str(ROOT / "packaging/debian/build.sh")
-    done = subprocess.run(["sh", script], env=env, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(["sh", script], env=env, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return folder / "deb"

@@ -13,7 +13,7 @@ from tests.packaging.conftest import People
 from tests.packaging.debian_root import Root
 from tests.scenarios.cluster import LIMIT
 
-pytestmark = [pytest.mark.slow, pytest.mark.emulated, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.emulated, pytest.mark.root, pytest.mark.timeout(1200)]
 
 INCLUDE = ("base-files", "bash", "coreutils", "python3", "python3-asyncssh", "python3-cryptography")
 ACCOUNTS = """\

@@ -20,7 +20,7 @@ from tests.packaging.test_first_boot import blocks, board
 from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 NAME = "bookworm"
 

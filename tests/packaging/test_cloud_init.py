@@ -16,7 +16,7 @@ from tests.packaging.trixie import CONFIGURATION, DEPENDENCIES, NODE
 from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 FIRMWARE = "/boot/firmware"
 #: as Raspberry Pi OS has it; and the network is this machine's

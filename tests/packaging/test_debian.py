@@ -19,7 +19,7 @@ from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 from tinyport.core.version import VERSION
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"
 MODULES = "/usr/lib/python3/dist-packages/tinyport"

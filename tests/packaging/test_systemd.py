@@ -13,7 +13,7 @@ from tests.packaging.trixie import CONFIGURATION, NODE, Trixie
 from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 SERVICE, SOCKET = "tinyport-node.service", "tinyport-node.socket"
 NAME = "unit"
