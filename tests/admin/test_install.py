@@ -242,7 +242,9 @@ def test_the_node_takes_sshds_ports(tmp_path: Path) -> None:
     assert tried == ["22", "192.0.2.1:2222"]
     assert machine.running == {units.NODE, units.SOCKET}
     assert machine.enabled == {units.NODE, units.SOCKET}
-    assert (tmp_path / units.SOCKET).read_text() == units.socket_unit(["22", "192.0.2.1:2222"])
+    text = units.socket_unit(["22", "192.0.2.1:2222"])
+    assert (tmp_path / units.SOCKET).read_text() == f"# In place of: ssh.service\n{text}"
+    assert "s/^# In place of: //p" in (PACKAGED.parent / "debian/tinyport-node.postrm").read_text()
     # The port must be free before the socket is there, and the service must be away when it comes.
     order = [
         machine.asked.index(f"systemctl {words}")

@@ -201,8 +201,10 @@ def test_an_sshd_that_systemd_holds_is_replaced_though_the_power_fails(
     assert said.endswith("systemctl enable --now ssh.socket\n")
     trixie.banner(port, b"SSH-2.0-tinyport")
     assert listens(root, "tinyport-node.socket") == f"127.0.0.1:{port} (Stream)"
-    people.ssh("holder", said.rpartition(": ")[2])
+    # Who removes the node, in a session of it, has sshd again.
+    assert "ssh.socket is enabled again" in people.ssh("holder", "dpkg --remove tinyport-node 2>&1")
     trixie.banner(port, b"SSH-2.0-OpenSSH")
+    assert root.is_("enabled", "ssh.socket")
     trixie.purge(NODE)
     assert root.find("tinyport") == []
     # As the other tests have it.

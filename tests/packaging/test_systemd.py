@@ -135,7 +135,7 @@ def test_a_disk_that_has_become_read_only_keeps_nobody_out(root: BootedRoot, peo
         out, err = session.communicate(b"on\n", LIMIT)
         assert (out, session.returncode) == (b"got on\n", 7), err
     finally:
-        root.run("umount", data)
+        root.run("umount", "--lazy", data)
     root.run("systemctl", "restart", SERVICE)
     people.reached(NAME)
     assert NAME in root.run("tinyport", "status").stdout

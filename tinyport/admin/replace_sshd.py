@@ -25,6 +25,8 @@ from tinyport.host.files import write_public
 SSHD = (("ssh.socket", "sshd.socket"), ("ssh.service", "sshd.service"))
 KEEPER = "tinyport-keeper"
 BANNER = b"SSH-2.0-tinyport"
+#: first in the socket's unit: what was enabled before. The package reads it when it is removed
+INSTEAD_OF = "# In place of: "
 #: A node that starts on a slow board under load.
 ANSWER_LIMIT = 60.0
 _MAX_ANCESTORS = 64
@@ -93,7 +95,8 @@ def take_over(
     )
     path = folder / units.SOCKET
     before = path.read_bytes() if path.exists() else None
-    write_public(path, units.socket_unit(place.streams, only_ipv6=place.only_ipv6).encode())
+    text = units.socket_unit(place.streams, only_ipv6=place.only_ipv6)
+    write_public(path, f"{INSTEAD_OF}{' '.join(enabled)}\n{text}".encode())
     try:
         execute(["systemctl", "daemon-reload"])
         if stopped:
