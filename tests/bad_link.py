@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 import select
+import stat
 import struct
 import subprocess
 import threading
@@ -130,7 +131,11 @@ class BadLink:
 
 @contextmanager
 def bad_link(seed: int = 1) -> Iterator[BadLink]:
-    """Needs root."""
+    """Needs root, and a kernel with TUN devices; a bare /dev is helped."""
+    if not os.path.exists("/dev/net/tun"):
+        os.makedirs("/dev/net", exist_ok=True)
+        # linux/Documentation/networking/tuntap
+        os.mknod("/dev/net/tun", 0o600 | stat.S_IFCHR, os.makedev(10, 200))
     made = BadLink(f"tinyport-bad-{os.getpid()}-{next(_COUNT)}", seed)
     try:
         made.make()
