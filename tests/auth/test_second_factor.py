@@ -209,7 +209,11 @@ def test_a_code_for_each_session(auth: AuthServer) -> None:
     made = session(auth, client, ["barn"], code(auth, secret))
     assert made.status == 200, made
     cert = Certificate.decode(parse_public_line(made.body["ssh_certificate"]))
-    assert cert.json_extension(EXT_SECOND_FACTOR) == {"nodes": [barn.answer["uuid"]]}
+    extension = cert.json_extension(EXT_SECOND_FACTOR)
+    assert isinstance(extension, dict)
+    assert extension["nodes"] == [barn.answer["uuid"]]
+    # What ends with the certificate ends with the login that asked for it.
+    assert extension["login_ends"] - auth.clock.now > 3600
     assert made.body["valid_before"] - auth.clock.now == 120
     assert session(auth, client, ["barn"], code(auth, secret)).code == "bad_credentials"
     later(auth)

@@ -117,6 +117,16 @@ def test_a_role_wants_a_code_for_this_very_node(shown: Mapping[str, object] | No
 def test_a_code_was_shown_for_this_node() -> None:
     subject = judge(certificate(("access", "careful"), second_factor={"nodes": ["another", UUID]}))
     assert decide(subject, login="pi", node=NODE, policy=policy(), now=NOW).login == "pi"
+    # What is to end with the certificate ends with the login, as far as that can be read.
+    for ends, expires in (
+        (NOW + 7200, NOW + 7200),
+        (NOW + 60, NOW + 3600),
+        ("tomorrow", NOW + 3600),
+        (True, NOW + 3600),
+    ):
+        shown = {"nodes": [UUID], "login_ends": ends}
+        subject = judge(certificate(("access", "careful"), second_factor=shown))
+        assert decide(subject, login="pi", node=NODE, policy=policy(), now=NOW).expires == expires
     # It opens nothing that the roles do not.
     subject = judge(certificate(("paris", "careful"), second_factor={"nodes": [UUID]}))
     with pytest.raises(AccessDenied, match=STRANGER):

@@ -123,7 +123,8 @@ def test_locks_and_revocation_of_a_namesake_are_not_theirs() -> None:
 
 def test_their_second_factor_is_not_ours() -> None:
     rules = local(trusted(("dev-admin", ["careful-guest"])))
-    subject = judge(rules, second_factor={"nodes": [UUID]})
+    subject = judge(rules, second_factor={"nodes": [UUID], "login_ends": NOW + 86400})
+    assert subject.claims.login_ends is None
     with pytest.raises(AccessDenied, match=r"one shown in partner\.example does not count") as caught:
         decide(subject, login="guest", node=NODE, policy=rules, now=NOW)
     # Not what makes a client ask for one.

@@ -104,6 +104,9 @@ async def session_certificate(call: Call) -> Answer:
         nodes = [await resolve(service, viewer, name) for name in wanted]
         leaf = call.caller.leaf
         device = None if leaf is None else await tables.cluster.device_of(leaf.serial, user.name)
+        targets = [node.uuid for node in nodes]
+        # Where sessions end with the certificate, they end with the login, and not with this one.
+        ends = {} if leaf is None else {"login_ends": int(leaf.not_after)}
         pair, _ = await issue_for(
             call,
             tables,
@@ -112,7 +115,7 @@ async def session_certificate(call: Call) -> Answer:
             ssh_key,
             request=None,
             ttl=_SESSION_LIFE,
-            second_factor_for=[node.uuid for node in nodes],
+            second_factor={"nodes": targets, **ends},
             device=device or "",
         )
         await service.audit.record(
@@ -123,7 +126,7 @@ async def session_certificate(call: Call) -> Answer:
             serial=pair.serial,
             fingerprint=pair.fingerprint,
             expires=pair.valid_before,
-            second_factor_for=[node.uuid for node in nodes],
+            second_factor_for=targets,
         )
     return {"ssh_certificate": pair.ssh_certificate, "valid_before": pair.valid_before}
 

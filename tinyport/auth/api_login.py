@@ -159,13 +159,13 @@ async def issue_for(
     request: Request | None,
     ttl: int,
     proven: float | None = None,
-    second_factor_for: Sequence[str] = (),
+    second_factor: Mapping[str, object] | None = None,
     device: str = "",
 ) -> tuple[IssuedPair, list[str]]:
     """Certificates with what the roles allow at this moment. AccessDenied when that is no login, unless the roles are
     about the API alone (auditors).
 
-    ``proven``: when the person last showed their password; ``second_factor_for``: nodes for which they showed a code;
+    ``proven``: when the person last showed their password; ``second_factor``: nodes for which they showed a code;
     ``device``: the key for which they logged in, when it was another one.
     """
     logins = allowed_logins(roles, user.name, user.traits)
@@ -187,7 +187,7 @@ async def issue_for(
         ttl=ttl,
         not_before=await tables.users.refused_before(user.name),
         proven=proven,
-        second_factor={"nodes": list(second_factor_for)} if second_factor_for else None,
+        second_factor=second_factor,
         device=device,
     )
     return pair, logins

@@ -140,7 +140,7 @@ def _subject(cert: Certificate, claims: Claims, user: str, policy: Policy, home:
     any_login = any(WILDCARD in role.allow.logins for role in roles)
     logins = tuple(dict.fromkeys((*allowed_logins(roles, user, {}), *(cert.principals if any_login else ()))))
     # Whether somebody showed a code is for us to see; theirs was shown to somebody else.
-    claims = replace(claims, second_factor=frozenset())
+    claims = replace(claims, second_factor=frozenset(), login_ends=None)
     return Subject(user, mapped, roles, {}, logins, cert, claims, home.name)
 
 
@@ -195,7 +195,8 @@ def _grant(subject: Subject, login: str, node: NodeDocument, terms: SessionTerms
         # A permit needs the role's word of today and, where PROTOCOL.certkeys has a flag for it, the certificate's.
         permits=rights.permits - claims.withheld,
         force_command=claims.force_command,
-        expires=cert.valid_before,
+        # A certificate for one session lives for minutes; what ends with it is meant to end with the login.
+        expires=max(cert.valid_before, claims.login_ends or 0),
         role_names=subject.role_names,
         certificate_serial=cert.serial,
         key_id=cert.key_id,

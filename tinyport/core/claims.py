@@ -40,6 +40,8 @@ class Claims:
     force_command: str | None
     #: UUIDs of nodes for which a one-time code was shown when the certificate was made
     second_factor: frozenset[str]
+    #: when the login ends for which such a certificate of minutes was made (Unix seconds)
+    login_ends: int | None
     certificate: c.Certificate = field(repr=False)
 
     @cached_property
@@ -63,6 +65,7 @@ class Claims:
 def read_claims(cert: c.Certificate) -> Claims:
     """PeerError when an extension or option of ours is malformed."""
     issued = cert.text_extension(c.EXT_ISSUED_AT)
+    nodes, login_ends = _second_factor(cert.json_extension(c.EXT_SECOND_FACTOR))
     source_text = cert.text_option(SOURCE_ADDRESS) if cert.critical_options else None
     made = object.__new__(Claims)
     # As a frozen dataclass's own initialiser would, which pays for each field.
@@ -77,7 +80,8 @@ def read_claims(cert: c.Certificate) -> Claims:
         sources=None if source_text is None else _networks(source_text),
         source_text=source_text or "",
         force_command=cert.text_option(FORCE_COMMAND) if cert.critical_options else None,
-        second_factor=_second_factor(cert.json_extension(c.EXT_SECOND_FACTOR)),
+        second_factor=nodes,
+        login_ends=login_ends,
         certificate=cert,
     )
     return made
@@ -111,9 +115,12 @@ def _networks(text: str) -> tuple[Network, ...]:
         return ()
 
 
-def _second_factor(value: object) -> frozenset[str]:
-    """What cannot be read is none."""
-    if value is None:
-        return _NONE
-    nodes = value.get("nodes") if isinstance(value, dict) else None
-    return frozenset(node for node in nodes if isinstance(node, str)) if isinstance(nodes, list) else frozenset()
+def _second_factor(value: object) -> tuple[frozenset[str], int | None]:
+    """Nodes and the login's end. What cannot be read is none."""
+    if not isinstance(value, dict):
+        return _NONE, None
+    nodes, ends = value.get("nodes"), value.get("login_ends")
+    return (
+        frozenset(node for node in nodes if isinstance(node, str)) if isinstance(nodes, list) else _NONE,
+        ends if type(ends) is int else None,
+    )

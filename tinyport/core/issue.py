@@ -52,7 +52,7 @@ def issue_user_certificate(
     """A user certificate blob.
 
     ``public_key``: plain SSH key blob of the user; ``nonce``: 32 random bytes; ``now`` and ``ttl``: seconds.
-    ``second_factor``: {"nodes": [UUIDs]}, where a code was shown for sessions on these nodes.
+    ``second_factor``: {"nodes": [UUIDs], "login_ends": Unix seconds}, where a code was shown for sessions there.
     ``device``: fingerprint of the key that the login was made for, when it is another one.
     OperatorError when there is no login: OpenSSH and tinyport refuse such a certificate, asyncssh would let it in
     anywhere.
