@@ -16,7 +16,7 @@ from tinyport.admin.main import build_parser as tinyport_parser
 from tinyport.admin.tctl import build_parser as tctl_parser
 from tinyport.client.main import parser as tsh_parser
 from tinyport.core.errors import AccessDenied, ConfigError, OperatorError, PeerError, TinyportError, Unavailable
-from tinyport.host import console, console_wrap
+from tinyport.host import console
 from tinyport.host.console import CommandLine
 from tinyport.host.console_wrap import width, wrapped
 from tinyport.link.refusal import error_of
@@ -76,73 +76,6 @@ def test_every_problem_has_a_line_whoever_found_it(capsys: pytest.CaptureFixture
 def test_hostile_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:
     console.main("tsh", program(PeerError("\x1b[2Jevil\r\n\u202e")), ["x"])
     assert "\\x1b[2Jevil\\x0d\\x0a\\u202e" in capsys.readouterr().err
-
-
-def test_tables_line_up_with_wide_letters_and_escapes() -> None:
-    lines = console.table([("温室", "x"), ("a\x1b", "y")], ("NAME", "S"))
-    assert lines == ["NAME   S", "温室   x", "a\\x1b  y"]
-
-
-def test_on_a_narrow_terminal_the_last_column_goes_on_beneath_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "terminal_columns", lambda stream: 26)
-    rows = [("pi", "site=berlin place=東京都渋谷区 " + "x" * 20, "-"), ("pi-2", "short", "-")]
-    assert console.table([row[:2] for row in rows], ("NAME", "LABELS")) == [
-        "NAME  LABELS",
-        "pi    site=berlin",
-        "      place=東京都渋谷区",
-        "      xxxxxxxxxxxxxxxxxxxx",
-        "pi-2  short",
-    ]
-    monkeypatch.setattr(console, "terminal_columns", lambda stream: 20)
-    assert console.table([row[:2] for row in rows], ("NAME", "LABELS")) == [
-        "NAME",
-        "    LABELS",
-        "pi",
-        "    site=berlin",
-        "    place=東京都渋谷区",
-        "    xxxxxxxxxxxxxxxxxxxx",
-        "pi-2",
-        "    short",
-    ]
-
-
-NODES = [
-    (
-        "greenhouse-at-the-end-of-the-long-road",
-        "online",
-        "3a7f1b2c-93f1-4f0e-8a52-0d7e5a1d2c3b",
-        "",
-        "0.1.0",
-        "a=b c=d",
-    ),
-    ("pi", "offline", "0b0e9c1a-93f1-4f0e-8a52-0d7e5a1d2c3b", "10.0.0.7:3022", "", ""),
-    ("東京", "\x1b[31m", "", "", "", ""),
-]
-HEADERS = ("NODE", "STATUS", "UUID", "ADDRESSES", "VERSION", "LABELS")
-
-
-def test_what_has_no_room_beside_goes_beneath(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "terminal_columns", lambda stream: 80)
-    assert console.table(NODES, HEADERS) == [
-        "NODE                                    STATUS",
-        "    UUID                                  ADDRESSES      VERSION  LABELS",
-        "greenhouse-at-the-end-of-the-long-road  online",
-        "    3a7f1b2c-93f1-4f0e-8a52-0d7e5a1d2c3b                 0.1.0    a=b c=d",
-        "pi                                      offline",
-        "    0b0e9c1a-93f1-4f0e-8a52-0d7e5a1d2c3b  10.0.0.7:3022",
-        "東京                                    \\x1b[31m",
-    ]
-    monkeypatch.setattr(console, "terminal_columns", lambda stream: None)
-    assert len(console.table(NODES, HEADERS)) == 4, "a pipe gets a line for each"
-
-
-@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
-def test_nothing_is_broken_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setattr(console, "terminal_columns", lambda stream: columns)
-    lines = console.table(NODES, HEADERS, paint_cell=lambda header, text: text)
-    assert max(map(console_wrap.width, lines)) <= max(columns, 44)
-    shown = " ".join(lines)
-    assert all(word in shown for row in NODES for cell in row for word in cell.split() if cell.isprintable())
 
 
 @given(st.text(max_size=40), st.integers(min_value=2, max_value=30))

@@ -10,8 +10,9 @@ from tinyport.admin.answers import ago, labels_text, rows, table_of, words
 from tinyport.core.clock import SKEW_WORTH_SAYING
 from tinyport.core.durations import format_duration
 from tinyport.core.names import printable
-from tinyport.host.console import paint, table
+from tinyport.host.console import paint
 from tinyport.host.console_progress import format_size
+from tinyport.host.console_table import table
 
 _DAYS_SHOWN = 14
 _COLOURS = {"online": "green", "offline": "dim", "pending": "yellow", "quarantined": "red", "locked": "red"}

@@ -7,7 +7,8 @@ import argparse
 from tinyport.admin.answers import ago, body, duration, path, rows, table_of
 from tinyport.admin.connection import connect
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, UsageError, emit, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options
+from tinyport.host.console_table import table
 
 
 def add_commands(parser: CommandLine) -> None:

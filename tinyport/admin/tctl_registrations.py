@@ -16,7 +16,8 @@ from tinyport.admin.connection import connect
 from tinyport.core.errors import OperatorError, TinyportError
 from tinyport.core.labels import has_all
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, UsageError, emit, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options
+from tinyport.host.console_table import table
 from tinyport.link.api import AuthClient
 
 #: devices in a request, which is all or nothing

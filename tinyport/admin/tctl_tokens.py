@@ -11,7 +11,8 @@ from tinyport.admin.connection import auth_address, connect, public_proxy
 from tinyport.admin.token_input import piped
 from tinyport.core.errors import PeerError
 from tinyport.core.names import is_pin, printable
-from tinyport.host.console import CommandLine, emit, output_options, print_error, table
+from tinyport.host.console import CommandLine, emit, output_options, print_error
+from tinyport.host.console_table import table
 
 #: stand for an address that we do not know, in lines that are pasted
 NO_PROXY, NO_AUTH = "PROXY:3080", "AUTH:3025"

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from tinyport.admin.answers import rows, table_of
 from tinyport.admin.connection import connect
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, UsageError, format_time, output_options, table
+from tinyport.host.console import CommandLine, UsageError, format_time, output_options
 from tinyport.host.console_progress import format_size
+from tinyport.host.console_table import table
 from tinyport.host.console_wrap import redraws
 
 #: event → what people call it; shown in this order, the others by how many there were

@@ -10,7 +10,8 @@ from tinyport.admin.answers import ago, body, duration, names, path, rows, words
 from tinyport.admin.connection import connect, public_proxy
 from tinyport.admin.tctl_tokens import NO_PROXY, first_pin
 from tinyport.core.names import printable
-from tinyport.host.console import CommandLine, UsageError, emit, output_options, table
+from tinyport.host.console import CommandLine, UsageError, emit, output_options
+from tinyport.host.console_table import table
 from tinyport.link.api import AuthClient
 
 

@@ -15,7 +15,8 @@ from tinyport.client.whoami import auth_client, identity_of
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.names import printable
-from tinyport.host.console import emit, format_time, table
+from tinyport.host.console import emit, format_time
+from tinyport.host.console_table import table
 from tinyport.host.user_identity import UserIdentity
 
 

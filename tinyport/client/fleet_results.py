@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tinyport.core.durations import format_duration
-from tinyport.host.console import paint, table
+from tinyport.host.console import paint
+from tinyport.host.console_table import table
 
 #: kinds of results
 COLOURS = {"ok": "green", "failed": "red", "away": "yellow"}

@@ -12,7 +12,8 @@ from tinyport.client.whoami import auth_client, identity_of
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import OperatorError, PeerError
 from tinyport.core.labels import parse_pairs
-from tinyport.host.console import emit, paint, table
+from tinyport.host.console import emit, paint
+from tinyport.host.console_table import table
 
 _COLOURS = {"online": "green", "offline": "red", "pending": "yellow", "quarantined": "yellow"}
 

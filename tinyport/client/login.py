@@ -22,7 +22,8 @@ from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, OperatorError, PeerError, TinyportError, Unavailable
 from tinyport.core.names import NO_LOGIN, check_user, format_address, parse_address, printable
 from tinyport.host import user_identity
-from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint, table
+from tinyport.host.console import NOT_LOGGED_IN, emit, format_time, paint
+from tinyport.host.console_table import table
 from tinyport.host.moments import seconds
 from tinyport.host.profile import Profile, Profiles, home, proxy_address
 from tinyport.host.user_identity import UserIdentity

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import OperatorError, PeerError
-from tinyport.host.console import UsageError, format_time, table
+from tinyport.host.console import UsageError, format_time
 from tinyport.host.console_progress import format_size
 from tinyport.host.console_sessions import parties
+from tinyport.host.console_table import table
 from tinyport.host.moments import when
 
 PATH = "/v1/recordings"

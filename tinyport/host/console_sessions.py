@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tinyport.host.console import table
+from tinyport.host.console_table import table
 from tinyport.host.moments import ago
 
 HEADERS = ("SESSION", "USER", "LOGIN", "NODE", "KIND", "STARTED", "STATE", "PARTIES")
