@@ -12,6 +12,8 @@ from tests.packaging.conftest import People
 from tests.packaging.trixie import CONFIGURATION, NODE, Trixie
 from tests.ports import free_port
 from tests.scenarios.cluster import LIMIT, wait_for
+from tinyport.core.certificate import public_line
+from tinyport.core.signatures import Ed25519Key
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -139,6 +141,44 @@ def test_a_disk_that_has_become_read_only_keeps_nobody_out(root: BootedRoot, peo
     root.run("systemctl", "restart", SERVICE)
     people.reached(NAME)
     assert NAME in root.run("tinyport", "status").stdout
+
+
+def test_keys_in_memory_live_through_a_restart_and_not_through_a_stop(machine: Trixie, people: People) -> None:
+    """The manager has the memory file with the identity, and unseals the device key."""
+    root, device = machine.root, Ed25519Key.generate()
+    good = root.path(CONFIGURATION).read_text()
+    line = f'ssh_key="{public_line(device.public_blob)}" name=vault\n'
+    assert people.cluster.tctl("nodes", "import", "-", input=line).returncode == 0
+    root.path("/root/device-key").write_bytes(device.to_openssh())
+    where = "/etc/credstore.encrypted"
+    seal = f"mkdir -p {where} && systemd-creds encrypt --with-key=host --name=tinyport.device-key"
+    root.run("sh", "-ec", f"{seal} /root/device-key {where}/tinyport.device-key; rm /root/device-key")
+
+    def boots() -> int:
+        events = people.cluster.tctl_json("audit", "--node", "vault")["events"]
+        return sum(event["event"] == "node.boot" for event in events)
+
+    try:
+        text = people.toml("vault", "/run/vault", '"away"', 'identity = "memory"\n')
+        machine.write(CONFIGURATION, "".join(one for one in text.splitlines(True) if not one.startswith("token")))
+        root.run("systemctl", "restart", SERVICE)
+        people.reached("vault")
+        before = root.main_pid(SERVICE)
+        root.run("systemctl", "restart", SERVICE)
+        people.reached("vault")
+        assert root.main_pid(SERVICE) != before
+        assert "in memory alone" in root.run("tinyport", "status").stdout
+        assert boots() == 0
+        root.run("systemctl", "stop", SERVICE)
+        root.run("systemctl", "start", SERVICE)
+        people.reached("vault")
+        assert boots() == 1
+        assert "identity" not in root.run("ls", "/run/vault/node").stdout
+    finally:
+        machine.write(CONFIGURATION, good)
+        root.run("rm", "-r", where)
+        root.run("systemctl", "restart", SERVICE)
+    people.reached(NAME)
 
 
 def test_a_port_that_systemd_holds_is_never_closed(machine: Trixie, people: People) -> None:
