@@ -9,6 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from tinyport.core.errors import OperatorError, TinyportError
@@ -177,7 +178,7 @@ class Proxy:
         """What reads the configuration again when it is asked to."""
         return Reload(self.settings, read, self.balancers, self.web_certificate, self._logs, self._log)
 
-    async def run(self, ready: Ready, stop: asyncio.Event, *beside: Coroutine[Any, Any, None]) -> None:
+    async def run(self, ready: Ready, stop: asyncio.Event, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Serve until ``stop`` is set.
 
         ``ready(address)`` is called once the port is open and a policy is known. ``beside``: what else runs meanwhile.
@@ -210,7 +211,7 @@ class Proxy:
             self._part(self.web.people.sessions.run()),
             self._part(self.web_certificate.run()),
             self._part(keep_renewed(self.credentials, self.settings.identity_path, self._renewed, self._identity_log)),
-            *map(self._part, beside),
+            *(self._part(work()) for work in beside),
             self._part(self._say_ready(ready, address)),
         ]
         stopping = asyncio.ensure_future(stop.wait())
@@ -283,7 +284,8 @@ async def serve(
             task.cancel()
         await asyncio.gather(obtaining, stopping, return_exceptions=True)
     proxy = Proxy(settings, credentials, WebCertificate(settings, log))
-    await proxy.run(ready, stop, *([] if read is None or again is None else [proxy.reload(read).run(again)]))
+    beside = [] if read is None or again is None else [partial(proxy.reload(read).run, again)]
+    await proxy.run(ready, stop, *beside)
 
 
 def run(settings: ProxySettings, ready: Ready | None = None, read: Read | None = None) -> int:
