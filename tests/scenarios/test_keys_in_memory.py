@@ -139,6 +139,10 @@ def test_a_device_is_the_same_node_after_each_boot(cluster: Cluster, tmp_path: P
         place = Path(f"/proc/{json.loads(status.stdout)['pids']['link']}")
         held = [os.readlink(one) for one in (place / "fd").iterdir()]
         assert "tinyport-identity" not in " ".join(held) + (place / "maps").read_text()
+        told = json.loads(status.stdout)["keys"]
+        if told["locked"]:
+            # Where root may lock memory, what holds the TLS key is locked, too.
+            assert "VmLck:\t       0 kB" not in (place / "status").read_text()
     assert "Max core file size        0" in Path(f"/proc/{device.pid}/limits").read_text()
 
 

@@ -19,13 +19,19 @@ _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4
 
 def lock_process(*, will_shed: bool = False) -> bool:
     """No page of this process is swapped from here on; children and programs that it starts are as ever. False when
-    the system does not let us. ``will_shed``: it gives up its privileges later, which until then spare it the limit.
+    the system does not let us. ``will_shed``: it gives up its privileges later, which until then spare it the limit;
+    where that cannot be raised, what it has by now is locked, and what it allocates later is not.
     """
-    try:
-        if will_shed or os.geteuid() != 0:
+    flags = _CURRENT | _FUTURE | _ON_FAULT
+    if will_shed or os.geteuid() != 0:
+        try:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        call("mlockall", _CURRENT | _FUTURE | _ON_FAULT)
-    except (OSError, ValueError):
+        except (OSError, ValueError):
+            # With more to be locked than the limit allows, nothing could be allocated any more.
+            flags = _CURRENT | _ON_FAULT
+    try:
+        call("mlockall", flags)
+    except OSError:
         return False
     return True
 

@@ -18,7 +18,7 @@ from tinyport.core.errors import PeerError, TinyportError
 from tinyport.core.events import event as make_event
 from tinyport.core.names import check_label, format_address, parse_address, printable
 from tinyport.host import identity_before
-from tinyport.host.locked_memory import lock_process
+from tinyport.host.locked_memory import lock_process, swaps_to_disk
 from tinyport.host.logging_line import Log
 from tinyport.link.tlsstream import STALE
 from tinyport.node.confinement import shed
@@ -387,9 +387,9 @@ def run(config: dict[str, object], identity: dict[str, object], given: Inherited
     for descriptor in (given.secret, *([] if given.before is None else [given.before[1]])):
         os.close(descriptor)
     user = config["user"]
-    if config.get("in_memory"):
-        # The TLS key is in our memory.
-        lock_process(will_shed=True)
+    # With the keys in memory alone, the TLS key is in ours by now.
+    if config.get("in_memory") and not lock_process(will_shed=True) and (disks := swaps_to_disk()):
+        log.warning("the TLS key may be swapped to a disk: it cannot be locked in memory", swap=",".join(disks))
     shed(user if isinstance(user, dict) else None)
     link.run()
 
