@@ -274,3 +274,66 @@ def test_a_device_that_boots_in_circles_has_to_wait(auth: AuthServer) -> None:
 def test_the_fields_are_bounded(auth: AuthServer, name: str) -> None:
     body = boot_body(auth, Ed25519Key.generate(), *keys())
     assert auth.anyone().post("/v1/boot", {**body, name: "A" * 5000}).code == "bad_request"
+
+
+def test_a_host_key_is_no_device_key(auth: AuthServer) -> None:
+    """A registration by SSH host key lets a device join; whoever copies its card does not boot in its place by it."""
+    host_key, tls_key = keys()
+    register(auth, host_key, name="greenhouse")
+    joined = auth.anyone().post("/v1/join", auth.join_body(auth.token(), "pi", host_key, tls_key))
+    node = machine(auth, joined, host_key, tls_key)
+    settle(auth)
+    assert refused(auth, host_key).code == "host_key"
+    assert node.client.get("/v1/policy").status == 200
+
+
+@pytest.mark.parametrize("way", ["replaces", "board"])
+def test_keys_of_a_device_whose_place_was_taken_are_nobody_s(auth: AuthServer, way: str) -> None:
+    """Neither its host key by which it was registered, nor its device key, gets the thief of a replaced device in."""
+    host_key, tls_key = keys()
+    register(auth, host_key, name="greenhouse")
+    body = auth.join_body(auth.token(), "pi", host_key, tls_key, serial=BOARD)
+    old = machine(auth, auth.anyone().post("/v1/join", body), host_key, tls_key)
+    settle(auth)
+    device = Ed25519Key.generate()
+    terms = {"replaces": "greenhouse"} if way == "replaces" else {"serials": [BOARD]}
+    key, tls_key = keys()
+    body = boot_body(auth, device, key, tls_key, token=auth.token(**terms), kind="node", serial=BOARD)
+    new = machine(auth, auth.anyone().post("/v1/join", body), key, tls_key)
+    assert new.uuid == old.uuid
+    settle(auth)
+    assert refused(auth, host_key).code == "removed"
+    assert boot(auth, device).uuid == old.uuid
+    settle(auth)
+    # The next one: also by a device key.
+    newest = auth.join("pi", token=auth.token(**terms), serial=BOARD)
+    assert newest.uuid == old.uuid
+    settle(auth)
+    assert refused(auth, device).code == "removed"
+    assert newest.client.get("/v1/policy").status == 200
+
+
+def test_nobody_else_s_claim_to_a_serial_number_keeps_a_board_from_booting(auth: AuthServer) -> None:
+    token = auth.token(serials=[BOARD], uses=1)
+    first = boot(auth, None, token=token, serial=BOARD)
+    for name in ("impostor", "another"):
+        auth.join(name, token=auth.token(), serial=BOARD)
+    settle(auth)
+    assert boot(auth, None, token=token, serial=BOARD).uuid == first.uuid
+
+
+def test_a_site_that_boots_after_a_power_cut_shuts_nobody_out(auth: AuthServer) -> None:
+    """Auth takes them for connected for a while; that is nobody's failure."""
+    gate, devices = auth.join("gate", "proxy"), [Ed25519Key.generate() for _ in range(3)]
+    for number, device in enumerate(devices):
+        register(auth, device, name=f"pi-{number}")
+        report(auth, gate, boot(auth, device), True)
+    auth.clock.now += 25
+    for device in devices:
+        for _ in range(8):
+            assert refused(auth, device).code == "in_use"
+    assert auth.service.failures._level("127.0.0.1", auth.clock.monotonic()) == 0
+    # Whoever asks on and on is counted.
+    for _ in range(8):
+        refused(auth, devices[0])
+    assert auth.service.failures._level("127.0.0.1", auth.clock.monotonic()) > 0

@@ -16,9 +16,10 @@ from tinyport.auth.joining import (
     join,
     renew,
 )
+from tinyport.auth.service import Service
 from tinyport.auth.settings import JOIN_KINDS
 from tinyport.auth.web import Answer, Call
-from tinyport.core.certificate import parse_public_line
+from tinyport.core.certificate import fingerprint, parse_public_line
 from tinyport.core.errors import AccessDenied, PeerError, TinyportError
 from tinyport.core.instances import check_instance
 from tinyport.core.names import check_node, format_address, is_uuid, parse_address, printable
@@ -103,10 +104,22 @@ async def boot_route(call: Call) -> Answer:
         async with service.store.write() as tables:
             node, pair = await boot(service, tables, wanted, token)
     except TinyportError as error:
-        await failed(call, "node.boot.failed", error, node=wanted.nodename)
+        if error.code == "in_use" and _waits(service, wanted):
+            await refused(call, "node.boot.failed", error, source=call.source or None, node=wanted.nodename)
+        else:
+            await failed(call, "node.boot.failed", error, node=wanted.nodename)
         raise
     service.log.info("booted", name=node.name, uuid=node.uuid, source=call.source)
     return await identity_answer(service, node, pair)
+
+
+def _waits(service: Service, wanted: JoinRequest) -> bool:
+    """Has it been told to wait no oftener than a device is after a power cut? It has proved who it is, and all others
+    at its address are not to be shut out for it.
+    """
+    who, now = fingerprint(wanted.device_key) if wanted.device_key else wanted.board, service.settings.monotonic()
+    service.waited.failed(who, now)
+    return service.waited.bearable(who, now)
 
 
 async def failed(call: Call, event: str, error: TinyportError, **fields: object) -> None:

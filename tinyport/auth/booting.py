@@ -72,6 +72,7 @@ async def boot(
         _refuse_second(service, node)
         await tables.copies.forget(node.uuid)
         await tables.nodes.take_over(node.uuid, wanted.ssh_key, token or node.token, wanted.board)
+        await tables.registrations.give_up_keys(node.uuid, fingerprint(wanted.device_key) if wanted.device_key else "")
     _not_in_circles(service, node.uuid)
     node = await tables.nodes.get(node.uuid) or node
     pair = await issue(service, tables, node, wanted.request)
@@ -109,10 +110,17 @@ async def _by_key(service: Service, tables: WriteTables, wanted: JoinRequest) ->
     node = await tables.nodes.get(known.node)
     if node is None:
         raise AccessDenied(
-            "the node of this device key was removed from the cluster",
+            "the node of this device key was removed from the cluster, or another device is it now",
             detail=print_of,
             hint=f"to let the device in again: tctl nodes unregister {known.id}, and import it anew",
             code="removed",
+        )
+    if node.ssh_key == wanted.device_key:
+        # It came with this key, which lies on its disk: a copy of that would push it aside.
+        raise AccessDenied(
+            f"this key is the SSH host key of {node.name}, and no device key",
+            hint="make one that does nothing else: ssh-keygen -t ed25519",
+            code="host_key",
         )
     return node
 
@@ -130,7 +138,9 @@ async def _by_token(service: Service, tables: WriteTables, wanted: JoinRequest, 
             hint=f"tctl tokens add --serial {printable(wanted.board, 60) or 'NUMBER'}, or node.device_key",
             code="not_named",
         )
-    said = await tables.nodes.by_serial(wanted.board)
+    said = await tables.nodes.by_serial(wanted.board, token.id)
+    # What others have said of their boards, who came by other tokens, keeps nobody out.
+    said = [one for one in said if one.token == token.id] or said
     if len(said) > 1:
         raise AccessDenied("several nodes have said this serial number", hint="give each device a device key")
     if said and said[0].token == token.id:

@@ -29,6 +29,7 @@ from tinyport.auth.store_nodes import NodeRow
 from tinyport.auth.store_tokens import TokenRow
 from tinyport.auth.tls_certificates import BACKDATE, Request
 from tinyport.core import tokens
+from tinyport.core.certificate import fingerprint
 from tinyport.core.durations import format_duration
 from tinyport.core.errors import AccessDenied, PeerError
 from tinyport.core.names import check_node, is_uuid, parse_address, printable
@@ -208,6 +209,7 @@ async def join(
     refuse_locked(service.issuer.policy, service.now(), {"node": {known.name, known.uuid}})
     pair = await issue(service, tables, known, wanted.request)
     if taken:
+        await tables.registrations.give_up_keys(known.uuid, fingerprint(wanted.registered_key))
         # What was issued before is good for nothing from here on, to whoever has it.
         await tables.nodes.set_since(known.uuid, pair.valid_after - BACKDATE)
         await service.issuer.refresh_node(tables, known.uuid)

@@ -59,6 +59,8 @@ class Service:
     failures: FailureLimiter = field(default_factory=FailureLimiter)
     #: boots of devices that keep their keys in memory, by node (``auth.booting``)
     booted: FailureLimiter = field(default_factory=lambda: FailureLimiter(BOOTS, BOOTS_RATE))
+    #: and such as were told to wait, by device key or serial number
+    waited: FailureLimiter = field(default_factory=lambda: FailureLimiter(BOOTS, BOOTS_RATE))
     #: bytes of events, of each node: four times what it keeps while auth is away, then some forty events a second. A
     #: disk that a node could fill would be the end of the audit log.
     pace: Pace = field(default_factory=lambda: Pace(4 * 1024 * 1024, 16 * 1024))

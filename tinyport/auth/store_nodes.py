@@ -78,12 +78,13 @@ class NodeRows:
     async def by_key(self, ssh_key: bytes) -> NodeRow | None:
         return await self._one("ssh_key = ?", ssh_key)
 
-    async def by_serial(self, serial: str) -> list[NodeRow]:
+    async def by_serial(self, serial: str, token: str = "") -> list[NodeRow]:
         """Those that said this serial number when they joined: their word, and machines that were copied share one.
-        Two at most, and none that waits because it said another's.
+        Two at most, who came by ``token`` first, and none that waits because it said another's.
         """
-        query = f"SELECT {_COLUMNS} FROM nodes WHERE serial = ? AND twin = '' LIMIT 2"  # noqa: S608
-        rows = await self._rows.all(query, serial)
+        order = "ORDER BY token = ? DESC LIMIT 2"
+        query = f"SELECT {_COLUMNS} FROM nodes WHERE serial = ? AND twin = '' {order}"  # noqa: S608
+        rows = await self._rows.all(query, serial, token)
         return [_node(row) for row in rows]
 
     async def all(self, kind: str) -> list[NodeRow]:

@@ -10,6 +10,8 @@ from tinyport.auth.store_rows import Rows, pack, unpack
 
 #: by what a device is recognised: its SSH host key (which it proves), or the serial number of its board (which it says)
 KINDS = ("key", "serial")
+#: instead of the node of a device that is not it any more; no node has it
+GIVEN_UP = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,14 @@ class RegistrationRows:
     async def use(self, id: str, node: str) -> bool:
         """The device has come and is this node. False when one has come before."""
         return await self._rows.run("UPDATE registrations SET node = ? WHERE id = ? AND node IS NULL", node, id) > 0
+
+    async def give_up_keys(self, node: str, but: str) -> None:
+        """Another device is this node now, or it has another key: none by which it was known is good for anything, but
+        for the one with this fingerprint.
+        """
+        await self._rows.run(
+            "UPDATE registrations SET node = ? WHERE kind = 'key' AND node = ? AND value <> ?", GIVEN_UP, node, but
+        )
 
     async def delete(self, id: str) -> bool:
         return await self._rows.run("DELETE FROM registrations WHERE id = ?", id) > 0
