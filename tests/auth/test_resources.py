@@ -146,5 +146,15 @@ def test_a_locked_node_says_so_wherever_it_is_listed(auth: AuthServer) -> None:
     assert locked("greenhouse") == {"id": made["later"], "expires": START + 120, "message": "later"}
     auth.clock.now += 121
     assert locked("greenhouse") is None
-    shown = auth.local().get("/v1/nodes/barn").body["node"]
-    assert shown["fingerprint"] == fingerprint(nodes["barn"].key.public_blob)
+
+
+def test_the_host_key_of_who_waits_is_listed(auth: AuthServer) -> None:
+    """What an administrator compares before letting it in; of who is in, its own page says it."""
+    keys = {
+        name: fingerprint(auth.join(name, token=token).key.public_blob)
+        for name, token in (("barn", auth.token()), ("shed", auth.token(pending=True)))
+    }
+    listed = {node["name"]: node["fingerprint"] for node in auth.local().get("/v1/nodes").body["nodes"]}
+    assert listed == {"barn": None, "shed": keys["shed"]}
+    shown = {name: auth.local().get(f"/v1/nodes/{name}").body["node"]["fingerprint"] for name in keys}
+    assert shown == keys

@@ -10,6 +10,7 @@ from tests.web.person import Person
 
 HOSTILE = "<script>alert(1)</script>"
 NOW = int(time.time())
+FINGERPRINT = f"SHA256:{'Ab3/' * 10}xyz"
 
 
 def _node(number: int, name: str, status: str, seen: int, labels: dict[str, str], **declared: str) -> dict[str, Any]:
@@ -35,7 +36,14 @@ NODES = [
     _node(3, "pump-7", "offline", 7200, {"site": "potsdam"}),
     _node(4, HOSTILE, "online", 0, {"note": "<img src=x onerror=alert(1)>"}, evil='"><svg onload=alert(1)>'),
     _node(5, "attic-router", "offline", 4_000_000, {"site": "hamburg", "kind": "openwrt"}),
-    _node(6, "new-pi", "pending", 60, {"site": "berlin"}, serial="10000000abcdef"),
+    {
+        **_node(6, "new-pi", "pending", 60, {"site": "berlin"}, note="<img src=x onerror=alert(1)>"),
+        "serial": "10000000abcdef",
+        "fingerprint": FINGERPRINT,
+        "same_serial": {"uuid": "x", "name": "pump-7", "status": "offline", "last_seen": NOW - 7200},
+        "proxies": ["p"],
+    },
+    {**_node(9, "odd-pi", "pending", 60, {}), "serial": HOSTILE + "1" * 200, "fingerprint": FINGERPRINT},
     _node(7, "clone-pi", "quarantined", 600, {"site": "berlin"}),
     {
         **_node(8, "twin-pi", "online", 0, {"site": "berlin"}),
@@ -47,8 +55,20 @@ NODES = [
                 "found": NOW - 60,
                 "last_seen": NOW,
                 "split": False,
-            }
+            },
+            {
+                "id": "77aa01bc",
+                "online": False,
+                "peer": "",
+                "found": NOW - 90_000,
+                "last_seen": NOW - 7200,
+                "split": True,
+            },
         ],
+    },
+    {
+        **_node(10, "stolen-pi", "online", 0, {"site": "berlin"}),
+        "locked": {"id": "4f", "expires": None, "message": f"stolen {HOSTILE}{'x' * 200}"},
     },
 ]
 SESSIONS = [

@@ -102,6 +102,10 @@ def test_real_devices_that_wait(person: Person, tmp_path: Path) -> None:
             device.start()
         person.goes_to("pending")
         for name, word in (("welcome", "Accept"), ("unwelcome", "Reject")):
+            row = page.get_by_role("row", name=re.compile(f"^{name} "))
+            row.get_by_text("there now").wait_for()
+            shown = cluster.tctl_json("nodes", "show", name)["node"]["fingerprint"]
+            row.get_by_text(shown).wait_for()
             page.get_by_role("button", name=f"{word} {name}", exact=True).click()
             page.get_by_role("dialog").get_by_role("button", name=word).click()
             page.get_by_role("dialog").wait_for(state="detached")
@@ -132,16 +136,34 @@ def test_devices_that_wait_and_nodes_of_other_clusters(person: Person) -> None:
     person.joins("wanda", roles="access,admin")
     person.goes_to("pending")
     page.get_by_role("row", name=re.compile("twin-pi")).get_by_text("copy 3f9a01bc from 203.0.113.9:4242").wait_for()
+    new = page.get_by_role("row", name=re.compile("new-pi"))
+    for words in (made_up.FINGERPRINT, "serial 10000000abcdef", "serial of pump-7, offline, seen 2 h ago", "there now"):
+        new.get_by_text(words).wait_for()
+    # All of it once more where it is decided, as text, whatever the device has said.
+    page.get_by_role("button", name="Accept odd-pi").click()
+    dialog = page.get_by_role("dialog")
+    for title, words in (("Host key", made_up.FINGERPRINT), ("Serial number", made_up.HOSTILE + "1" * 200)):
+        dialog.locator(f"dt:text-is('{title}') + dd").get_by_text(words, exact=True).wait_for()
+    page.keyboard.press("Escape")
     for name, word in (("new-pi", "Reject"), ("clone-pi", "Accept"), ("twin-pi", "Split")):
         page.get_by_role("button", name=f"{word} {name}").click()
         page.get_by_role("dialog").get_by_role("button", name=word).click()
         page.get_by_role("dialog").wait_for(state="detached")
     assert [url.rpartition("/")[2] for url in asked] == ["reject", "accept", "split"]
     person.goes_to("nodes")
+    # Copies that leave are told, too, and who is locked is neither online nor to be connected to.
+    page.get_by_text("copy 77aa01bc from ?, found 1 d ago, leaving, seen 2 h ago").wait_for()
+    stolen = page.get_by_role("row", name=re.compile("stolen-pi"))
+    stolen.get_by_text("locked", exact=True).wait_for()
+    stolen.get_by_text(f"until it is removed: stolen {made_up.HOSTILE}xxx").wait_for()
+    assert stolen.get_by_role("button", name="Connect to").is_disabled()
+    page.get_by_role("button", name="Online only").click()
+    stolen.wait_for(state="detached")
     page.get_by_label("Cluster").select_option("farm.example")
-    with page.expect_websocket() as opened:
-        page.get_by_role("button", name="Connect to barn").click()
-    wish = json.loads(opened.value.wait_for_event("framesent"))
-    assert (wish["type"], wish["node"], wish["cluster"]) == ("open", "barn", "farm.example")
+    sent: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
+    page.get_by_role("button", name="Connect to barn").click()
     # The proxy knows no such cluster, and says so.
     page.get_by_text("No cluster farm.example is known here").wait_for()
+    wish = json.loads(sent[0])
+    assert (wish["type"], wish["node"], wish["cluster"]) == ("open", "barn", "farm.example")

@@ -77,6 +77,12 @@ def test_every_page(person: Person, pictures: Path) -> None:
         if "/" in name:
             person.sees("line 0 of 40")
         wrong += looked_at(person, pictures, name.partition("/")[0] + ("-player" if "/" in name else ""))
+    for name in ("new-pi", "odd-pi"):
+        person.goes_to("pending")
+        page.get_by_role("button", name=f"Accept {name}").click()
+        page.get_by_role("dialog").wait_for()
+        wrong += looked_at(person, pictures, f"dialog-accept-{name}")
+        page.keyboard.press("Escape")
     assert wrong == [], "\n".join(wrong)
     # Nothing that a node or a person is called became part of the page.
     assert page.locator("main script, main img").count() == 0

@@ -97,7 +97,7 @@ def test_hostile_names_are_text(person: Person) -> None:
     asked: list[str] = []
     person.page.on("dialog", lambda dialog: asked.append(dialog.message))
     made_up.fill(person)
-    for page in ("nodes", "sessions", "locks", "recordings"):
+    for page in ("nodes", "pending", "sessions", "locks", "recordings"):
         person.goes_to(page)
         person.page.get_by_text(made_up.HOSTILE).first.wait_for()
     assert person.page.locator("main script, main img, main svg[onload]").count() == 0

@@ -80,6 +80,8 @@ def node_document(
         "skew": service.skews.get(node.uuid, 0.0),
         "copies": [_copy(service, one) for one in copies if not one.became and not one.place],
         "serial": node.serial,
+        # What an administrator compares with the device before letting it in.
+        "fingerprint": None if node.state == "active" else fingerprint(node.ssh_key),
         "same_serial": None if twin is None or node.state != "pending" else _twin(service, twin),
         "locked": None if lock is None else {"id": lock.id, "expires": lock.expires, "message": lock.message},
     }
@@ -147,7 +149,6 @@ async def show_node(call: Call) -> Answer:
         call.service, node, copies, twin if twin is not None and visible(call.caller, twin) else None
     )
     return {
-        # What an administrator compares with the device before letting it in.
         "node": {**document, "fingerprint": fingerprint(node.ssh_key)},
         "days": [{"day": name_of(row.day), "bytes": row.bytes} for row in days],
         "months": [

@@ -28,6 +28,15 @@ export interface Invitation {
   totp?: Totp;
 }
 
+export interface Copy {
+  id: string;
+  online: boolean;
+  peer: string;
+  found: number;
+  last_seen: number;
+  split: boolean;
+}
+
 export interface Node {
   uuid: string;
   name: string;
@@ -40,13 +49,20 @@ export interface Node {
   declared_labels: Record<string, string>;
   version: string;
   created: number;
-  proxies: string[];
+  /** not of another cluster's nodes */
+  proxies?: string[];
   /** bytes on the wire, by day and month as UTC has them; null: no proxy has told of any */
   traffic?: { today?: number; month?: number; budget?: number; over?: boolean } | null;
   /** other devices that have its identity */
-  copies?: { id: string; online: boolean; peer: string; found: number; last_seen: number; split: boolean }[];
+  copies?: Copy[];
   /** of a pending one: the node that had its serial number before */
   same_serial?: { name: string; status: Node["status"]; last_seen: number | null } | null;
+  /** the board's number, as the device says; "": it has not */
+  serial?: string;
+  /** of the host key, while it waits or is quarantined */
+  fingerprint?: string | null;
+  /** the lock that keeps people from it now */
+  locked?: { id: string; expires: number | null; message: string } | null;
 }
 
 export interface LiveSession {

@@ -4,7 +4,8 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import type { PageProps } from "../app";
 import { ApiError, ask, part } from "../api";
-import { Badge, Button, Empty, Head, Labels, Loading, Search, type Tone, Trouble, When } from "../parts/basics";
+import { Button, Empty, Head, Labels, Loading, Search, Trouble } from "../parts/basics";
+import { Copies, standing, State } from "../parts/devices";
 import { Ask } from "../parts/dialog";
 import { Area } from "../parts/fields";
 import { useAsked } from "../parts/asked";
@@ -15,7 +16,6 @@ import { openTerminal } from "../terminal/tabs";
 import type { Node, Whoami } from "../types";
 import { labelsText, parseLabels, size } from "../words";
 
-const TONES: Record<Node["status"], Tone> = { online: "good", offline: "dim", pending: "warn", quarantined: "bad" };
 /** rows at once; a fleet of thousands is searched, not scrolled */
 const MOST = 200;
 
@@ -70,8 +70,8 @@ function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: C
     );
   }
   const nodes = answer.nodes.filter((node) => node.status !== "pending");
-  const online = nodes.filter((node) => node.status === "online").length;
-  const found = nodes.filter((node) => (only === "all" || node.status === "online") && mentions(node, text)).sort(byStatusAndName);
+  const online = nodes.filter((node) => standing(node) === "online").length;
+  const found = nodes.filter((node) => (only === "all" || standing(node) === "online") && mentions(node, text)).sort(byStatusAndName);
   const columns: Column<Node>[] = [
     {
       title: "Node",
@@ -83,6 +83,7 @@ function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: C
             <span class="mono">{node.uuid.slice(0, 8)}</span>
             {node.version && `, ${node.version}`}
           </small>
+          <Copies of={node.copies ?? []} />
         </>
       ),
     },
@@ -90,12 +91,7 @@ function Nodes({ me, cluster, choice }: PageProps & { cluster: string; choice: C
       title: "Status",
       show: (node) => (
         <>
-          <Badge tone={TONES[node.status]}>{node.status}</Badge>
-          {node.status !== "online" && (
-            <small>
-              seen <When at={node.last_seen} />
-            </small>
-          )}
+          <State node={node} />
           {node.traffic?.month ? (
             <small>
               {size(node.traffic.today ?? 0)} today{node.traffic.over && ", over budget"}, {size(node.traffic.month)} this month
@@ -223,7 +219,7 @@ function Connect({ me, node, cluster }: { me: Whoami; node: Node; cluster: strin
           ))}
         </select>
       )}
-      <Button small kind="main" icon="terminal" disabled={node.status !== "online"} aria-label={`Connect to ${node.name} as ${login}`} onClick={connect}>
+      <Button small kind="main" icon="terminal" disabled={standing(node) !== "online"} aria-label={`Connect to ${node.name} as ${login}`} onClick={connect}>
         {me.logins.length > 1 ? "Connect" : `Connect as ${login}`}
       </Button>
     </span>
@@ -284,6 +280,6 @@ function undeclared(node: Node): Record<string, string> {
 }
 
 function byStatusAndName(a: Node, b: Node): number {
-  const rank = (node: Node) => (node.status === "online" ? 0 : 1);
+  const rank = (node: Node) => (standing(node) === "online" ? 0 : 1);
   return rank(a) - rank(b) || a.name.localeCompare(b.name, undefined, { numeric: true });
 }

@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import type { PageProps } from "../app";
 import { ask, part } from "../api";
 import { Badge, Button, Empty, Head, Labels, Loading, Trouble, When } from "../parts/basics";
+import { Copies, Facts, State, Twin } from "../parts/devices";
 import { Ask } from "../parts/dialog";
 import { useAsked } from "../parts/asked";
 import { Table } from "../parts/table";
@@ -18,6 +19,7 @@ const WORDS: Record<Verb, { title: string; text: string }> = {
   split: { title: "Split", text: "The first device stays what it is. Each copy becomes a node of its own at its next contact, with a key of its own and without labels." },
 };
 const ONE = "There is one device, you say, and whatever it shows next counts. Two that go on with one identity are told from each other again.";
+const COMPARE = "Compare the fingerprint with the one that the device wrote to its log when it joined. A serial number is the device's word, and proves nothing.";
 
 export function PendingPage(_: PageProps) {
   const { answer, error, reload } = useAsked<{ nodes: Node[] }>("/web/api/v1/nodes", 3000);
@@ -51,20 +53,24 @@ export function PendingPage(_: PageProps) {
                 <>
                   <strong>{node.name}</strong>
                   <small class="mono">{node.uuid}</small>
-                  {node.same_serial && (
+                  {node.fingerprint && <small class="mono">{node.fingerprint}</small>}
+                  {node.serial && (
                     <small>
-                      serial number of {node.same_serial.name}, {node.same_serial.status}
+                      serial <span class="mono">{node.serial}</span>
                     </small>
                   )}
-                  {copies(node).map((copy) => (
-                    <small key={copy.id}>
-                      copy {copy.id} from {copy.peer || "?"}, found <When at={copy.found} />
+                  {node.same_serial && (
+                    <small>
+                      serial of <Twin node={node} />
                     </small>
-                  ))}
+                  )}
+                  <Copies of={copies(node)} />
+                  <Labels of={node.labels} />
+                  <Labels of={node.declared_labels} dim />
                 </>
               ),
             },
-            { title: "State", show: (node) => <Badge tone={node.status === "pending" ? "warn" : "bad"}>{copies(node).length ? "copied" : node.status}</Badge> },
+            { title: "State", show: (node) => (copies(node).length ? <Badge tone="bad">copied</Badge> : <State node={node} />) },
             {
               title: "Came",
               class: "nowrap",
@@ -72,15 +78,6 @@ export function PendingPage(_: PageProps) {
                 <>
                   <When at={node.created} />
                   <small class="mono">{node.peer || node.addresses?.join(", ")}</small>
-                </>
-              ),
-            },
-            {
-              title: "Labels",
-              show: (node) => (
-                <>
-                  <Labels of={node.labels} />
-                  <Labels of={node.declared_labels} dim />
                 </>
               ),
             },
@@ -125,7 +122,24 @@ export function PendingPage(_: PageProps) {
           }}
         >
           <p>{asking.verb === "accept" && asking.node.status !== "pending" ? ONE : WORDS[asking.verb].text}</p>
+          {asking.verb === "accept" && asking.node.status === "pending" && <Compared node={asking.node} />}
         </Ask>
+      )}
+    </>
+  );
+}
+
+/** What to look at before one that waits is let in. */
+function Compared({ node }: { node: Node }) {
+  const twin = node.same_serial;
+  return (
+    <>
+      <Facts node={node} />
+      <p class="hint">{COMPARE}</p>
+      {twin && (
+        <p class="hint">
+          It becomes a node beside {twin.name}. To have it take that one's place: <code>{`tctl nodes accept ${node.name} --replaces ${twin.name}`}</code>
+        </p>
       )}
     </>
   );
