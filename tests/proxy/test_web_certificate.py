@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 import shutil
 import ssl
 from pathlib import Path
@@ -108,6 +110,61 @@ def test_the_self_made_one_is_made_anew_before_it_ends(tmp_path: Path, monkeypat
     certificate.look()
     assert certificate.fingerprint == first
     monkeypatch.setattr(web_certificate, "REMAKE_BEFORE", 2 * web_certificate.SELF_MADE_LIFE)
+    certificate.look()
+    assert certificate.fingerprint != first
+
+
+def test_a_full_disk_ends_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is time for another self-made one, and it cannot be written: the one there is goes on, also at a start."""
+    (tmp_path / "proxy").mkdir()
+    settings = ProxySettings(data_dir=tmp_path, public_addr=("a.example.com",))
+    certificate = WebCertificate(settings, Log("test", "error"))
+    first = certificate.fingerprint
+
+    def full(path: object, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(web_certificate, "REMAKE_BEFORE", 2 * web_certificate.SELF_MADE_LIFE)
+    with monkeypatch.context() as patched:
+        patched.setattr(web_certificate, "write_private", full)
+        certificate.look()
+        assert certificate.fingerprint == first
+        assert WebCertificate(settings, Log("test", "error")).fingerprint == first
+        # Nor does a reload that takes the operator's away, where there is none of ours.
+        pair(tmp_path, "one.example.com")
+        theirs = ProxySettings(data_dir=tmp_path, web_cert=tmp_path / "cert.pem", web_key=tmp_path / "key.pem")
+        certificate.use(theirs)
+        (tmp_path / "proxy" / "web.pem").unlink()
+        shown_before = certificate.fingerprint
+        with pytest.raises(OperatorError, match="no space left"):
+            certificate.use(settings)
+        assert certificate.fingerprint == shown_before
+    certificate.use(settings)
+    assert certificate.fingerprint not in (first, shown_before)
+
+
+def test_a_key_that_comes_while_its_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at a half-renewed pair and the note of what it was, the other half comes."""
+    pair(tmp_path, "one.example.com")
+    settings = ProxySettings(data_dir=tmp_path, web_cert=tmp_path / "cert.pem", web_key=tmp_path / "key.pem")
+    certificate = WebCertificate(settings, Log("test", "error"))
+    first = certificate.fingerprint
+    old_key = (tmp_path / "key.pem").read_bytes()
+    pair(tmp_path, "two.example.com")
+    new_key = (tmp_path / "key.pem").read_bytes()
+    (tmp_path / "key.pem").write_bytes(old_key)
+    load = certificate._load
+
+    def late() -> None:
+        try:
+            load()
+        finally:
+            (tmp_path / "key.pem").write_bytes(new_key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(certificate, "_load", late)
+        certificate.look()
+    assert certificate.fingerprint == first
     certificate.look()
     assert certificate.fingerprint != first
 

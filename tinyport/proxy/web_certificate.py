@@ -39,6 +39,8 @@ class WebCertificate:
         #: SHA-256 of the certificate, as browsers show it
         self.fingerprint = ""
         self._seen: list[tuple[int, int, int]] = []
+        #: the trouble that was said last
+        self._said = ""
         self._load()
 
     async def run(self) -> None:
@@ -65,11 +67,16 @@ class WebCertificate:
             return
         if self._own is None and _still_good(self._folder / "web.pem", self._hosts):
             return
+        # As it was before: what comes while it is tried is looked at the next time.
+        seen = self._stamp()
         try:
             self._load()
         except OperatorError as error:
-            self._seen = self._stamp()
-            self._log.error(error.message, detail=error.detail or "-", hint=error.hint or "-")
+            self._seen = seen
+            said = f"{error.message} {seen}"
+            if said != self._said:
+                self._log.error(error.message, detail=error.detail or "-", hint=error.hint or "-")
+            self._said = said
 
     def _load(self) -> None:
         seen = self._stamp()
@@ -86,7 +93,7 @@ class WebCertificate:
                 detail=str(error),
                 hint="both are PEM files; the key belongs to the first certificate and has no passphrase",
             ) from None
-        self._seen = seen
+        self._seen, self._said = seen, ""
         self._log.info("certificate for browsers", sha256=self.fingerprint, made="by us" if key is None else "by you")
 
     def _stamp(self) -> list[tuple[int, int, int]]:
@@ -103,8 +110,17 @@ class WebCertificate:
 
     def _self_made(self) -> Path:
         path = self._folder / "web.pem"
-        if not _still_good(path, self._hosts):
+        if _still_good(path, self._hosts):
+            return path
+        try:
             write_private(path, _self_made(self._hosts).encode())
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            if self.fingerprint or not path.exists():
+                raise OperatorError(f"a certificate for browsers cannot be made: {reason}", detail=str(path)) from None
+            # At a start: nodes and people with tsh need no such certificate, and most browsers take the one there is.
+            self._log.error("the certificate for browsers cannot be made anew", file=path, reason=reason)
+        else:
             self._log.info("made a certificate for browsers", hosts=",".join(self._hosts))
         return path
 
