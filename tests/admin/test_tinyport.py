@@ -116,7 +116,15 @@ def test_check_config_names_every_problem(tinyport: Any, tmp_path: Path) -> None
     assert tinyport("check-config", str(path)).out == f"{path}: good; roles: node\n"
 
 
-@pytest.mark.parametrize(("data", "said"), [(b"[node", "t.toml"), (b"\xff\xfe", "is not UTF-8")])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"[node", "t.toml"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"x = " + b"[" * 9999, "t.toml"),
+        (b"x = " + b"9" * 9999, "t.toml"),
+    ],
+)
 def test_a_file_that_is_no_toml(data: bytes, said: str, tinyport: Any, tmp_path: Path) -> None:
     path = tmp_path / "t.toml"
     path.write_bytes(data)

@@ -161,6 +161,25 @@ def test_a_device_that_was_put_out_joins_by_another_token(auth: TinyAuth, tmp_pa
     assert auth.requests[-1][1]["token"] == OTHER
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_whose_ca_was_replaced_while_it_was_away_asks_by_its_key(auth: TinyAuth, tmp_path: Path, known: bool) -> None:
+    """A device out of a drawer: nobody takes its certificate any more, and so nobody says by that that it is out."""
+    told = {"ca_pins": (auth.cluster.pin,)}
+    file = tmp_path / "node" / "identity.json"
+    close(become(settings(tmp_path, auth.address, token=TOKEN, **told)))
+    before = identity_file.load(file)
+    other, _ = Cluster().leaf("node", str(before["uuid"]))
+    identity_file.save(file, {**before, "tls_certificate": other})
+    if not known:
+        auth.refusals["/v1/return"] = 403, {"code": "denied", "message": "no machine is registered with this UUID"}
+    for _ in range(2):
+        close(become(settings(tmp_path, auth.address, token=OTHER, **told)))
+    after = identity_file.load(file)
+    assert (after["uuid"] == before["uuid"]) is known
+    assert auth.paths().count("/v1/return") == 1
+    assert auth.paths().count("/v1/join") == (1 if known else 2)
+
+
 def test_another_token_is_looked_at_once_and_changes_nobody_who_is_well(auth: TinyAuth, tmp_path: Path) -> None:
     told = {"ca_pins": (auth.cluster.pin,)}
     close(become(settings(tmp_path, auth.address, token=TOKEN, **told)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,7 +306,10 @@ def put_out(place: Kept, token: str) -> bool:
     Only asked: whoever renewed here, and were a copy of another device, would push that one aside.
     """
     held = place.load()
-    cas, _ = meet_again(held, place.folder)
+    cas, hello = meet_again(held, place.folder)
+    if not vouched_for(text_of(held, "tls_certificate"), hello):
+        # Nobody takes it any more, were it to say that we are out: the key says it, as it does at each such start.
+        return _does_not_return(place, token)
     try:
         with _known_auth(held, cas, certified=True) as auth:
             auth.request("GET", "/v1/policy", limit=MAX_ANSWER)
@@ -314,6 +318,19 @@ def put_out(place: Kept, token: str) -> bool:
             return True
         raise
     place.save({**held, identity_file.CAME_BY: tokens.split(token)[0]})
+    return False
+
+
+def _does_not_return(place: Kept, token: str) -> bool:
+    """Is the key that this machine was known by nobody's any more? It is back when not; as a process that nobody has
+    seen, so that it waits for who is connected as this node."""
+    try:
+        back = return_home(place, instance=secrets.token_hex(16))
+    except AccessDenied as error:
+        if error.code == AccessDenied.default_code:
+            return True
+        raise
+    place.save({**back, identity_file.CAME_BY: tokens.split(token)[0]})
     return False
 
 
