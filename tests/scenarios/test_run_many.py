@@ -104,7 +104,7 @@ def test_files_of_each_node(fleet: Fleet, tmp_path: Path) -> None:
 
 def timed_out(fleet: Fleet, *words: str) -> tuple[str, subprocess.CompletedProcess[bytes]]:
     """A run whose time-out comes when the command runs already, however busy the machine is: (time-out, result)."""
-    for seconds in (1, 4, 16, 64):
+    for seconds in (2, 8, 32):
         done = fleet.run("--timeout", f"{seconds}s", *words)
         if b"not reached" not in done.stdout + done.stderr:
             break
