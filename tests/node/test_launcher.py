@@ -215,6 +215,27 @@ def close(configuration: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
+def test_keys_that_wait_for_auth_are_not_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a boot that has no answer yet will be the node's; nobody touches them for hours."""
+    told = settings(tmp_path, in_memory=True, device_key={"path": "/nowhere"}, insecure_no_ca_pin=True)
+    locked = []
+
+    def unanswered(task: object, view: object, memory: int) -> AccessDenied:
+        identity_file.write_memory(memory, b"pending\nkeys")
+        maps = Path("/proc/self/smaps").read_text().partition("/memfd:tinyport-identity")[2]
+        locked.append(maps.partition("Locked:")[2].split()[:2])
+        raise Became("still waiting")
+
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    monkeypatch.setattr(launcher, "run_enrolment", unanswered)
+    # All of the tests' process would be.
+    monkeypatch.setattr(launcher, "lock_process", lambda: True)
+    with pytest.raises(Became, match="still waiting"):
+        launcher.run(told)
+    assert resource.getrlimit(resource.RLIMIT_MEMLOCK) == limits
+    assert locked == [[str(identity_file.MEMORY_SIZE // 1024), "kB"]]
+
+
 def test_a_refused_token_ends_it_at_once(auth: TinyAuth, tmp_path: Path) -> None:
     auth.refusals["/v1/join"] = 401, {"code": "bad_token", "message": "the token is not known", "hint": "ask for one"}
     with pytest.raises(AccessDenied, match="not known") as caught:

@@ -23,9 +23,11 @@ from tests.node.tiny_cluster import DAY, LIMIT, Cluster, TunnelEnd
 from tinyport.core.certificate import public_line
 from tinyport.core.errors import OperatorError, Unavailable
 from tinyport.core.signatures import Ed25519Key
-from tinyport.host import identity_file
+from tinyport.host import identity_before, identity_file
 from tinyport.node.monitor import status as monitor_status
+from tinyport.node.monitor.link import Inheritance
 from tinyport.node.monitor.listen import listen
+from tinyport.node.monitor.monitor import Monitor
 from tinyport.node.monitor.renewal import DUE, due_at
 
 _CODE = """
@@ -409,3 +411,43 @@ def test_renewal_is_due_at_two_thirds() -> None:
 def test_no_node_no_status(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         monitor_status.ask(tmp_path)
+
+
+def test_what_is_put_aside_in_memory_is_the_half_of_what_lies_on_the_disk(tmp_path: Path) -> None:
+    """Certificate and key of one identity with the CAs of another would be none: also when a node whose place was taken
+    has booted anew in between, which leaves nothing to go back to."""
+
+    def secret(text: bytes) -> int:
+        descriptor = os.memfd_create("secret")
+        os.pwrite(descriptor, text, 0)
+        return descriptor
+
+    def kept() -> bytes | None:
+        before = monitor._given.before
+        return None if before is None else os.pread(before, 100, 0)
+
+    def replaced(generation: int, *, puts_aside: bool = True, boots: bool = False) -> None:
+        held = {"tls_certificate": "", "tls_key": "", "tls_cas": ["CA"], "valid_before": 1e12, "generation": generation}
+        if boots:
+            identity_before.drop(tmp_path)
+        elif puts_aside:
+            identity_before.keep(tmp_path, held, 0.0, secret=False)
+        monitor._given.public = {"generation": generation}
+        monitor._view = (os.memfd_create("public"), secret(b"%d" % generation))
+        monitor._put_aside()
+
+    monitor = object.__new__(Monitor)
+    monitor._folder_name, monitor._config = str(tmp_path), {"in_memory": True}
+    monitor._given = Inheritance({}, {}, -1, [], [])
+    replaced(1)
+    assert kept() == b"1"
+    replaced(2)
+    assert kept() == b"1"
+    replaced(3, boots=True)
+    assert kept() is None
+    replaced(4)
+    assert kept() == b"4"
+    # A disk that takes nothing.
+    identity_before.drop(tmp_path)
+    replaced(5, puts_aside=False)
+    assert kept() is None

@@ -7,6 +7,7 @@ for years, begins with an empty head.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import pwd
 import random
@@ -22,6 +23,7 @@ from tinyport.core.version import VERSION
 from tinyport.host import activation, files, identity_before, identity_file
 from tinyport.host.files import private_folder
 from tinyport.host.identity_file import Kept
+from tinyport.host.locked_memory import lock_process, pin
 from tinyport.host.logging_line import Log
 from tinyport.host.sd_notify import notify
 from tinyport.host.waiting import Waiting
@@ -56,6 +58,7 @@ def run(settings: NodeSettings) -> NoReturn:
     if memory < 0:
         memory = os.memfd_create("tinyport-identity", os.MFD_CLOEXEC)
     place = Kept(None if settings.in_memory else folder / "identity.json", memory, folder)
+    held = _out_of_swap(memory) if settings.in_memory else None
     identity = _identity(settings, place, view, log)
     identity_view.fill(view, identity)
     configuration = {
@@ -70,7 +73,17 @@ def run(settings: NodeSettings) -> NoReturn:
         os.set_inheritable(inherited, True)
     _no_core_dumps()
     argv = light_arguments("tinyport.node.monitor.monitor", call=f"main({descriptor})")
+    # Until here: the monitor does it again, and says so when it may not.
+    del held
     os.execv(argv[0], argv)
+
+
+def _out_of_swap(memory: int) -> mmap.mmap | None:
+    """While auth is away the keys of a boot lie in the memory file, for hours perhaps, and nobody touches them. What
+    this process reads of them is not swapped either. Lasts as long as the result."""
+    os.ftruncate(memory, max(os.fstat(memory).st_size, identity_file.MEMORY_SIZE))
+    lock_process()
+    return pin(memory)
 
 
 def _identity(settings: NodeSettings, place: Kept, view: tuple[int, int], log: Log) -> dict[str, object]:

@@ -236,13 +236,19 @@ class Monitor:
 
     def _put_aside(self) -> None:
         """The view is about to be replaced. With the keys in memory, what goes back to the certificate of before is
-        this (host.identity_before), unless nothing has stood since that was kept."""
+        this (host.identity_before), unless nothing has stood since that was kept. Who renewed has kept the public half,
+        or none, and that says whose."""
         public, secret = self._view
         os.close(public)
-        if not self._config.get("in_memory") or self._given.before is not None:
-            os.close(secret)
-        else:
+        kept = identity_before.read(self._folder_name) if self._config.get("in_memory") else None
+        this = kept is not None and kept.get("generation") == self._given.public["generation"]
+        if self._given.before is not None and (kept is None or this):
+            os.close(self._given.before)
+            self._given.before = None
+        if this:
             self._given.before = secret
+        else:
+            os.close(secret)
 
     def _keys(self) -> dict[str, object]:
         """Where the keys are: whether in memory alone, out of swap, and why the disk does not have them."""
