@@ -402,3 +402,29 @@ def test_a_node_without_copies_is_quarantined_by_nobody_who_does_not_say_so(auth
 def test_a_split_that_cannot_be(auth: AuthServer, body: dict[str, object]) -> None:
     clone(auth)
     assert auth.local().post("/v1/nodes/greenhouse/split", body).status in (400, 409)
+
+
+def join_again(auth: AuthServer, node: Machine, token: str) -> Answer:
+    tls_key = ed25519.Ed25519PrivateKey.generate()
+    return auth.anyone().post("/v1/join", auth.join_body(token, "pi", node.key, tls_key))
+
+
+@pytest.mark.parametrize("same_token", [True, False])
+def test_no_token_makes_the_node_of_a_copied_card(auth: AuthServer, same_token: bool) -> None:
+    """A join by a key that is a node's already is for an answer that was lost, and not for whoever has copied a key in
+    use: its newer certificate would have the node taken for the copy."""
+    token = auth.token(uses=5)
+    gate, node = auth.join("gate", "proxy"), auth.join("greenhouse", token=token)
+    assert join_again(auth, node, token).status == 200
+    again = renewed(auth, node, "a" * 32)
+    here(again, "a" * 32)
+    stolen = token if same_token else auth.token()
+    body = {"full": True, "nodes": [{"uuid": node.uuid, "online": True}]}
+    assert gate.client.post("/v1/presence", body).status == 200
+    assert join_again(auth, node, stolen).code == "in_use"
+    # Nor while it is away and known to have a copy.
+    body["nodes"] = [{"uuid": node.uuid, "online": False}]
+    assert gate.client.post("/v1/presence", body).status == 200
+    assert here(node, "b" * 32)["copy"] is True
+    assert join_again(auth, node, stolen).code == "quarantined"
+    assert here(again, "a" * 32)["copy"] is False

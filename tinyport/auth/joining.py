@@ -194,6 +194,8 @@ async def join(
     known = await tables.nodes.by_key(wanted.ssh_key)
     if known is not None and known.kind != wanted.kind:
         raise exists(known.kind, "with this key", "a machine that is both needs two keys")
+    if known is not None and known.kind == "node":
+        await _refuse_copied_key(service, tables, known)
     again = known is not None and known.token == token.id
     taken = False
     if not static and not (again and service.now() < token.expires + LATE_ANSWER):
@@ -226,6 +228,23 @@ async def join(
         fingerprint=pair.fingerprint,
     )
     return known, pair
+
+
+async def _refuse_copied_key(service: Service, tables: WriteTables, node: NodeRow) -> None:
+    """Whoever joins by a node's key has not had its answer. When a certificate of that node was used, somebody has: a
+    newer one for another device would have the node itself taken for the copy. AccessDenied when that may be so.
+    """
+    if node.state == "quarantined" or any(
+        not one.became and not one.place for one in await tables.copies.of(node.uuid)
+    ):
+        raise quarantined(node)
+    if node.generation and service.presence.online(node.uuid):
+        raise AccessDenied(
+            f"another device is connected as {node.name}",
+            detail=f"uuid {node.uuid}",
+            hint="a copied device joins by a key of its own: remove its folder of keys first",
+            code="in_use",
+        )
 
 
 async def use_token(service: Service, tables: WriteTables, token: TokenRow) -> None:
