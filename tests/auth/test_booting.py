@@ -18,6 +18,7 @@ from tinyport.core.signatures import Ed25519Key
 
 from .conftest import Answer, AuthServer, Machine, csr_der
 from .test_boards import BOARD, nodes, report, settle
+from .test_copies import here
 
 
 def boot_body(
@@ -184,6 +185,25 @@ def test_one_device_at_a_time(auth: AuthServer) -> None:
     assert first.client.get("/v1/policy").status == 200
     report(auth, gate, first, False)
     assert boot(auth, device).uuid == first.uuid
+
+
+def test_who_has_booted_is_not_pushed_aside_before_its_tunnel_was_heard_of(auth: AuthServer) -> None:
+    device = Ed25519Key.generate()
+    register(auth, device, name="greenhouse")
+    settle(auth)
+    first = boot(auth, device)
+    here(first, "a" * 32)
+    assert refused(auth, device).code == "in_use"
+    assert first.client.get("/v1/policy").status == 200
+    # A clock that was ahead when it booted, and has been put right since.
+    settle(auth)
+
+    async def ahead() -> None:
+        async with auth.service.store.write() as tables:
+            await tables.nodes.set_since(first.uuid, auth.clock.now + 365 * 86400)
+
+    auth.do(ahead())
+    boot(auth, device)
 
 
 def test_two_that_boot_at_once_are_not_both_it(auth: AuthServer) -> None:

@@ -152,7 +152,9 @@ async def _by_token(service: Service, tables: WriteTables, wanted: JoinRequest, 
 
 def _refuse_second(service: Service, node: NodeRow) -> None:
     """AccessDenied ``in_use`` while somebody is this node, or has just become it."""
-    settling = node.since + BACKDATE + SETTLING > service.now() and node.generation < node.issued_generation
+    # In either direction, or a clock that was years ahead once would keep it out for as long. That it has spoken to us
+    # already is no end of it: its proxy has not.
+    settling = abs(service.now() - (node.since + BACKDATE)) < SETTLING
     if not settling and is_gone(service, node):
         return
     # Perhaps only for as long as a proxy believes in a connection that is none any more.
