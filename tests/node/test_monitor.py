@@ -25,7 +25,7 @@ from tinyport.core.errors import OperatorError, Unavailable
 from tinyport.core.signatures import Ed25519Key
 from tinyport.host import identity_before, identity_file
 from tinyport.node.monitor import status as monitor_status
-from tinyport.node.monitor.link import Inheritance
+from tinyport.node.monitor.link import Inheritance, times_slept
 from tinyport.node.monitor.listen import listen
 from tinyport.node.monitor.monitor import Monitor
 from tinyport.node.monitor.renewal import DUE, due_at
@@ -451,3 +451,28 @@ def test_what_is_put_aside_in_memory_is_the_half_of_what_lies_on_the_disk(tmp_pa
     identity_before.drop(tmp_path)
     replaced(5, puts_aside=False)
     assert kept() is None
+
+
+def test_who_sleeps_between_is_told_from_who_is_stopped_or_runs_in_circles() -> None:
+    code = "import sys, time\nfor _ in sys.stdin: time.sleep(0.001); print(flush=True)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:  # type: ignore[call-overload]
+
+        def turn() -> int:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"\n"
+            slept = times_slept(process.pid)
+            assert slept is not None
+            return slept
+
+        first = turn()
+        assert turn() > first
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        stopped = times_slept(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert times_slept(process.pid) == stopped
+        process.kill()
+    assert times_slept(process.pid) is None

@@ -30,8 +30,8 @@ LONGEST_PAUSE = 30.0
 GOOD_AFTER = 60.0
 MAX_DOCUMENT_FILE = 4 * 1024 * 1024
 MAX_QUEUED = 32
-# It is asked whether it lives as often as systemd asks us, and this often where there is no systemd.
-ASKED_EVERY = 90.0
+# It is looked at as often as systemd asks us, and this often where there is no systemd.
+ASKED_EVERY = 300.0
 
 
 class Inheritance:
@@ -90,6 +90,8 @@ class LinkProcess:
         self._asked_every = watchdog_period() or ASKED_EVERY
         self._asking: Timer | None = None
         self._answered = True
+        #: how often it had gone to sleep when it was looked at last
+        self._slept = -1
         self.pid = 0
 
     def start(self) -> None:
@@ -117,6 +119,7 @@ class LinkProcess:
         self._loop.add(ours.fileno(), READ, self._hear)
         self._loop.child(pid, self._ended)
         self._answered = True
+        self._slept = -1
         self._asking = self._loop.after(self._asked_every, self._ask)
         self._on_start()
 
@@ -215,8 +218,12 @@ class LinkProcess:
             self._log.error("link does not answer and is killed", asked=f"{self._asked_every:.0f}s ago")
             self.give_up()
             return
-        self._answered = False
-        self.tell({"op": "alive"})
+        slept = times_slept(self.pid)
+        # Who has gone to sleep since has been awake, by a beat, say, and need not be woken for a question.
+        if slept is None or slept == self._slept:
+            self._answered = False
+            self.tell({"op": "alive"})
+        self._slept = -1 if slept is None else slept
         self._asking = self._loop.after(self._asked_every, self._ask)
 
     def tell(self, message: dict[str, object], descriptors: tuple[int, ...] = ()) -> None:
@@ -334,3 +341,17 @@ def log_words(config: Mapping[str, object]) -> tuple[str, str]:
 def _words(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def times_slept(pid: int) -> int | None:
+    """How often the process has given the processor up of its own accord (proc(5)), as a loop does that waits. One that
+    is stopped, or runs in circles, does not. None when the kernel does not say."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("voluntary_ctxt_switches:"):
+                    return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        # No /proc, or it has ended: then it is asked.
+        return None
+    return None
