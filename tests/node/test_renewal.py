@@ -25,10 +25,9 @@ class Asked(Renewal):
         self.times = 0
         self.may_wait = False
 
-    def wanted(self, *, may_wait: bool = False) -> None:
+    def _begin(self, may_wait: bool) -> None:
         self.may_wait = may_wait
-        if time.monotonic() >= self._not_before:
-            self.times += 1
+        self.times += 1
 
     def begins(self, moment: float) -> None:
         self.replaced({"valid_after": moment, "valid_before": moment + LIFE})
@@ -109,6 +108,36 @@ def test_a_failure_waits_its_time(renewal: Asked) -> None:
     renewal.asked([BEGAN + 10, 0.0])
     turn(renewal)
     assert renewal.times == 0
+
+
+def test_who_is_in_a_hurry_is_so_until_it_is_done(renewal: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new name, say, with a disk that was full when it came."""
+    monkeypatch.setattr(renewal, "now", lambda: float(BEGAN))
+    renewal.hurry()
+    assert renewal.times == 1
+    for number in range(2, 5):
+        renewal._failed("no room")
+        renewal._if_due()
+        assert renewal.times == number - 1
+        renewal._not_before = 0.0
+        renewal._if_due()
+        assert renewal.times == number
+    renewal._ended(0)
+    renewal._not_before = 0.0
+    renewal._if_due()
+    assert renewal.times == 4
+
+
+def test_who_is_in_a_hurry_during_a_renewal_gets_another(renewal: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "now", lambda: float(BEGAN))
+    renewal.wanted()
+    renewal._pid = 7
+    renewal.hurry()
+    assert renewal.times == 1
+    renewal._ended(0)
+    renewal._not_before = 0.0
+    renewal._if_due()
+    assert renewal.times == 2
 
 
 def test_renewals_that_bring_no_tunnel_come_ever_more_rarely(renewal: Asked) -> None:

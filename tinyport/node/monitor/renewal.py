@@ -77,6 +77,9 @@ class Renewal:
         self._renew_before = 0.0
         self._renew_at = 0.0
         self._early_timer: Timer | None = None
+        #: ``hurry`` was called, and no renewal has begun since; the one that is under way began after it
+        self._hurried = False
+        self._hurrying = False
         self._steps = Bucket(STEPS, 1 / FIRST_PAUSE, time.monotonic())
 
     def start(self) -> None:
@@ -138,7 +141,7 @@ class Renewal:
 
     def _if_due(self) -> None:
         now = self.now()
-        if self._asked_for():
+        if self._asked_for() or self._hurried:
             self.wanted()
         elif now is not None and now >= due_at(self._public):
             self.wanted(may_wait=now < float(str(self._public["valid_before"])) - LAST_DAY)
@@ -147,6 +150,10 @@ class Renewal:
         """Renew as soon as the pause after the last failure allows. ``may_wait``: not when no disk takes it."""
         if self._pid or time.monotonic() < self._not_before:
             return
+        self._hurrying, self._hurried = self._hurried, False
+        self._begin(may_wait)
+
+    def _begin(self, may_wait: bool) -> None:
         self._task["may_wait"] = may_wait
         self._view = identity_view.create()
         self._answer = os.memfd_create("tinyport-answer", os.MFD_CLOEXEC)
@@ -170,9 +177,12 @@ class Renewal:
 
     def hurry(self) -> None:
         """Renew now, whatever the pause: auth has something else to say than it had. By hand, as steps of rotations."""
+        self._hurried = True
         if time.monotonic() < self._not_before and self._steps.take(time.monotonic()):
             self._not_before = 0.0
         self.wanted()
+        if self._hurried and not self._pid:
+            self._loop.after(max(0.0, self._not_before - time.monotonic()) + 1, self._if_due)
 
     def _ended(self, status: int) -> None:
         self._pid = 0
@@ -186,6 +196,10 @@ class Renewal:
             self._not_before = time.monotonic() + self._rest
             self._rest = min(self._rest * 2, LONGEST_PAUSE)
             self._done(view, unsaved)
+            self._hurrying = False
+            if self._hurried:
+                # Whoever is in a hurry was so after this one began.
+                self._loop.after(self._not_before - time.monotonic() + 1, self._if_due)
             # It may have been under way when the next step of a rotation came.
             self._look_early(0.0)
             return
@@ -204,6 +218,8 @@ class Renewal:
 
     def _failed(self, reason: str) -> None:
         self._clear()
+        # What somebody is in a hurry for is not had yet.
+        self._hurried, self._hurrying = self._hurried or self._hurrying, False
         pause = spread(self._pause / 2, self._pause)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         self._not_before = time.monotonic() + pause
