@@ -224,6 +224,7 @@ def test_a_worker_that_asks_again_and_again_meanwhile(tmp_path: Path) -> None:
     rig.start()
     try:
         worker, number = rig.visited()
+        worker.settle()
         worker.kex(number)
         blob = rig.authority.certificate(rig.user_key.public_blob, logins=["hangs"])
         query = {"op": "query", "conn": number, "user": "hangs", "certificate": b64(blob)}

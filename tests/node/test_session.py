@@ -386,6 +386,27 @@ def test_a_killed_worker_takes_only_its_connections(make_rig: MakeRig) -> None:
     assert rig.ssh("echo again").stdout == b"again\n"
 
 
+def test_a_worker_that_hangs_gets_no_more_connections(make_rig: MakeRig) -> None:
+    """Stopped, or in circles that a stranger sent it into: others are served, and its sessions go on if it does."""
+    rig = make_rig()
+    process = rig.popen("cat")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"before\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"before\n"
+    (worker,) = rig.workers()
+    os.kill(worker, signal.SIGSTOP)
+    assert rig.ssh("true").returncode == 255
+    assert "a worker does not answer; it gets no more connections" in rig.log()
+    assert rig.ssh("echo served").stdout == b"served\n"
+    assert worker in rig.workers()
+    os.kill(worker, signal.SIGCONT)
+    assert process.communicate(b"after\n", timeout=LIMIT)[0] == b"after\n"
+    assert process.returncode == 0
+    wait_for("its answer", lambda: "a worker that did not answer does again" in rig.log())
+
+
 def test_a_worker_for_each_connection(make_rig: MakeRig) -> None:
     rig = make_rig(connections_per_worker=1)
     first, second = (rig.popen("echo ready; cat") for _ in range(2))

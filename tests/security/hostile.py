@@ -54,6 +54,9 @@ class HostileWorker:
         self.connections: dict[int, dict[str, Any]] = {}
         self.sockets: dict[int, socket.socket] = {}
         self.told: list[dict[str, Any]] = []
+        #: our answers to the question whether we live, and whether the last of them was taken
+        self._living: list[int] = []
+        self._settled = False
         self._ids = itertools.count(1)
 
     def close(self) -> None:
@@ -77,8 +80,15 @@ class HostileWorker:
             assert isinstance(number, int)
             self.connections[number] = message
             self.sockets[number] = socket.socket(fileno=descriptors.pop())
+        elif message.get("op") == "alive":
+            # Who does not say so is ended, whatever else it does.
+            self._living.append(next(self._ids))
+            self._settled = False
+            self.say({"op": "alive", "id": self._living[-1]})
         elif "op" in message:
             self.told.append(message)
+        elif message.get("id") in self._living:
+            self._settled = True
         for descriptor in descriptors:
             os.close(descriptor)
         return message
@@ -89,6 +99,11 @@ class HostileWorker:
             if message.get("op") == "serve":
                 return int(message["conn"])
         raise AssertionError(f"the keeper has ended this worker:\n{self._rig.log()}")
+
+    def settle(self) -> None:
+        """Hear what the keeper says unasked when it has given somebody their first connection."""
+        while not self._settled:
+            assert self.hear() is not None
 
     def ended(self) -> bool:
         """Read until the keeper has hung up."""

@@ -501,6 +501,7 @@ def test_a_flood_of_one_worker_does_not_starve_another(rig: HostileRig) -> None:
     other = rig.worker()
     asked = 0
     second = other.given()
+    other.settle()
     flood.raw.setblocking(False)
     ask = json.dumps({"op": "query", "id": 1, "conn": number, "user": LOGIN, "certificate": b64(rig.certificate)})
 

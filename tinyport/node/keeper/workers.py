@@ -31,6 +31,11 @@ MAX_FAILED_STARTS = 3
 KILL_AFTER = 5.0
 # One that has closed its channel has only its own end before it.
 EXIT_LIMIT = 1.0
+# Who is given a connection is asked whether it lives. A worker that says nothing for so long, be it stopped or in
+# circles that a stranger sent it into, gets no more of them; one that goes on saying nothing is killed. A slow board
+# may be busy for some seconds.
+ANSWER_LIMIT = 10.0
+SILENCE_LIMIT = 60.0
 # asm-generic/socket.h, since Linux 6.16; Python has no name for it yet.
 _SO_PASSRIGHTS = 83
 
@@ -48,6 +53,9 @@ class Worker:
         self.ready = False
         #: it was told to leave, or is being killed: it gets nothing more
         self.leaving = False
+        #: it was asked whether it lives, and has not answered; and not for so long that it gets nothing more
+        self.asked: Timer | None = None
+        self.silent = False
         self.idle_timer: Timer | None = None
 
 
@@ -107,7 +115,8 @@ class Workers:
     def _free(self) -> Worker | None:
         for worker in self.all:
             # With a limit no worker outlives it: what one stranger did to it must not meet too many others.
-            if worker.ready and not worker.leaving and (not self._per_worker or worker.served < self._per_worker):
+            able = worker.ready and not worker.leaving and not worker.silent
+            if able and (not self._per_worker or worker.served < self._per_worker):
                 return worker
         return None
 
@@ -126,10 +135,43 @@ class Workers:
                 worker.leaving = True
                 del worker.connections[connection.number]
                 self._waiting.appendleft(connection)
+            else:
+                self._ask(worker)
         coming = sum(not worker.ready for worker in self.all)
         needed = -(-len(self._waiting) // self._per_worker) if self._per_worker else min(1, len(self._waiting))
         for _ in range(needed - coming):
             self._start()
+
+    # ------------------------------------------------------------------ do they live?
+
+    def _ask(self, worker: Worker) -> None:
+        if worker.asked is None and self.send(worker, {"op": "alive"}):
+            worker.asked = self._loop.after(ANSWER_LIMIT, lambda: self._unanswered(worker))
+
+    def _answered(self, worker: Worker, number: object) -> None:
+        if worker.asked is not None:
+            worker.asked.cancel()
+            worker.asked = None
+        self.send(worker, {"id": number, "ok": True})
+        if worker.silent:
+            worker.silent = False
+            self._log.info("a worker that did not answer does again", pid=worker.pid)
+
+    def _unanswered(self, worker: Worker) -> None:
+        if worker not in self.all or worker.leaving:
+            return
+        if worker.silent:
+            self.kill(worker, f"it has not answered for {SILENCE_LIMIT:.0f} seconds")
+            return
+        worker.silent = True
+        worker.asked = self._loop.after(SILENCE_LIMIT - ANSWER_LIMIT, lambda: self._unanswered(worker))
+        self._log.warning("a worker does not answer; it gets no more connections", pid=worker.pid)
+        # Who has signed in keeps the sessions that there are, should it go on; the others may come again.
+        for connection in [one for one in worker.connections.values() if one.state != PROVED]:
+            del worker.connections[connection.number]
+            connection.cut()
+            self._lost(connection)
+        self._hand_out()
 
     # ------------------------------------------------------------------ lives
 
@@ -181,6 +223,8 @@ class Workers:
             self._loop.after(START_AGAIN, self._hand_out)
 
     def _ended(self, worker: Worker, status: int) -> None:
+        if worker.asked is not None:
+            worker.asked.cancel()
         self._loop.remove(worker.channel.fileno())
         worker.channel.close()
         self.all.remove(worker)
@@ -233,6 +277,9 @@ class Workers:
             self._tell_missing(message.get("missing"))
             self._hand_out()
             self._rest(worker)
+            return
+        if message.get("op") == "alive":
+            self._answered(worker, message.get("id"))
             return
         self._heard(worker, message)
 

@@ -98,6 +98,8 @@ class Worker:
                 self._loop.call_soon(connection.accepted, message, taken)
             elif connection is not None:
                 connection.unlistened(message)
+        elif operation == "alive":
+            self._keeper.tell("alive")
         elif operation == "leave":
             self.left.set()
         close_all(descriptors)
