@@ -407,6 +407,16 @@ def test_a_worker_that_hangs_gets_no_more_connections(make_rig: MakeRig) -> None
     wait_for("its answer", lambda: "a worker that did not answer does again" in rig.log())
 
 
+def test_a_worker_that_hung_and_has_nobody_left_leaves_in_time(make_rig: MakeRig) -> None:
+    rig = make_rig(worker_idle=5)
+    assert rig.ssh("true").returncode == 0
+    (worker,) = rig.workers()
+    os.kill(worker, signal.SIGSTOP)
+    assert rig.ssh("true").returncode == 255
+    os.kill(worker, signal.SIGCONT)
+    wait_for("its end", lambda: worker not in rig.workers())
+
+
 def test_a_worker_for_each_connection(make_rig: MakeRig) -> None:
     rig = make_rig(connections_per_worker=1)
     first, second = (rig.popen("echo ready; cat") for _ in range(2))

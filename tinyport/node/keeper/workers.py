@@ -156,6 +156,8 @@ class Workers:
         if worker.silent:
             worker.silent = False
             self._log.info("a worker that did not answer does again", pid=worker.pid)
+            # It may have lost all that it had.
+            self._rest(worker)
 
     def _unanswered(self, worker: Worker) -> None:
         if worker not in self.all or worker.leaving:
