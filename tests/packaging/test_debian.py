@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,20 @@ MODULES = "/usr/lib/python3/dist-packages/tinyport"
 
 
 @pytest.fixture
-def root(trixie: Trixie) -> BootedRoot:
-    return trixie.root
+def root(trixie: Trixie) -> Iterator[BootedRoot]:
+    yield trixie.root
+    trixie.restore()
 
 
 def owners(root: BootedRoot, name: str) -> set[str]:
     """Who runs the processes of that name."""
     script = f'for p in /proc/[0-9]*; do read c < $p/comm; [ "$c" != {name} ] || stat -c %U $p; done'
     return set(root.run("sh", "-c", script, check=False).stdout.split())
+
+
+def starts(root: BootedRoot) -> int:
+    """How often the node has been started since the machine was."""
+    return root.log("tinyport-node.service").count("node starts")
 
 
 def test_the_packages_say_what_they_are(packages: Path) -> None:
@@ -118,9 +124,21 @@ def test_a_node_from_installation_to_purge(trixie: Trixie, root: BootedRoot, peo
     assert root.main_pid("tinyport-node.service") != first
     people.reached("trixie")
     assert people.ssh("trixie", "echo new").strip() == "new"
+    # Started again, once, when libraries that strangers talk to are upgraded.
+    earlier = starts(root)
+    trixie.upgrade_of_others("libssl3t64", "python3-asyncssh")
+    people.reached("trixie")
+    assert starts(root) == earlier + 1
     out, err = session.communicate(b"on\n", LIMIT)
     assert (out, session.returncode) == (b"got on\n", 7), err
     assert root.path("/etc/pam.d/tinyport").read_text().endswith("# ours\n")
+
+    # Whoever has stopped it finds it stopped.
+    root.run("systemctl", "stop", "tinyport-node.service")
+    trixie.upgrade_of_others("python3-cryptography")
+    assert not root.is_("active", "tinyport-node.service")
+    root.run("systemctl", "start", "tinyport-node.service")
+    people.reached("trixie")
 
     # Removed: it stops; what it is and how it was configured stays.
     root.run("dpkg", "--remove", *NODE)
@@ -139,6 +157,21 @@ def test_a_node_from_installation_to_purge(trixie: Trixie, root: BootedRoot, peo
     assert root.run("getent", "passwd", "tinyport", "tinyport-worker", check=False).stdout == ""
     left = {path for path in set(root.find("")) - before if not re.match("/root/|/etc/.*-$", path)}
     assert left <= {"/var/lib/systemd/deb-systemd-helper-enabled", "/var/lib/systemd/deb-systemd-helper-masked"}
+
+
+def test_what_starts_the_node_again_is_what_it_has_loaded(root: BootedRoot) -> None:
+    """Each path that a trigger names is some package's here, but for other architectures' and the next Python's."""
+    listed = (debian_root.ROOT / "packaging/debian/tinyport-node.triggers").read_text()
+    named = set(re.findall("^interest-noawait (.*)$", listed, re.M))
+    script = "import sys, sysconfig; print(sys.version_info.minor, sysconfig.get_config_var('MULTIARCH'))"
+    minor, triplet = root.run("python3", "-c", script).stdout.split()
+    wanted = {f"/usr/lib/{triplet}/{name}.so.3" for name in ("libssl", "libcrypto")}
+    wanted |= {"/usr/bin/python3", f"/usr/bin/python3.{minor}", f"/usr/lib/python3.{minor}"}
+    wanted |= {f"/usr/lib/python3/dist-packages/{name}" for name in ("asyncssh", "cryptography")}
+    assert wanted <= named
+    root.run("dpkg-query", "--search", *sorted(wanted))
+    others = {path for path in named - wanted if not re.search(r"/python3\.\d+$|-linux-gnu\w*/lib\w+\.so\.3$", path)}
+    assert others == set()
 
 
 def test_sshds_port_is_taken_over_from_a_session_of_the_node(trixie: Trixie, root: BootedRoot, people: People) -> None:
@@ -207,11 +240,6 @@ def test_an_sshd_that_systemd_holds_is_replaced_though_the_power_fails(
     assert root.is_("enabled", "ssh.socket")
     trixie.purge(NODE)
     assert root.find("tinyport") == []
-    # As the other tests have it.
-    root.run("systemctl", "disable", "--now", "ssh.socket")
-    shutil.rmtree(root.path("/etc/systemd/system/ssh.socket.d"))
-    root.run("systemctl", "daemon-reload")
-    root.run("systemctl", "enable", "--now", "ssh.service")
 
 
 def test_a_server_with_all_its_hardening(trixie: Trixie, root: BootedRoot) -> None:

@@ -30,13 +30,15 @@ def machine(trixie: Trixie, people: People) -> Iterator[Trixie]:
     text = people.toml(NAME, "/var/lib/tinyport", '"away"')
     trixie.write(CONFIGURATION, "".join(line for line in text.splitlines(True) if not line.startswith("token")))
     try:
-        trixie.root.run("systemctl", "start", SERVICE)
-        people.online(NAME)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{trixie.root.log(SERVICE)}") from None
-    yield trixie
-    assert "Traceback" not in trixie.root.log(SERVICE)
-    trixie.purge(NODE)
+        try:
+            trixie.root.run("systemctl", "start", SERVICE)
+            people.online(NAME)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{trixie.root.log(SERVICE)}") from None
+        yield trixie
+        assert "Traceback" not in trixie.root.log(SERVICE)
+    finally:
+        trixie.restore()
 
 
 @pytest.fixture

@@ -31,6 +31,24 @@ SERVER = ("tinyport-common", "tinyport-client", "tinyport-server")
 NEXT = f"{VERSION}+next"
 CONFIGURATION = "/etc/tinyport/tinyport.toml"
 
+_REPACK = """
+cd "$(mktemp -d)"
+for package in "$@"; do
+    mkdir -p "$package/DEBIAN"
+    dpkg-query --listfiles "$package" | while read -r path; do
+        if [ -L "$path" ] || [ -f "$path" ]; then cp -a --parents "$path" "$package"; fi
+    done
+    dpkg-query --status "$package" | sed '/^Status: /d; s/^Version: .*/&+security/' >"$package/DEBIAN/control"
+    for script in postinst prerm; do
+        found=$(dpkg-query --control-path "$package" "$script")
+        [ -z "$found" ] || cp "$found" "$package/DEBIAN/$script"
+    done
+    dpkg-deb --build "$package" "$package.deb" >/dev/null
+    rm -r "$package"
+done
+dpkg --install ./*.deb
+"""
+
 
 def build(folder: Path, deb: Path) -> Path:
     """Both versions of each package below ``folder``: NAME_VERSION_all.deb; this one's are in ``deb``. Returns where
@@ -77,11 +95,28 @@ class Trixie:
     def install(self, names: tuple[str, ...], version: str = VERSION) -> None:
         self.root.run("dpkg", "--install", *(f"/packages/{name}_{version}_all.deb" for name in names))
 
+    def upgrade_of_others(self, *names: str) -> None:
+        """Packages of the distribution, upgraded in one go to versions that differ in nothing but their number."""
+        self.root.run("sh", "-euc", _REPACK, "sh", *names)
+
     def purge(self, names: tuple[str, ...]) -> None:
         self.root.run("dpkg", "--purge", *names)
         for folder in self.root.path("/etc/systemd/system").glob("tinyport-*.d"):
             shutil.rmtree(folder)
         self.root.run("systemctl", "daemon-reload")
+
+    def restore(self) -> None:
+        """As it was booted, whatever a test that failed half-way has left: the next is to fail for its own reasons."""
+        shown = self.root.run("dpkg-query", "--show", "--showformat=${Package}\n", "tinyport-*", check=False).stdout
+        if shown:
+            self.purge(tuple(shown.split()))
+        socket_options = self.root.path("/etc/systemd/system/ssh.socket.d")
+        if socket_options.exists():
+            shutil.rmtree(socket_options)
+            self.root.run("systemctl", "daemon-reload")
+        self.root.run("systemctl", "disable", "--now", "ssh.socket")
+        self.root.run("systemctl", "reset-failed")
+        self.root.run("systemctl", "enable", "--now", "ssh.service")
 
     def banner(self, port: int, expected: bytes) -> None:
         """Whoever serves the port says this first, and soon."""
