@@ -79,6 +79,8 @@ def test_a_web_server(listening: Callable[..., Address]) -> None:
 
 def test_a_proxy_in_trouble_keeps_its_words(listening: Callable[..., Address]) -> None:
     assert explained(LOST, listening(b"SSH-2.0-tinyport\r\n")) is LOST
+    # With the offer that follows it at once.
+    assert explained(LOST, listening(b"SSH-2.0-tinyport\r\n\0\0\1\2\x14")) is LOST
 
 
 def test_what_is_no_mistake_of_address_stays() -> None:

@@ -57,7 +57,8 @@ def explained(error: TinyportError, address: Address) -> TinyportError:
 def _found(address: Address) -> str | None:
     """What is there; None for a proxy, whose trouble is another one, and when nobody can say."""
     said = _answer(address, b"SSH-2.0-tinyport_asks\r\n")
-    if said is None or said == _PROXY:
+    # What follows its first line, its offer of algorithms, may come along with it.
+    if said is None or said.startswith(_PROXY):
         return None
     if said.startswith(_NODE):
         return "a tinyport node"
