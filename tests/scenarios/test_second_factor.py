@@ -82,13 +82,20 @@ def test_signing_up_and_logging_in_with_a_code(codes: Cluster) -> None:
     assert b"first" in done.stdout, text(done)
 
 
-def test_a_role_that_asks_for_a_code_each_time(codes: Cluster, tmp_path: Path) -> None:
-    role = tmp_path / "careful.toml"
+def careful_person(codes: Cluster, name: str, folder: Path) -> tuple[bytes, int]:
+    """Somebody who is logged in, and whose role (``careful.toml`` in ``folder``) asks for a code each time: the secret
+    and the last step that was used."""
+    role = folder / "careful.toml"
     role.write_text(CAREFUL)
     assert codes.tctl("create", "-f", role).returncode == 0
-    secret, step = sign_up(codes, "petra", "careful")
+    secret, step = sign_up(codes, name, "careful")
     configure(codes, "off")
-    codes.login("petra", PASSWORD)
+    codes.login(name, PASSWORD)
+    return secret, step
+
+
+def test_a_role_that_asks_for_a_code_each_time(codes: Cluster, tmp_path: Path) -> None:
+    secret, step = careful_person(codes, "petra", tmp_path)
     target = f"{codes.login_name}@{codes.node}"
     # The proxy hears of a role within a moment; until then it says that there is none.
     refused = wait_for(
@@ -106,12 +113,7 @@ def test_a_role_that_asks_for_a_code_each_time(codes: Cluster, tmp_path: Path) -
 
 
 def test_a_command_on_many_nodes_asks_for_one_code(codes: Cluster, tmp_path: Path) -> None:
-    role = tmp_path / "careful.toml"
-    role.write_text(CAREFUL)
-    assert codes.tctl("create", "-f", role).returncode == 0
-    secret, step = sign_up(codes, "quinn", "careful")
-    configure(codes, "off")
-    codes.login("quinn", PASSWORD)
+    secret, step = careful_person(codes, "quinn", tmp_path)
     words = ("run", "--format", "json", codes.node, "--", "echo in")
 
     def asked() -> object:
@@ -127,12 +129,7 @@ def test_a_command_on_many_nodes_asks_for_one_code(codes: Cluster, tmp_path: Pat
 
 
 def test_files_are_copied_with_a_code(codes: Cluster, tmp_path: Path) -> None:
-    role = tmp_path / "careful.toml"
-    role.write_text(CAREFUL)
-    assert codes.tctl("create", "-f", role).returncode == 0
-    secret, step = sign_up(codes, "rosa", "careful")
-    configure(codes, "off")
-    codes.login("rosa", PASSWORD)
+    secret, step = careful_person(codes, "rosa", tmp_path)
     place = f"{codes.login_name}@{codes.node}:{tmp_path}"
     wait_for("the role at the proxy", lambda: b"one-time" in codes.tsh("ssh", codes.node, "true", home="rosa").stderr)
     # From the node to itself: two connections, one question.
